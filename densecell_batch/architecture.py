@@ -1,0 +1,293 @@
+"""The two net families as configurations: names, shapes and geometry, without TensorFlow.
+
+A configuration says everything that a bundle must know to check and to build a net: the canonical name and shape of every
+tensor, how the output region follows from the input region, and how far a voxel sees. `densecell_batch.nets` builds the
+Keras model of a configuration.
+
+References
+----------
+.. [1] Guay et al. 2021, "Dense cellular segmentation for EM using 2D-3D neural network ensembles", Sci Rep 11:2561.
+.. [2] Ronneberger, Fischer, Brox 2015, "U-Net: convolutional networks for biomedical image segmentation", MICCAI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from densecell_batch.errors import OptionError
+
+__all__ = [
+    "Architecture",
+    "Hybrid2D3D",
+    "UNet2D",
+    "architecture_from_dict",
+    "architecture_to_dict",
+    "published",
+]
+
+Shape = tuple[int, ...]
+
+
+def _check_positive(config: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise OptionError(f"{config.family}: {name} is {value!r}; expected a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class Hybrid2D3D:
+    """The 2D-3D+3x3x3 net: a 2D encoder-decoder with 3x3x3 convolutions where each block at full or half resolution
+    begins, then a 3D spatial pyramid over its features (ref. 1, Fig. 2 and Methods).
+
+    Raises
+    ------
+    OptionError
+        If a field is outside its domain.
+    """
+
+    n_classes: int
+    n_kernels: int = 64  # filters of the first block; doubled in each following one; even
+    n_blocks: int = 3  # encoder blocks; the bottleneck is one more
+    n_convs: int = 2  # 1x3x3 convolutions a block
+    pyramid_convs: tuple[int, ...] = (3, 5)  # 3x3x3 convolutions of each pyramid path; path i works at 1 / 2**i in y and x
+    pyramid_kernels: int = 64  # filters of pyramid path 0; the published code has 64 whatever n_kernels is
+    relu_on_logits: bool = True  # published quirk: both predictors end in a ReLU, so no logit is below 0
+    pyramid_unpools_z: bool = True  # published quirk: paths pool (1,2,2) but unpool (2,2,2), then crop z about the centre
+
+    family: ClassVar[str] = "2d3d"
+    scope: ClassVar[str] = "2D3D"
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("n_classes", "n_kernels", "n_blocks", "n_convs", "pyramid_kernels"))
+        object.__setattr__(self, "pyramid_convs", tuple(self.pyramid_convs))
+        if not self.pyramid_convs or any(not isinstance(n, int) or n < 1 for n in self.pyramid_convs):
+            raise OptionError(f"2d3d: pyramid_convs is {self.pyramid_convs}; expected at least one whole number above 0")
+        if self.n_kernels % 2:
+            raise OptionError(f"2d3d: n_kernels is {self.n_kernels}; expected an even number (3x3x3 convs have half)")
+
+    @property
+    def alignment(self) -> int:
+        """Input sides in y and x that are multiples of this lose no voxel; tiles on this lattice pool alike."""
+        return 2 ** max(self.n_blocks, len(self.pyramid_convs) - 1)
+
+    @property
+    def fixed_depth(self) -> bool:
+        """Whether the net is defined only for the depth (z) of its training window."""
+        return self.pyramid_unpools_z and len(self.pyramid_convs) > 1
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """Distance (z, y, x) in voxels beyond which nothing influences an output voxel; an upper bound."""
+        encoder = sum((self.n_convs + (b < 2)) * 2**b for b in range(self.n_blocks))
+        bottleneck = self.n_convs * 2**self.n_blocks
+        pools = sum(2**b for b in range(self.n_blocks))
+        pyramid = max(n * 2**i + (2**i - 1) for i, n in enumerate(self.pyramid_convs))
+        yx = 2 * encoder + bottleneck + pools + pyramid
+        z = 2 * sum(b < 2 for b in range(self.n_blocks)) + max(self.pyramid_convs) + self.pyramid_unpools_z
+        return (z, yx, yx)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Spatial output shape (z, y, x) of an input of spatial `shape`."""
+        z, y, x = shape
+        return (z, self._round_trip(y), self._round_trip(x))
+
+    def _round_trip(self, side: int) -> int:
+        sides = [side]
+        for _ in range(self.n_blocks):
+            sides.append(sides[-1] // 2)
+        up = sides.pop()
+        while sides:
+            up = min(2 * up, sides.pop())
+        return up if len(self.pyramid_convs) == 1 else min(up, up // self._pyramid_scale * self._pyramid_scale)
+
+    @property
+    def _pyramid_scale(self) -> int:
+        scale: int = 2 ** (len(self.pyramid_convs) - 1)
+        return scale
+
+    def tensor_shapes(self) -> dict[str, Shape]:
+        """Canonical name (that of the published checkpoints, below the scope) and shape of every tensor.
+
+        Convolution kernels are [kz, ky, kx, c_in, c_out], transposed ones [kz, ky, kx, c_out, c_in].
+        """
+        shapes: dict[str, Shape] = {}
+
+        def conv(name: str, kernel: Shape, c_in: int, c_out: int) -> int:
+            shapes[f"{name}/kernel"] = (*kernel, c_in, c_out)
+            shapes[f"{name}/bias"] = (c_out,)
+            return c_out
+
+        def up(name: str, kernel: Shape, c_in: int, c_out: int) -> int:
+            shapes[f"{name}/kernel"] = (*kernel, c_out, c_in)
+            shapes[f"{name}/bias"] = (c_out,)
+            return c_out
+
+        def convs(block: str, c_in: int, n: int) -> int:
+            for i in range(self.n_convs):
+                c_in = conv(f"{block}/comp_{i}/conv", (1, 3, 3), c_in, n)
+            return c_in
+
+        c, skips = 1, []
+        for b in range(self.n_blocks):
+            n, block = self.n_kernels * 2**b, f"net/encoder/encode_block_{b}"
+            if b < 2:
+                c = conv(f"{block}/comp_3dinit_{b}/conv", (3, 3, 3), c, n // 2)
+            c = convs(block, c, n)
+            skips.append(c)
+        c = convs(f"net/decoder/decode_block_{self.n_blocks}", c, self.n_kernels * 2**self.n_blocks)
+        for b in reversed(range(self.n_blocks)):
+            n, block = self.n_kernels * 2**b, f"net/decoder/decode_block_{b}"
+            if b < 2:
+                first = f"{block}/comp_3dinit_{self.n_blocks - b}"
+                c = up(f"{first}/forward/upsample_conv", (1, 2, 2), c, n // 2)
+                c = conv(f"{first}/conv", (3, 3, 3), skips[b] + c, n // 2)
+            else:
+                c = up(f"{block}/comp_0/forward/upsample_conv", (1, 2, 2), c, n) + skips[b]
+            c = convs(block, c, n)
+        conv("predictor_2d/logits", (1, 1, 1), c, self.n_classes)
+        for i, n_convs in enumerate(self.pyramid_convs):
+            path, k, n = f"spatialpyramid/conv_block_{i}", c + self.n_classes, self.pyramid_kernels * 2**i
+            for j in range(n_convs):
+                k = conv(f"{path}/comp_{j}/conv", (3, 3, 3), k, n)
+            if i:
+                conv(f"{path}/path_end_{i}/conv", (1, 1, 1), k, self.pyramid_kernels)
+                factor = 2**i
+                kernel = (factor if self.pyramid_unpools_z else 1, factor, factor)
+                up(f"spatialpyramid/path_combine/residual_{i}/upsample_conv", kernel, *(self.pyramid_kernels,) * 2)
+        conv("predictor_3d/logits", (1, 1, 1), self.pyramid_kernels, self.n_classes)
+        return shapes
+
+
+@dataclass(frozen=True)
+class UNet2D:
+    """The 2D U-Net (ref. 2) with unpadded convolutions, slice by slice.
+
+    Raises
+    ------
+    OptionError
+        If a field is outside its domain.
+    """
+
+    n_classes: int
+    n_kernels: int = 64  # filters of the first block; doubled in each following one
+    n_blocks: int = 4  # encoder blocks; the bottleneck is one more
+    n_convs: int = 2  # 3x3 convolutions a block
+    relu_on_logits: bool = True  # published quirk: the predictor ends in a ReLU, so no logit is below 0
+
+    family: ClassVar[str] = "unet2d"
+    scope: ClassVar[str] = "U-Net"
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("n_classes", "n_kernels", "n_blocks", "n_convs"))
+
+    @property
+    def alignment(self) -> int:
+        """Tiles whose corners differ by multiples of this pool alike."""
+        return int(2**self.n_blocks)
+
+    @property
+    def fixed_depth(self) -> bool:
+        """Slices are independent: any number of them can be a tile."""
+        return False
+
+    @property
+    def reach(self) -> tuple[int, int, int]:
+        """Distance (z, y, x) in voxels beyond which nothing influences an output voxel; an upper bound."""
+        sides = (sum(2**b for b in range(self.n_blocks)) * 2 + 2**self.n_blocks) * self.n_convs
+        yx = sides + sum(2**b for b in range(self.n_blocks))
+        return (0, yx, yx)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Spatial output shape (z, y, x) of an input of spatial `shape`; sides below 1 mean that the input is too small."""
+        z, y, x = shape
+        return (z, self._round_trip(y), self._round_trip(x))
+
+    def _round_trip(self, side: int) -> int:
+        loss = 2 * self.n_convs
+        skips = []
+        for _ in range(self.n_blocks):
+            side -= loss
+            skips.append(side)
+            side //= 2
+        side -= loss
+        while skips:
+            side = min(2 * side, skips.pop()) - loss
+        return side
+
+    def tensor_shapes(self) -> dict[str, Shape]:
+        """Canonical name (that of the published checkpoints, below the scope) and shape of every tensor.
+
+        Convolution kernels are [ky, kx, c_in, c_out], transposed ones [ky, kx, c_out, c_in].
+        """
+        shapes: dict[str, Shape] = {}
+
+        def add(name: str, *shape: int, n_out: int) -> None:
+            shapes[f"{name}/kernel"] = shape
+            shapes[f"{name}/bias"] = (n_out,)
+
+        def convs(block: str, c: int, n: int) -> int:
+            for i in range(self.n_convs):
+                add(f"{block}/comp_{i}/conv", 3, 3, c, n, n_out=n)
+                c = n
+            return c
+
+        c, skips = 1, []
+        for b in range(self.n_blocks):
+            c = convs(f"net/encoder/encode_block_{b}", c, self.n_kernels * 2**b)
+            skips.append(c)
+        c = convs(f"net/decoder/decode_block_{self.n_blocks}", c, self.n_kernels * 2**self.n_blocks)
+        for b in reversed(range(self.n_blocks)):
+            n, block = self.n_kernels * 2**b, f"net/decoder/decode_block_{b}"
+            add(f"{block}/comp_0/forward/upsample_conv", 2, 2, n, c, n_out=n)
+            c = convs(block, skips[b] + n, n)
+        add("predictor/logits", 1, 1, c, self.n_classes, n_out=self.n_classes)
+        return shapes
+
+
+Architecture = Hybrid2D3D | UNet2D
+_FAMILIES: dict[str, type[Hybrid2D3D] | type[UNet2D]] = {f.family: f for f in (Hybrid2D3D, UNet2D)}
+
+
+def published(family: str, n_classes: int = 7, n_kernels: int = 64) -> Architecture:
+    """The configuration of the published nets of a family ("2d3d" or "unet2d"), every quirk on.
+
+    Raises
+    ------
+    OptionError
+        If the family is unknown.
+    """
+    return architecture_from_dict({"family": family, "n_classes": n_classes, "n_kernels": n_kernels})
+
+
+def architecture_from_dict(config: dict[str, Any]) -> Architecture:
+    """Build a configuration from the `architecture` entry of a bundle manifest; the inverse of `architecture_to_dict`.
+
+    Raises
+    ------
+    OptionError
+        If the family or a field is unknown, a field is missing, or a value is outside its domain.
+    """
+    fields_given = dict(config)
+    name = fields_given.pop("family", None)
+    family = _FAMILIES.get(str(name))
+    if family is None:
+        raise OptionError(f"architecture family is {name!r}; expected one of {', '.join(sorted(_FAMILIES))}")
+    known = {f.name for f in fields(family)}
+    unknown = sorted(set(fields_given) - known)
+    if unknown:
+        raise OptionError(f"architecture {name} has no field {', '.join(unknown)}; expected {', '.join(sorted(known))}")
+    if "n_classes" not in fields_given:
+        raise OptionError(f"architecture {name} lacks n_classes")
+    try:
+        return family(**fields_given)
+    except TypeError as error:
+        raise OptionError(f"architecture {name} is malformed: {error}") from error
+
+
+def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
+    """The configuration as JSON values, for the bundle manifest."""
+    return {"family": architecture.family} | {
+        key: list(value) if isinstance(value, tuple) else value for key, value in asdict(architecture).items()
+    }

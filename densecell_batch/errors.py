@@ -1,0 +1,83 @@
+"""The errors that a user can meet, and the exit code each one ends with.
+
+::
+
+    DensecellError                 1
+    ├── StackError                 1   one stack cannot be read or segmented; the batch goes on
+    ├── OutputError                1   a result cannot be written (disk full, folder missing, not allowed)
+    ├── OptionError                2   options that contradict each other, the net or the stack
+    ├── ModelError                 3   no such model, or one that cannot be used
+    │   ├── BundleError            3   a model bundle is incomplete, changed or of an unknown schema
+    │   ├── PublishedModelError    3   a published TensorFlow 1 model cannot be imported
+    │   └── FetchError             3   a download is impossible or is not what it was
+    ├── DeviceError                3   the device asked for is not there or not usable
+    └── Stopped                   75   SIGTERM or SIGINT: run the same command again to continue
+
+Every message says what was found, where, what was expected and what to do about it. The command line catches this one
+family and turns it into an exit code; anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "DensecellError",
+    "DeviceError",
+    "FetchError",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "PublishedModelError",
+    "StackError",
+    "Stopped",
+]
+
+
+class DensecellError(Exception):
+    """Base of every error that is meant for the user."""
+
+    exit_code = 1
+
+
+class StackError(DensecellError):
+    """A stack cannot be read or segmented. The other stacks of a batch are not affected."""
+
+
+class OutputError(DensecellError):
+    """A result cannot be written."""
+
+
+class OptionError(DensecellError):
+    """Options that contradict each other, the net or the stack."""
+
+    exit_code = 2
+
+
+class ModelError(DensecellError):
+    """A model does not exist or cannot be used."""
+
+    exit_code = 3
+
+
+class BundleError(ModelError):
+    """A model bundle is incomplete, was changed, or has a schema this version does not know."""
+
+
+class PublishedModelError(ModelError):
+    """A published TensorFlow 1 model cannot be imported."""
+
+
+class FetchError(ModelError):
+    """A download is impossible, or what came is not what was recorded."""
+
+
+class DeviceError(DensecellError):
+    """The device that was asked for is not there or not usable."""
+
+    exit_code = 3
+
+
+class Stopped(DensecellError):
+    """The run was stopped by SIGTERM or SIGINT; the same command continues it."""
+
+    exit_code = 75

@@ -13,6 +13,7 @@ References
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from typing import Any, ClassVar
 
 from densecell_batch.errors import OptionError
@@ -20,10 +21,14 @@ from densecell_batch.errors import OptionError
 __all__ = [
     "Architecture",
     "Hybrid2D3D",
+    "Layer",
     "UNet2D",
     "architecture_from_dict",
     "architecture_to_dict",
+    "flop_per_voxel",
+    "live_channels",
     "published",
+    "tensor_shapes",
 ]
 
 Shape = tuple[int, ...]
@@ -34,6 +39,24 @@ def _check_positive(config: Any, names: tuple[str, ...]) -> None:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise OptionError(f"{config.family}: {name} is {value!r}; expected a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution with bias, or a transposed one whose stride is its kernel."""
+
+    name: str  # canonical: that of the published checkpoints, below the scope
+    kernel: Shape  # (z, y, x), or (y, x) in a 2D net
+    c_in: int
+    c_out: int
+    scale: int  # its output has 1 / 2**scale of the resolution in y and x
+    transposed: bool = False
+
+    @property
+    def flop_per_voxel(self) -> float:
+        """Floating-point operations per full-resolution voxel: two a multiply-add, zeros of the padding counted."""
+        taps = 1 if self.transposed else prod(self.kernel)
+        return 2 * taps * self.c_in * self.c_out / 4**self.scale
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,21 @@ class Hybrid2D3D:
         z = 2 * sum(b < 2 for b in range(self.n_blocks)) + max(self.pyramid_convs) + self.pyramid_unpools_z
         return (z, yx, yx)
 
+    @property
+    def halo(self) -> int:
+        """Voxels at each side of an output region, in y and x, that do not have their whole context in the input."""
+        return self.reach[1]
+
+    @property
+    def margin(self) -> int:
+        """Voxels lost at each side in y and x by an input that loses none to pooling: padded convolutions lose none."""
+        return 0
+
+    @property
+    def residue(self) -> int:
+        """Output sides that lose no voxel to pooling are this much above a multiple of `alignment`."""
+        return 0
+
     def output_shape(self, shape: Shape) -> Shape:
         """Spatial output shape (z, y, x) of an input of spatial `shape`."""
         z, y, x = shape
@@ -107,57 +145,53 @@ class Hybrid2D3D:
         scale: int = 2 ** (len(self.pyramid_convs) - 1)
         return scale
 
-    def tensor_shapes(self) -> dict[str, Shape]:
-        """Canonical name (that of the published checkpoints, below the scope) and shape of every tensor.
+    def layers(self) -> list[Layer]:
+        """Every layer with tensors, in the order of the flow."""
+        found: list[Layer] = []
 
-        Convolution kernels are [kz, ky, kx, c_in, c_out], transposed ones [kz, ky, kx, c_out, c_in].
-        """
-        shapes: dict[str, Shape] = {}
-
-        def conv(name: str, kernel: Shape, c_in: int, c_out: int) -> int:
-            shapes[f"{name}/kernel"] = (*kernel, c_in, c_out)
-            shapes[f"{name}/bias"] = (c_out,)
+        def conv(name: str, kernel: Shape, c_in: int, c_out: int, scale: int) -> int:
+            found.append(Layer(name, kernel, c_in, c_out, scale))
             return c_out
 
-        def up(name: str, kernel: Shape, c_in: int, c_out: int) -> int:
-            shapes[f"{name}/kernel"] = (*kernel, c_out, c_in)
-            shapes[f"{name}/bias"] = (c_out,)
+        def up(name: str, kernel: Shape, c_in: int, c_out: int, scale: int) -> int:
+            found.append(Layer(name, kernel, c_in, c_out, scale, transposed=True))
             return c_out
 
-        def convs(block: str, c_in: int, n: int) -> int:
+        def convs(block: str, c: int, n: int, scale: int) -> int:
             for i in range(self.n_convs):
-                c_in = conv(f"{block}/comp_{i}/conv", (1, 3, 3), c_in, n)
-            return c_in
+                c = conv(f"{block}/comp_{i}/conv", (1, 3, 3), c, n, scale)
+            return c
 
         c, skips = 1, []
         for b in range(self.n_blocks):
             n, block = self.n_kernels * 2**b, f"net/encoder/encode_block_{b}"
             if b < 2:
-                c = conv(f"{block}/comp_3dinit_{b}/conv", (3, 3, 3), c, n // 2)
-            c = convs(block, c, n)
+                c = conv(f"{block}/comp_3dinit_{b}/conv", (3, 3, 3), c, n // 2, b)
+            c = convs(block, c, n, b)
             skips.append(c)
-        c = convs(f"net/decoder/decode_block_{self.n_blocks}", c, self.n_kernels * 2**self.n_blocks)
+        b = self.n_blocks
+        c = convs(f"net/decoder/decode_block_{b}", c, self.n_kernels * 2**b, b)
         for b in reversed(range(self.n_blocks)):
             n, block = self.n_kernels * 2**b, f"net/decoder/decode_block_{b}"
             if b < 2:
                 first = f"{block}/comp_3dinit_{self.n_blocks - b}"
-                c = up(f"{first}/forward/upsample_conv", (1, 2, 2), c, n // 2)
-                c = conv(f"{first}/conv", (3, 3, 3), skips[b] + c, n // 2)
+                c = up(f"{first}/forward/upsample_conv", (1, 2, 2), c, n // 2, b)
+                c = conv(f"{first}/conv", (3, 3, 3), skips[b] + c, n // 2, b)
             else:
-                c = up(f"{block}/comp_0/forward/upsample_conv", (1, 2, 2), c, n) + skips[b]
-            c = convs(block, c, n)
-        conv("predictor_2d/logits", (1, 1, 1), c, self.n_classes)
+                c = up(f"{block}/comp_0/forward/upsample_conv", (1, 2, 2), c, n, b) + skips[b]
+            c = convs(block, c, n, b)
+        conv("predictor_2d/logits", (1, 1, 1), c, self.n_classes, 0)
+        k = self.pyramid_kernels
         for i, n_convs in enumerate(self.pyramid_convs):
-            path, k, n = f"spatialpyramid/conv_block_{i}", c + self.n_classes, self.pyramid_kernels * 2**i
+            path, m = f"spatialpyramid/conv_block_{i}", c + self.n_classes
             for j in range(n_convs):
-                k = conv(f"{path}/comp_{j}/conv", (3, 3, 3), k, n)
+                m = conv(f"{path}/comp_{j}/conv", (3, 3, 3), m, k * 2**i, i)
             if i:
-                conv(f"{path}/path_end_{i}/conv", (1, 1, 1), k, self.pyramid_kernels)
-                factor = 2**i
-                kernel = (factor if self.pyramid_unpools_z else 1, factor, factor)
-                up(f"spatialpyramid/path_combine/residual_{i}/upsample_conv", kernel, *(self.pyramid_kernels,) * 2)
-        conv("predictor_3d/logits", (1, 1, 1), self.pyramid_kernels, self.n_classes)
-        return shapes
+                conv(f"{path}/path_end_{i}/conv", (1, 1, 1), m, k, i)
+                factors = (2**i if self.pyramid_unpools_z else 1, 2**i, 2**i)
+                up(f"spatialpyramid/path_combine/residual_{i}/upsample_conv", factors, k, k, 0)
+        conv("predictor_3d/logits", (1, 1, 1), k, self.n_classes, 0)
+        return found
 
 
 @dataclass(frozen=True)
@@ -199,6 +233,22 @@ class UNet2D:
         yx = sides + sum(2**b for b in range(self.n_blocks))
         return (0, yx, yx)
 
+    @property
+    def halo(self) -> int:
+        """Voxels at each side of an output region, in y and x, that do not have their whole context in the input."""
+        return 0  # nothing is padded
+
+    @property
+    def margin(self) -> int:
+        """Voxels lost at each side in y and x by an input that loses none to pooling."""
+        return self.n_convs * (3 * 2**self.n_blocks - 2)
+
+    @property
+    def residue(self) -> int:
+        """Output sides that lose no voxel to pooling are this much above a multiple of `alignment`."""
+        # The bottleneck of side n gives 2n, less what the convolutions take at each scale on the way up.
+        return -2 * self.n_convs * sum(2**b for b in range(self.n_blocks)) % self.alignment
+
     def output_shape(self, shape: Shape) -> Shape:
         """Spatial output shape (z, y, x) of an input of spatial `shape`; sides below 1 mean that the input is too small."""
         z, y, x = shape
@@ -216,37 +266,60 @@ class UNet2D:
             side = min(2 * side, skips.pop()) - loss
         return side
 
-    def tensor_shapes(self) -> dict[str, Shape]:
-        """Canonical name (that of the published checkpoints, below the scope) and shape of every tensor.
+    def layers(self) -> list[Layer]:
+        """Every layer with tensors, in the order of the flow."""
+        found: list[Layer] = []
 
-        Convolution kernels are [ky, kx, c_in, c_out], transposed ones [ky, kx, c_out, c_in].
-        """
-        shapes: dict[str, Shape] = {}
-
-        def add(name: str, *shape: int, n_out: int) -> None:
-            shapes[f"{name}/kernel"] = shape
-            shapes[f"{name}/bias"] = (n_out,)
-
-        def convs(block: str, c: int, n: int) -> int:
+        def convs(block: str, c: int, n: int, scale: int) -> int:
             for i in range(self.n_convs):
-                add(f"{block}/comp_{i}/conv", 3, 3, c, n, n_out=n)
+                found.append(Layer(f"{block}/comp_{i}/conv", (3, 3), c, n, scale))
                 c = n
             return c
 
         c, skips = 1, []
         for b in range(self.n_blocks):
-            c = convs(f"net/encoder/encode_block_{b}", c, self.n_kernels * 2**b)
+            c = convs(f"net/encoder/encode_block_{b}", c, self.n_kernels * 2**b, b)
             skips.append(c)
-        c = convs(f"net/decoder/decode_block_{self.n_blocks}", c, self.n_kernels * 2**self.n_blocks)
+        b = self.n_blocks
+        c = convs(f"net/decoder/decode_block_{b}", c, self.n_kernels * 2**b, b)
         for b in reversed(range(self.n_blocks)):
             n, block = self.n_kernels * 2**b, f"net/decoder/decode_block_{b}"
-            add(f"{block}/comp_0/forward/upsample_conv", 2, 2, n, c, n_out=n)
-            c = convs(block, skips[b] + n, n)
-        add("predictor/logits", 1, 1, c, self.n_classes, n_out=self.n_classes)
-        return shapes
+            found.append(Layer(f"{block}/comp_0/forward/upsample_conv", (2, 2), c, n, b, transposed=True))
+            c = convs(block, skips[b] + n, n, b)
+        found.append(Layer("predictor/logits", (1, 1), c, self.n_classes, 0))
+        return found
 
 
 Architecture = Hybrid2D3D | UNet2D
+
+
+def tensor_shapes(architecture: Architecture) -> dict[str, Shape]:
+    """Canonical name and shape of every tensor.
+
+    Convolution kernels are [kz, ky, kx, c_in, c_out], transposed ones [kz, ky, kx, c_out, c_in]; 2D nets have no kz.
+    """
+    shapes: dict[str, Shape] = {}
+    for layer in architecture.layers():
+        channels = (layer.c_out, layer.c_in) if layer.transposed else (layer.c_in, layer.c_out)
+        shapes[f"{layer.name}/kernel"] = (*layer.kernel, *channels)
+        shapes[f"{layer.name}/bias"] = (layer.c_out,)
+    return shapes
+
+
+def flop_per_voxel(architecture: Architecture) -> float:
+    """Floating-point operations of one net per output voxel (3.03e6 for the published 2D-3D net)."""
+    return sum(layer.flop_per_voxel for layer in architecture.layers())
+
+
+def live_channels(architecture: Architecture) -> float:
+    """Channels of full resolution that are in memory at once, at most: what a tile costs, per voxel and per item size."""
+    n, c = architecture.n_kernels, architecture.n_classes
+    if isinstance(architecture, UNet2D):
+        return 6.0 * n
+    k = architecture.pyramid_kernels
+    paths = sum((n + c + 2 * k * 2**i) / 4**i for i in range(1, len(architecture.pyramid_convs)))
+    return max(6.0 * n, (n + c) * 2 + 3 * k + paths)
+
 _FAMILIES: dict[str, type[Hybrid2D3D] | type[UNet2D]] = {f.family: f for f in (Hybrid2D3D, UNet2D)}
 
 

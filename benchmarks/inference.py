@@ -1,0 +1,182 @@
+"""How close segmentation comes to what the processor can do, and whether memory stays flat.
+
+    python benchmarks/inference.py [--quick] [--json FILE]
+
+Each row is measured in a process of its own, all in one run: the rate of a matrix product, the bare rate of one tile
+through the net, the rate of the whole pipeline (measure, read, predict, stitch, write; the graph traced before), the
+redundancy of the tiles, the efficiency (useful operations over the matrix rate) and the peak of resident memory. The net is
+the published 2D-3D net at full size with random weights; the stack is 21 x 400 x 400 uint8. A second table segments 20 and
+200 slices of 1024 x 1024 with a small net.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+PUBLISHED = ("published code (TensorFlow 1.15 graph, 10x400x400, measured elsewhere on 2 cores)", 11_500)
+ROWS = [("bfloat16", "crop"), ("float32", "crop"), ("float32", "deepest")]
+
+
+def seconds(function, repeats: int) -> float:
+    """Median time of a call, after one that does not count."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak() -> float:
+    """Peak of resident memory of this process in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def random_bundle(folder: Path, n_kernels: int, window: tuple[int, int, int]):
+    """A bundle with one member of random weights."""
+    from densecell_batch.architecture import Hybrid2D3D
+    from densecell_batch.bundle import ClassInfo, write_bundle
+    from densecell_batch.nets import build_net, extract_weights
+
+    architecture = Hybrid2D3D(7, n_kernels, pyramid_kernels=n_kernels)
+    classes = tuple(ClassInfo(f"class {i}", (36 * i, 255 - 36 * i, 128)) for i in range(7))
+    weights = extract_weights(build_net(architecture, window), architecture)
+    golden = np.zeros(window, np.float32), np.zeros((*architecture.output_shape(window), 7), np.float32)
+    return write_bundle(
+        folder / "bundle", name="random", version="0", licence="none", citation="none", architecture=architecture,
+        classes=classes, voxel_size=None, window=window, members=[weights], golden=golden, scores={}, provenance={},
+    )  # fmt: skip
+
+
+def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
+    """A uint8 stack of smooth noise, written slice by slice."""
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (shape[1] // 8, shape[2] // 8), np.uint8).repeat(8, 0).repeat(8, 1)
+
+    def slices():
+        for _ in range(shape[0]):
+            yield coarse ^ rng.integers(0, 16, shape[1:], np.uint8)
+
+    tifffile.imwrite(path, slices(), shape=shape, dtype=np.uint8, photometric="minisblack")
+    return path
+
+
+def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
+    """One row of the first table."""
+    import keras
+
+    from densecell_batch.architecture import flop_per_voxel
+    from densecell_batch.nets import compiled
+    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        segmenter = Segmenter(
+            random_bundle(folder, 64, (5, 300, 300)), SegmentOptions(stitch=stitch, precision=precision, overwrite=True)
+        )
+        stack = random_stack(folder / "stack.tif", shape)
+        matrix = keras.ops.cast(np.random.default_rng(0).standard_normal((4096, 4096)), precision)
+        product = compiled(lambda a: keras.ops.sum(keras.ops.matmul(a, a)))
+        matmul = 2 * 4096**3 / seconds(lambda: float(product(matrix)), 5) / 1e9
+        side = 300 if stitch == "deepest" else 296
+        tile = np.random.default_rng(0).standard_normal((5, side, side)).astype(np.float32)
+        bare = 5 * 296**2 / seconds(lambda: next(segmenter.predictor(tile)), 3)
+        start = time.perf_counter()
+        segment_stack(stack, folder / "out", segmenter)  # traces the graph of the tile
+        cold = np.prod(shape) / (time.perf_counter() - start)
+        whole = np.prod(shape) / seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))
+        redundancy = segmenter.plan(shape).grid.redundancy
+    return {
+        "matmul GFLOP/s": matmul,
+        "bare voxels/s": bare,
+        "pipeline voxels/s": whole,
+        "with tracing": cold,
+        "redundancy": redundancy,
+        "of bare/redundancy": whole * redundancy / bare,
+        "efficiency": whole * flop_per_voxel(segmenter.bundle.architecture) / matmul / 1e9,
+        "times published": whole / PUBLISHED[1],
+        "peak GiB": peak(),
+    }
+
+
+def seconds_once(function) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def growth_row(slices: int, side: int) -> dict[str, float]:
+    """One row of the second table."""
+    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        options = SegmentOptions(precision="float32", memory=4 * 2**30, preview=False)
+        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
+        stack = random_stack(folder / "stack.tif", (slices, side, side))
+        spent = seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))
+        estimate = segmenter.plan((slices, side, side)).memory / 2**30
+    return {"microseconds/voxel": 1e6 * spent / (slices * side * side), "peak GiB": peak(), "estimated GiB": estimate}
+
+
+def table(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print rows of numbers under their names."""
+    columns = list(next(iter(rows.values())))
+    width = max(map(len, rows)) + 2
+    print(f"\n{title}\n" + " " * width + "  ".join(columns))
+    for name, row in rows.items():
+        cells = (f"{row[c]:>{len(c)}.{0 if row[c] >= 1000 else 3}f}" for c in columns)
+        print(f"{name:<{width}}" + "  ".join(cells), flush=True)
+
+
+def measured_in_child(*arguments: object) -> dict[str, float]:
+    """Run one row in a fresh process, so that its peak of memory is its own."""
+    command = [sys.executable, __file__, "--row", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{command}: {done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Measure all rows and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller stacks, to see that it works")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--row", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.row:
+        kind, *rest = options.row
+        row = inference_row if kind == "inference" else growth_row
+        values = [int(v) if v.isdigit() else v for v in rest]
+        print(json.dumps(row(*values[:2], tuple(values[2:])) if kind == "inference" else row(*values)))
+        return
+    shape = (5, 96, 96) if options.quick else (21, 400, 400)
+    side, counts = (256, (5, 20)) if options.quick else (1024, (20, 200))
+    speed = {f"{p} {s}": measured_in_child("inference", p, s, *shape) for p, s in ROWS}
+    table(f"Published 2D-3D net, full size, {' x '.join(map(str, shape))} uint8", speed)
+    print(f"compared with {PUBLISHED[0]}: {PUBLISHED[1]} voxels/s")
+    growth = {f"{n} slices": measured_in_child("growth", n, side) for n in counts}
+    table(f"Small net, slices of {side} x {side}", growth)
+    few, many = growth.values()
+    print("many over few: " + ", ".join(f"{key} {many[key] / few[key]:.3f}" for key in ("microseconds/voxel", "peak GiB")))
+    if options.json:
+        options.json.write_text(json.dumps({"inference": speed, "growth": growth}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Many stacks, one after the other: a stack that fails fails alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from densecell_batch.errors import DensecellError, OptionError, Stopped
+from densecell_batch.outputs import OutputPaths
+from densecell_batch.pipeline import Progress, Segmenter, segment_stack
+
+__all__ = ["Verdict", "segment_batch", "without_outputs"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a stack ended."""
+
+    stack: Path
+    labels: Path | None = None
+    report: Path | None = None
+    reason: str = ""  # of a failure; one line
+    skipped: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the labels are there."""
+        return self.labels is not None
+
+    def __str__(self) -> str:
+        """The line on stdout that macros and scripts read (contract)."""
+        fields = ("ok", self.labels, self.report) if self.ok else ("failed", self.stack, self.reason)
+        return "\t".join(["DENSECELL", *(" ".join(str(f).split("\t")) for f in fields)])
+
+
+def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:
+    """Leave out the results that a run in the same folder made of other stacks of the list: `*.tif` finds those, too.
+
+    Raises
+    ------
+    OptionError
+        If two stacks would write files of the same name.
+    """
+    outputs: dict[Path, Path] = {}
+    for stack in stacks:
+        paths = OutputPaths(folder, stack)
+        taken = outputs.setdefault(paths.labels.absolute(), stack)
+        if taken != stack:
+            raise OptionError(
+                f"{taken} and {stack} would both be written to {paths.labels}; segment them into different output folders"
+            )
+    made = {stack: OutputPaths(folder, stack).made() for stack in stacks}
+    return [stack for stack in stacks if not any(stack.absolute() in made[other] for other in stacks if other != stack)]
+
+
+def segment_batch(
+    stacks: Sequence[Path], folder: Path, segmenter: Segmenter, progress: Progress = lambda what, done, total: None
+) -> Iterator[Verdict]:
+    """Segment stacks into `folder` and say of each how it ended.
+
+    Raises
+    ------
+    Stopped
+        If the run was stopped; the stacks that were done stay done.
+    """
+    for number, stack in enumerate(stacks, start=1):
+        _log.info("stack %d of %d: %s", number, len(stacks), stack)
+        try:
+            result = segment_stack(stack, folder, segmenter, progress)
+        except Stopped:
+            raise
+        except DensecellError as error:
+            _log.error("%s", error)
+            yield Verdict(stack, reason=" ".join(str(error).split()))
+        except Exception as error:  # a defect of ours ends one stack, not the night's run
+            _log.error("%s: internal error: %s: %s", stack, type(error).__name__, error)
+            _log.debug("traceback", exc_info=True)
+            reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
+            yield Verdict(stack, reason=" ".join(reason.split()))
+        else:
+            yield Verdict(stack, result.labels, result.report, skipped=result.skipped)

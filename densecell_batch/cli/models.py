@@ -1,0 +1,164 @@
+"""`densecell-batch models`: what models there are, and how published ones become bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densecell_batch.cli.params import TILE, VOXEL_SIZE
+
+if TYPE_CHECKING:
+    from densecell_batch.bundle import ModelBundle
+    from densecell_batch.volume import VoxelSize
+
+__all__ = ["models"]
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def models() -> None:
+    """List, show, import, pack, verify and fetch model bundles."""
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the models that can be named: in the package, in the cache, and those that can be fetched."""
+    from densecell_batch import weights
+
+    rows = [("NAME", "WHERE", "WHAT")]
+    rows += [(name, "bundled", _summary(weights.BUNDLED / name)) for name in weights.bundled_names()]
+    for name, entry in weights.REGISTRY.items():
+        where = "fetchable" if weights.fetched(name) is None else "cached"
+        rows.append((name, where, f"{entry.kind}: {entry.about}"))
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
+    for name, where, what in rows:
+        click.echo(f"{name:<{widths[0]}}  {where:<{widths[1]}}  {what}")
+
+
+@models.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="The manifest as it is.")
+def show(model: str, as_json: bool) -> None:
+    """Show the manifest of MODEL, a name or a path."""
+    from densecell_batch.bundle import read_manifest
+    from densecell_batch.weights import find_bundle
+
+    bundle = find_bundle(model)
+    manifest = read_manifest(bundle.path)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        return
+    for label, value in _description(bundle, manifest):
+        first, *more = value.split("\n")
+        click.echo(f"{label:<14}{first}")
+        for line in more:
+            click.echo(f"{'':<14}{line}")
+
+
+@models.command("import")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=_PATH)
+@click.option("-o", "--out", required=True, type=_PATH, help="The bundle: a folder, or a zip if it ends in .zip.")
+@click.option("--name", help="Of the bundle.  [default: that of the output]")
+@click.option("--version", default="1", show_default=True)
+@click.option("--classes", metavar="NAME,NAME,...", help="In order of the outputs.  [default: platelet classes for 7]")
+@click.option("--voxel-size", type=VOXEL_SIZE, help="Of the training data, in nm (or with a unit).")
+@click.option("--window", type=TILE, help="Input window of the training, where graph.pbtxt does not say it.")
+@click.option("--licence", default="not stated", show_default=True)
+@click.option("--citation", default="not stated", show_default=True)
+def import_models(
+    paths: tuple[Path, ...],
+    out: Path,
+    name: str | None,
+    classes: str | None,
+    voxel_size: VoxelSize | None,
+    **fields: Any,
+) -> None:
+    """Make one bundle of published TensorFlow models: folders or zips, each becomes a member."""
+    from densecell_batch.published import import_published
+
+    names = None if classes is None else [text.strip() for text in classes.split(",")]
+    if name is None:
+        name = out.name.removesuffix(".zip")
+    bundle = import_published(paths, out, name, classes=names, voxel_size=voxel_size, **fields)
+    for note in bundle.provenance["notes"]:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{bundle.path}: {_line(bundle)}")
+
+
+@models.command()
+@click.argument("folder", type=_PATH)
+@click.option("-o", "--out", required=True, type=_PATH, help="The zip to write.")
+def pack(folder: Path, out: Path) -> None:
+    """Pack the bundle in FOLDER into a zip, the same bytes wherever it is done."""
+    from densecell_batch.bundle import pack_bundle
+
+    if out.suffix.lower() != ".zip":
+        raise click.BadParameter(f"{out} does not end in .zip", param_hint="--out")
+    bundle = pack_bundle(folder, out)
+    click.echo(f"{bundle.path}: {_line(bundle)}")
+
+
+@models.command()
+@click.argument("model")
+def verify(model: str) -> None:
+    """Check MODEL, a name or a path: hashes, tensors, and that the nets give the recorded probabilities."""
+    from densecell_batch.predict import GOLDEN_TOLERANCE, verify_bundle
+    from densecell_batch.weights import find_bundle
+
+    bundle = find_bundle(model)
+    for i, member in enumerate(bundle.members):
+        tensors = bundle.weights(i)
+        parameters = sum(tensor.size for tensor in tensors.values())
+        click.echo(f"{member.file}: SHA-256 {member.sha256} ok, {len(tensors)} tensors, {parameters:,} parameters")
+    difference = verify_bundle(bundle)
+    click.echo(f"golden pair: largest difference {difference:.2g} of a probability, {GOLDEN_TOLERANCE:g} allowed")
+    click.echo(f"{bundle.name} {bundle.version}: ok")
+
+
+@models.command()
+@click.argument("name")
+def fetch(name: str) -> None:
+    """Fetch the model or data set NAME into the cache, unless it is there."""
+    from densecell_batch import weights
+
+    click.echo(weights.fetch(name))
+
+
+def _summary(path: Path) -> str:
+    """One line of a bundle in the package, or what is wrong with it: a list shows the others all the same."""
+    from densecell_batch.bundle import load_bundle
+    from densecell_batch.errors import BundleError
+
+    try:
+        return f"model: {_line(load_bundle(path))}"
+    except BundleError as error:
+        return f"broken: {error}"
+
+
+def _line(bundle: ModelBundle) -> str:
+    members = f"{len(bundle.members)} member{'s' if len(bundle.members) > 1 else ''}"
+    return f"version {bundle.version}, {bundle.architecture.family}, {members}, {len(bundle.classes)} classes"
+
+
+def _description(bundle: ModelBundle, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of what `show` prints; a value may have several lines."""
+    architecture = [f"{key}: {value}" for key, value in manifest["architecture"].items() if key != "family"]
+    return [
+        ("name", bundle.name),
+        ("version", bundle.version),
+        ("path", str(bundle.path)),
+        ("licence", bundle.licence),
+        ("citation", bundle.citation),
+        ("architecture", "\n".join([bundle.architecture.family, *architecture])),
+        ("classes", "\n".join(f"{i} {c.name} (#{bytes(c.colour).hex()})" for i, c in enumerate(bundle.classes))),
+        ("voxel size", str(bundle.voxel_size or "not recorded")),
+        ("window", " x ".join(map(str, bundle.window)) + " (z, y, x)"),
+        ("normalization", bundle.normalization),
+        ("members", "\n".join(f"{member.file} {member.sha256}" for member in bundle.members)),
+        ("scores", json.dumps(bundle.scores, ensure_ascii=False, indent=1)),
+        ("provenance", json.dumps(bundle.provenance, ensure_ascii=False, indent=1)),
+    ]

@@ -1,0 +1,66 @@
+"""Parameter types of the command line; each says itself what it expects."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from densecell_batch.errors import OptionError
+from densecell_batch.volume import VoxelSize
+
+__all__ = ["MEMORY", "TILE", "VOXEL_SIZE"]
+
+
+class _Tile(click.ParamType):
+    """Three whole numbers, "Z,Y,X"."""
+
+    name = "Z,Y,X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        if not re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*){2}", value) or 0 in (sides := [int(v) for v in value.split(",")]):
+            self.fail(f"{value!r} is not three whole numbers above 0 in the order Z,Y,X, such as 5,512,512", param, ctx)
+        return sides[0], sides[1], sides[2]
+
+
+class _VoxelSize(click.ParamType):
+    """Three lengths and an optional unit, "Z,Y,X" in nanometres or "Z,Y,Xum"."""
+
+    name = "Z,Y,X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> VoxelSize:
+        if isinstance(value, VoxelSize):
+            return value
+        number = r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*"
+        match = re.fullmatch(f"{number},{number},{number}([^0-9.,\\s]*)\\s*", value)
+        try:
+            if match is None:
+                raise ValueError
+            z, y, x = (float(edge) for edge in match.groups()[:3])
+            return VoxelSize.of(z, y, x, match[4] or "nm")
+        except ValueError:
+            self.fail(f"{value!r} is not three lengths in the order Z,Y,X, such as 40,10,10 (nm) or 0.04,0.01,0.01um", param, ctx)
+        except OptionError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Memory(click.ParamType):
+    """An amount of memory with a unit, in bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT])(?:i?B)?\s*", value, re.IGNORECASE)
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is not an amount of memory, such as 4G or 800M", param, ctx)
+        return int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2].upper()))))
+
+
+TILE = _Tile()
+VOXEL_SIZE = _VoxelSize()
+MEMORY = _Memory()

@@ -1,0 +1,162 @@
+"""`densecell-batch segment`: stacks in, labels out."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from densecell_batch.cli.params import MEMORY, TILE, VOXEL_SIZE
+from densecell_batch.errors import DensecellError, OptionError, StackError, Stopped
+
+if TYPE_CHECKING:
+    from densecell_batch.pipeline import Segmenter
+
+__all__ = ["DEFAULT_MODEL", "run_segment", "segment"]
+
+DEFAULT_MODEL = "fly-vnc-2d3d"
+
+_log = logging.getLogger(__name__)
+
+
+@click.command()
+@click.argument("stacks", nargs=-1, required=True, metavar="STACK...")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or path of a model bundle.")
+@click.option("--stitch", type=click.Choice(["crop", "deepest", "blend"]), default="crop", show_default=True,
+              help="How tiles become a volume: each voxel from its best tile, the published rule, or a weighted mean.")
+@click.option("--ensemble", type=click.Choice(["mean", "vote"]), default="mean", show_default=True,
+              help="Mean of the members' probabilities, or majority of their classes.")
+@click.option("--probabilities", is_flag=True, help="Also write the class probabilities.")
+@click.option("--uncertainty", is_flag=True, help="Also write the disagreement of the members, in bits.")
+@click.option("--instances", multiple=True, metavar="CLASS", help="Also write the connected objects of a class. Repeatable.")
+@click.option("--min-volume", type=click.FloatRange(min=0), default=0.0, metavar="UM3",
+              help="Leave out instances below this volume in cubic micrometres.")
+@click.option("--voxel-size", type=VOXEL_SIZE, help="Voxel size in nm (or with a unit), instead of that of the file.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
+              help="What the nets compute in; auto takes the faster of float32 and bfloat16.")
+@click.option("--tile", type=TILE, help="Output region of a tile, instead of the largest that fits the memory.")
+@click.option("--memory", type=MEMORY, help="Memory to use, such as 4G.  [default: half of what is free]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
+@click.option("--format", "file_format", type=click.Choice(["imagej", "ome-tiff"]), default="imagej", show_default=True,
+              help="Of all images written.")
+@click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
+@click.option("--no-preview", is_flag=True, help="Write no preview picture.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done: tiles, memory, time.")
+def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_preview: bool, **flags: Any) -> None:
+    """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of 2D-3D nets.
+
+    For each stack one line goes to stdout: DENSECELL, "ok" with labels and report, or "failed" with stack and reason,
+    separated by tabs. Stacks that were done before, with the same input, model and options, are skipped.
+    """
+    sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **flags))
+
+
+def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bool = False, **flags: Any) -> int:
+    """Segment what the patterns name; the exit code (0 all done, 1 some failed)."""
+    from densecell_batch.batch import segment_batch, without_outputs
+    from densecell_batch.pipeline import Segmenter, SegmentOptions
+    from densecell_batch.stack_io import find_stacks
+    from densecell_batch.weights import find_bundle
+
+    found = without_outputs(find_stacks(patterns), out)
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out {out} is a file; give a folder")
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, _stop)
+    bundle = find_bundle(model)
+    segmenter = Segmenter(bundle, SegmentOptions(**flags))
+    if dry_run:
+        return _dry_run(found, segmenter)
+    failed = 0
+    with _ProgressBar() as bar:
+        for verdict in segment_batch(found, out, segmenter, bar):
+            bar.close()
+            click.echo(str(verdict))
+            failed += not verdict.ok
+    if len(found) > 1:
+        _log.info("%d of %d stacks done", len(found) - failed, len(found))
+    return 1 if failed else 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Signal handler: the main thread only waits for others, so this is answered at once."""
+    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
+
+
+def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:
+    """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
+    from densecell_batch.device import convolution_rates
+    from densecell_batch.stack_io import open_stack
+
+    rate = convolution_rates(segmenter.precision.name)[segmenter.precision.name]
+    failed = 0
+    for path in stacks:
+        try:
+            with open_stack(path, segmenter.options.voxel_size) as stack:
+                info = stack.info
+            plan = segmenter.plan(info.shape)
+        except DensecellError as error:
+            failed += 1
+            click.echo(f"DENSECELL\tfailed\t{path}\t{' '.join(str(error).split())}")
+            continue
+        z, y, x = plan.grid.output
+        text = (
+            f"{' x '.join(map(str, info.shape))} {info.dtype}, {info.voxel_size or 'no voxel size'}; {plan.grid.n_tiles} tiles of "
+            f"{z} x {y} x {x}, redundancy {plan.grid.redundancy:.2f}; about {plan.memory / 2**30:.1f} GiB; about "
+            f"{_duration(plan.gflop / rate)} on {segmenter.device.kind} in {plan.precision}"
+        )
+        click.echo(f"DENSECELL\tplan\t{path}\t{text}")
+    return 1 if failed else 0
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+class _ProgressBar:
+    """A bar with voxels/s and time left on a terminal; a line for each tenth elsewhere, since ImageJ's `exec` hangs once a
+    child has written 64 KiB to stderr."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._what, self._tenth, self._since = "", -1, 0.0
+
+    def __enter__(self) -> Callable[..., None] | Any:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self.close()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self.close()
+            self._what, self._tenth, self._since = what, -1, time.monotonic()
+        if sys.stderr.isatty():
+            self._draw(what, done, total)
+        elif what == "segmenting" and 10 * done // total > self._tenth:
+            self._tenth = 10 * done // total
+            seconds = max(time.monotonic() - self._since, 1e-9)
+            left = seconds * (total - done) / done
+            _log.info("%s: %d %%, %.3g voxels/s, %s left", what, 100 * done // total, done / seconds, _duration(left))
+
+    def _draw(self, what: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=total, desc=what, unit="voxel" if what == "segmenting" else "slice", unit_scale=True, leave=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar, so that other lines can be written."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._what = None, ""

@@ -1,0 +1,163 @@
+"""From a stack, a net and a memory budget to tiles: decided before any voxel is read.
+
+Under `crop` and `blend` the tiles are as wide in y and x as the memory allows: a whole slice where it fits. The wider the
+tile, the less is computed twice and the more context each voxel has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+
+import numpy as np
+
+from densecell_batch.architecture import Architecture, UNet2D, flop_per_voxel, live_channels
+from densecell_batch.errors import OptionError
+from densecell_batch.tiling import Axis, TileGrid, published_axis, wide_axis
+
+__all__ = ["STITCHES", "Plan", "plan_tiles"]
+
+STITCHES = ("crop", "deepest", "blend")
+
+Triple = tuple[int, int, int]
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
+_SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
+_EDGE = 2  # mirrored voxels at the ends of the volume, as in the published windows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stack will be segmented."""
+
+    grid: TileGrid
+    rule: str  # of `stitch.Canvas`
+    precision: str  # "float32", "bfloat16" or "float16"
+    memory: int  # bytes, estimate of the peak
+    gflop: float  # billions of floating-point operations of all members on all tiles
+
+
+def plan_tiles(
+    shape: Triple,
+    architecture: Architecture,
+    window: Triple,
+    *,
+    stitch: str = "crop",
+    precision: str = "float32",
+    members: int = 1,
+    budget: int = 4 * 2**30,
+    tile: Triple | None = None,
+    keep_probabilities: bool = False,
+) -> Plan:
+    """Choose the tiles of a volume.
+
+    Parameters
+    ----------
+    shape
+        Voxels of the volume (z, y, x).
+    architecture, window
+        The nets, and the input window (z, y, x) of their training.
+    stitch
+        "crop", "blend", or "deepest" for the published windows.
+    precision, members
+        What the nets compute in, and how many there are.
+    budget
+        Bytes that the process may take.
+    tile
+        Output region (z, y, x) wanted instead of the one that fits the memory; sides are rounded up to what the net takes.
+    keep_probabilities
+        Whether the canvas carries probabilities.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    OptionError
+        If the net does not allow the tile that is asked for, or the memory does not suffice for the smallest one.
+    """
+    if stitch not in STITCHES:
+        raise OptionError(f"--stitch is {stitch!r}; expected one of {', '.join(STITCHES)}")
+    keep = keep_probabilities or stitch == "blend"
+    costs = partial(_memory, architecture=architecture, precision=precision, keep_probabilities=keep)
+    if stitch == "deepest":
+        if tile is not None:
+            raise OptionError("--tile does not go with --stitch deepest, whose windows are those of the training")
+        grid, rule = _published_grid(shape, architecture, window), "deepest"
+        if isinstance(architecture, UNet2D):
+            rule = "latest"
+    else:
+        depth = _depth(architecture, window, tile)
+        z = published_axis(shape[0], depth, 0, depth // 2 if stitch == "blend" else depth // 3)
+        grids, rule = _wide_grids(shape, architecture, z, stitch, tile), stitch
+        # A tile that was asked for is taken as it is; cut further only when memory runs out.
+        fitting = grids if tile is not None else [grid for grid in grids if costs(grid) <= budget]
+        if not fitting:
+            least = min(map(costs, grids)) / 2**30
+            raise OptionError(
+                f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the smallest "
+                f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"
+            )
+        grid = fitting[0]
+    voxels = grid.n_tiles * float(np.prod(grid.output))
+    return Plan(grid, rule, precision, costs(grid), members * voxels * flop_per_voxel(architecture) / 1e9)
+
+
+def _published_grid(shape: Triple, architecture: Architecture, window: Triple) -> TileGrid:
+    output = architecture.output_shape(window)
+    margins = [(i - o) // 2 for i, o in zip(window, output, strict=True)]
+    flat = isinstance(architecture, UNet2D)
+    overlaps = [0 if flat else side // 3 for side in output]
+    z, y, x = (
+        published_axis(length, side, margin, overlap)
+        for length, side, margin, overlap in zip(shape, output, margins, overlaps, strict=True)
+    )
+    return TileGrid(z, y, x)
+
+
+def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> int:
+    """Slices of a tile: those of the training window, unless asked otherwise and the net allows it."""
+    if tile is None or tile[0] == window[0]:
+        return window[0]
+    if architecture.fixed_depth:
+        raise OptionError(
+            f"--tile asks for {tile[0]} slices, but this net is defined only for the {window[0]} slices of its training window"
+        )
+    return tile[0]
+
+
+def _wide_grids(
+    shape: Triple, architecture: Architecture, z: Axis, stitch: str, tile: Triple | None
+) -> list[TileGrid]:
+    """Grids of wide tiles, the one that computes least twice first; just one when the tile is asked for."""
+    edge = 0 if architecture.margin else _EDGE
+
+    def axis(length: int, parts: int) -> Axis:
+        shared = length // (8 * parts) if stitch == "blend" and parts > 1 else 0
+        halo = max(architecture.halo, shared)
+        return wide_axis(length, parts, architecture.margin, halo, edge, architecture.alignment, architecture.residue)
+
+    def axes(length: int, wanted: int | None) -> list[Axis]:
+        choices = [axis(length, parts) for parts in range(1, ceil(length / _SMALLEST) + 1)]
+        if wanted is None:
+            return choices
+        return [next((choice for choice in choices if choice.output <= wanted), choices[-1])]
+
+    wanted = (None, None) if tile is None else tile[1:]
+    grids = [TileGrid(z, y, x) for y in axes(shape[1], wanted[0]) for x in axes(shape[2], wanted[1])]
+    return sorted(grids, key=lambda grid: (grid.redundancy, grid.n_tiles))
+
+
+def _memory(grid: TileGrid, *, architecture: Architecture, precision: str, keep_probabilities: bool) -> int:
+    """Peak bytes of a run, estimated (docs/design/0003-memory.md says how it compares with what is measured)."""
+    voxels = float(grid.input[0]) * grid.input[1] * grid.input[2]
+    outputs = 4 * architecture.n_classes * float(grid.output[0]) * grid.output[1] * grid.output[2]
+    slice_voxels = float(grid.y.length) * grid.x.length
+    slab = min(grid.z.output, grid.z.length) * slice_voxels
+    net = voxels * live_channels(architecture) * _ITEM_BYTES[precision]
+    canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
+    source = slice_voxels * 4 * (grid.z.input + 1) + 2 * 4 * voxels
+    return int(_PROGRAM_BYTES + net + 4 * outputs + canvas + source)

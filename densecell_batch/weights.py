@@ -1,0 +1,336 @@
+"""Where models come from: the bundles in the package, the cache, and the published files on the net.
+
+The cache is a folder::
+
+    downloads/NAME/FILE.zip       as published; files put here by hand are taken
+    downloads/sha256.json         SHA-256 of each download whose authors published none, recorded at its first fetch
+    models/NAME/                  the bundle made of the downloads
+    data/NAME/                    an unpacked data set
+
+A cache that holds a model or data set is only read, so it may be read-only and shared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import os
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from densecell_batch.archive import open_archive, replacing
+from densecell_batch.bundle import MANIFEST, ModelBundle, load_bundle
+from densecell_batch.errors import FetchError, ModelError, OutputError
+from densecell_batch.volume import VoxelSize
+
+__all__ = [
+    "BUNDLED",
+    "REGISTRY",
+    "Published",
+    "RemoteFile",
+    "bundled_names",
+    "cache_dir",
+    "fetch",
+    "fetched",
+    "find_bundle",
+]
+
+BUNDLED = Path(__file__).parent / "models"
+
+_TIMEOUT = 60  # seconds without a byte
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A zip on the net."""
+
+    name: str  # in the cache
+    url: str
+    md5: str | None = None  # as published; None where its authors published no hash: the first fetch records SHA-256
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model or a data set that its authors published."""
+
+    kind: Literal["model", "data set"]
+    about: str  # one line
+    files: tuple[RemoteFile, ...]  # of a model, one zip a member
+    citation: str
+    licence: str = "not stated"
+    voxel_size: VoxelSize | None = None
+    contents: Mapping[str, str] = field(default_factory=dict)  # of a data set: path in the zip and MD5 of each file
+
+
+_GUAY = (
+    "Guay et al. 2021, Dense cellular segmentation for EM using 2D-3D neural network ensembles, Sci Rep 11:2561, "
+    "doi 10.1038/s41598-021-81590-0"
+)
+_DROPBOX = "https://www.dropbox.com/s"
+
+REGISTRY: Mapping[str, Published] = MappingProxyType({
+    "platelet-2d3d": Published(
+        kind="model",
+        about="the published ensemble of four 2D-3D+3x3x3 nets: human platelets, SBF-SEM, 7 classes",
+        files=tuple(
+            RemoteFile(f"2d3d-3x3x3_{i}.zip", f"{_DROPBOX}/{key}/2d3d-3x3x3_{i}.zip?dl=1")
+            for i, key in enumerate(("peroaqonnq1chtv", "seqjvr7ulx9j8cp", "p536tuy8hgz2gmb", "uwhfq3jsijlfv9j"))
+        ),
+        citation=_GUAY,
+        voxel_size=VoxelSize.of(40, 10, 10, unit="nm"),
+    ),
+    "platelet-data": Published(
+        kind="data set",
+        about="the published training, evaluation and test stacks of human platelets with their labels",
+        files=(
+            RemoteFile(
+                "platelet_data_1219.zip",
+                f"{_DROPBOX}/68yclbraqq1diza/platelet_data_1219.zip?dl=1",
+                md5="253310093ee2c00304fbabdb0c7e3a4a",
+            ),
+        ),
+        citation=_GUAY,
+        licence="cleared for public release by NIBIB",
+        voxel_size=VoxelSize.of(40, 10, 10, unit="nm"),
+        contents={
+            "platelet_data/train-images.tif": "940ffa25038e9e9ca0ae86bc7e75553c",
+            "platelet_data/train-labels.tif": "dc72be0033f8ce409cac0202928873ba",
+            "platelet_data/train-error-weights.tif": "dd30e90f77b2141dd01ab7b76e238163",
+            "platelet_data/eval-images.tif": "0fd6642cd7cf0a1e758d7d48b3ac5b57",
+            "platelet_data/eval-labels.tif": "abec7b896c2b57ebfc6bccac77cdcd2f",
+            "platelet_data/test-images.tif": "d3f296cbedb7c3240e6be0e9e7217f3a",
+            "platelet_data/test-labels.tif": "dd21ca5031d74b6f8be9f954e8fe7eac",
+        },
+    ),
+})  # fmt: skip
+
+
+def cache_dir() -> Path:
+    """The cache: `DENSECELL_CACHE`, else the platform's cache folder. It need not exist."""
+    import pooch  # imports its hash and download machinery: not for --help
+
+    given = os.environ.get("DENSECELL_CACHE")
+    return Path(given).expanduser() if given else Path(pooch.os_cache("densecell-batch"))
+
+
+def bundled_names() -> list[str]:
+    """Names of the bundles that came with the package, sorted."""
+    return sorted(manifest.parent.name for manifest in BUNDLED.glob(f"*/{MANIFEST}"))
+
+
+def fetched(name: str) -> Path | None:
+    """Where the cache holds a model (its bundle) or a data set (its folder) of the registry; None when it does not."""
+    place = cache_dir() / ("models" if REGISTRY[name].kind == "model" else "data") / name
+    # Both appear under their name only when whole.
+    return place if place.is_dir() else None
+
+
+def find_bundle(name_or_path: str) -> ModelBundle:
+    """Find a model: by the name of a bundle in the package, by a name of the registry, or by the path of a bundle.
+
+    A name goes before a path of the same spelling; `./NAME` is always a path. A model of the registry that the cache
+    does not hold is fetched.
+
+    Raises
+    ------
+    ModelError
+        If there is no such model; the message lists the known names.
+    BundleError
+        If the bundle is not usable.
+    FetchError
+        If a model of the registry cannot be fetched.
+    """
+    if name_or_path in bundled_names():
+        return load_bundle(BUNDLED / name_or_path)
+    models = [name for name, entry in REGISTRY.items() if entry.kind == "model"]
+    if name_or_path in models:
+        return load_bundle(fetch(name_or_path))
+    path = Path(name_or_path)
+    if path.exists():
+        return load_bundle(path)
+    if name_or_path in REGISTRY:
+        raise ModelError(f"{name_or_path} is a {REGISTRY[name_or_path].kind}, not a model; models: {', '.join(models)}")
+    known = [*bundled_names(), *models]
+    close = difflib.get_close_matches(name_or_path, known, 1)
+    raise ModelError(
+        f"no model {name_or_path!r}: neither a file or folder of that name nor one of {', '.join(known)}"
+        + (f"; did you mean {close[0]}?" if close else "")
+    )
+
+
+def fetch(name: str) -> Path:
+    """Fetch a model or a data set of the registry into the cache, unless the cache holds it.
+
+    Returns
+    -------
+    Path
+        The folder of the bundle, or of the data set's files.
+
+    Raises
+    ------
+    ModelError
+        If the registry has no such name.
+    FetchError
+        If a file cannot be downloaded, is not what it was, or the cache cannot be written; the message says which file,
+        from where, and where to put it by hand.
+    PublishedModelError
+        If a download is what it was but holds no model.
+    """
+    if name not in REGISTRY:
+        raise ModelError(f"nothing named {name!r} can be fetched; expected one of {', '.join(REGISTRY)}")
+    present = fetched(name)
+    if present is not None:
+        return present
+    entry = REGISTRY[name]
+    place = cache_dir() / ("models" if entry.kind == "model" else "data") / name
+    downloads = cache_dir() / "downloads" / name
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        downloads.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from error
+    zips = [_obtain(file, downloads / file.name, entry) for file in entry.files]
+    try:
+        if entry.kind == "model":
+            _import(name, zips, place)
+        else:
+            _unpack(entry, zips, place)
+    except OutputError as error:
+        # Another process may have been faster: what it made is as good.
+        if not place.is_dir():
+            raise _unwritable(error) from error
+    return place
+
+
+def _import(name: str, zips: list[Path], place: Path) -> None:
+    """Make the bundle of a model of the registry."""
+    from densecell_batch.published import import_published
+
+    entry = REGISTRY[name]
+    import_published(zips, place, name, licence=entry.licence, citation=entry.citation, voxel_size=entry.voxel_size)
+
+
+def _unpack(entry: Published, zips: list[Path], place: Path) -> None:
+    """Unpack the files of a data set, each checked against its published MD5."""
+    with replacing(place) as folder:
+        for file in zips:
+            with open_archive(file, FetchError) as archive:
+                for inside in entry.contents.keys() & set(archive.names):
+                    archive.extract(inside, folder / inside)
+        for inside, md5 in entry.contents.items():
+            target = folder / inside
+            found = _hash(target, "md5") if target.is_file() else "no such file"
+            if found != md5:
+                raise FetchError(
+                    f"{inside} in {', '.join(map(str, zips))}: MD5 is {found}, published is {md5}; delete the zip and "
+                    "fetch it again"
+                )
+
+
+def _obtain(file: RemoteFile, target: Path, entry: Published) -> Path:
+    """The zip, from the cache or the net, held to its published MD5 or to the SHA-256 of its first fetch."""
+    key = f"{target.parent.name}/{file.name}"
+    algorithm = "md5" if file.md5 else "sha256"
+    known = file.md5 or _recorded().get(key)
+    if not target.is_file():
+        _download(file, target, f"{algorithm}:{known}" if known else None, entry)
+    found = _hash(target, algorithm)
+    if known is None:
+        if not zipfile.is_zipfile(target):  # put here by hand; a hash once recorded is hard to get rid of
+            raise FetchError(f"{target}: not a zip, or not a whole one; delete it and get it again from {file.url}")
+        _record(key, found)
+    elif found != known:
+        raise FetchError(
+            f"{target}: {algorithm.upper()} is {found}, expected {known}; the file was changed or damaged: delete it "
+            f"and run the same command again to download it from {file.url}"
+        )
+    return target
+
+
+def _download(file: RemoteFile, target: Path, known_hash: str | None, entry: Published) -> None:
+    """Download one zip: to a temporary file beside its place, checked, then moved."""
+    import pooch
+    import requests  # pooch's own dependency: its errors are what a failed download raises
+
+    http = pooch.HTTPDownloader(timeout=_TIMEOUT, progressbar=sys.stderr.isatty())
+
+    def download(url: str, output_file: str, pooch_object: Any) -> None:
+        http(url, output_file, pooch_object)
+        # A file server that has moved or limits downloads answers with a page and status 200.
+        if not zipfile.is_zipfile(output_file):
+            raise requests.exceptions.RequestException("what came is not a zip, or not a whole one")
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    _log.info("downloading %s from %s", file.name, file.url)
+    try:
+        pooch.retrieve(file.url, known_hash, fname=file.name, path=target.parent, downloader=download)
+        target.chmod(0o644)  # pooch's temporary files are private; a cache may be shared
+    except requests.exceptions.RequestException as error:
+        missing = [f for f in entry.files if not (target.parent / f.name).is_file()]
+        by_hand = "".join(f"\n  {f.url}\n    -> {target.parent / f.name}" for f in missing)
+        raise FetchError(
+            f"{file.name} cannot be downloaded from {file.url} ({error}). Where there is internet, download by hand, "
+            f"put each file at the place named here, and run the same command again:{by_hand}"
+        ) from error
+    except ValueError as error:
+        raise FetchError(
+            f"{file.url} does not deliver the file that it delivered when it was first fetched, or that was published "
+            f"(expected {known_hash}). If you trust the new file, put it at {target} and, if the hash is a sha256, "
+            f"delete its line in {_record_file()}"
+        ) from error
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: Exception) -> FetchError:
+    return FetchError(
+        f"the cache {cache_dir()} lacks what was asked for and cannot be written ({error}); fetch where it can be, or "
+        "set DENSECELL_CACHE to a folder of yours"
+    )
+
+
+def _record_file() -> Path:
+    return cache_dir() / "downloads" / "sha256.json"
+
+
+def _recorded() -> dict[str, str]:
+    """SHA-256 by "NAME/FILE" of the downloads without a published hash."""
+    try:
+        recorded = json.loads(_record_file().read_bytes())
+        if not isinstance(recorded, dict):
+            raise ValueError("no JSON object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        problem = f"{_record_file()} cannot be read ({error}); repair it, or delete it to trust the files anew"
+        raise FetchError(problem) from error
+    return recorded
+
+
+def _record(key: str, sha256: str) -> None:
+    """Add one hash to the record; the file is replaced in one step."""
+    file = _record_file()
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(_recorded() | {key: sha256}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise _unwritable(error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _hash(file: Path, algorithm: str) -> str:
+    """Hexadecimal hash of a file."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, algorithm).hexdigest()

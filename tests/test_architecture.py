@@ -1,0 +1,83 @@
+"""The configurations: counts, names and geometry of the published nets."""
+
+from math import prod
+
+import pytest
+
+from densecell_batch.architecture import (
+    Hybrid2D3D,
+    UNet2D,
+    architecture_from_dict,
+    architecture_to_dict,
+    flop_per_voxel,
+    published,
+    tensor_shapes,
+)
+from densecell_batch.errors import OptionError
+
+
+@pytest.mark.parametrize(("family", "tensors", "parameters"), [("2d3d", 66, 10_283_406), ("unet2d", 46, 31_030_983)])
+def test_published_nets_have_the_published_size(family, tensors, parameters):
+    shapes = tensor_shapes(published(family))
+    assert len(shapes) == tensors
+    assert sum(map(prod, shapes.values())) == parameters
+
+
+def test_full_checkpoint_has_exactly_our_tensors(data):
+    rows = [line.split("\t") for line in (data / "genenet/full-checkpoint-variables.tsv").read_text().splitlines()[1:]]
+    expected = {
+        name.removeprefix("2D3D/"): tuple(int(side) for side in shape.strip("[]").split(","))
+        for name, _, shape, _ in rows
+        if name.startswith("2D3D/") and "adam" not in name
+    }
+    assert tensor_shapes(published("2d3d")) == expected
+
+
+def test_published_work_per_voxel():
+    # 3.03 MFLOP with biases and activations; the convolutions alone are counted here.
+    assert flop_per_voxel(published("2d3d")) == pytest.approx(3.03e6, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("net", "given", "out"),
+    [
+        (published("2d3d"), (5, 300, 300), (5, 296, 296)),
+        (published("2d3d"), (5, 304, 408), (5, 304, 408)),
+        (Hybrid2D3D(7, 8), (5, 60, 60), (5, 56, 56)),
+        (published("unet2d"), (1, 572, 572), (1, 388, 388)),
+        (UNet2D(7, 8), (1, 284, 284), (1, 100, 100)),
+    ],
+)
+def test_output_shape(net, given, out):
+    assert net.output_shape(given) == out
+
+
+@pytest.mark.parametrize("net", [Hybrid2D3D(3, 4), UNet2D(3, 4), UNet2D(3, 4, 2), UNet2D(3, 4, 3, 1), Hybrid2D3D(3, 4, 2)])
+def test_sides_on_the_lattice_lose_only_the_margin(net):
+    for k in range(1, 9):
+        side = net.residue + k * net.alignment
+        assert net.output_shape((1, side + 2 * net.margin, side + 2 * net.margin)) == (1, side, side)
+
+
+@pytest.mark.parametrize("net", [Hybrid2D3D(7, 8, relu_on_logits=False, pyramid_convs=(1, 2)), UNet2D(5, 4, 2)])
+def test_config_round_trips_through_json_values(net):
+    assert architecture_from_dict(architecture_to_dict(net)) == net
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"n_classes": 7}, "family is None"),
+        ({"family": "resnet", "n_classes": 7}, "family is 'resnet'"),
+        ({"family": "2d3d"}, "lacks n_classes"),
+        ({"family": "2d3d", "n_classes": 7, "depth": 3}, "no field depth"),
+        ({"family": "2d3d", "n_classes": 0}, "n_classes is 0"),
+        ({"family": "2d3d", "n_classes": 7, "n_kernels": 7}, "even number"),
+        ({"family": "2d3d", "n_classes": 7, "pyramid_convs": []}, "pyramid_convs"),
+        ({"family": "2d3d", "n_classes": 7, "pyramid_convs": 3}, "malformed"),
+        ({"family": "unet2d", "n_classes": True}, "n_classes is True"),
+    ],
+)
+def test_bad_configs(config, message):
+    with pytest.raises(OptionError, match=message):
+        architecture_from_dict(config)

@@ -1,0 +1,122 @@
+"""The Keras nets against tensors that the published code produced."""
+
+import keras
+import numpy as np
+import pytest
+
+from densecell_batch.architecture import Hybrid2D3D, UNet2D, published, tensor_shapes
+from densecell_batch.errors import OptionError
+from densecell_batch.nets import assign_weights, build_net, extract_weights
+from densecell_batch.published import read_published
+
+# Where in our net each tensor of the published window of probe S is. The pyramid tensors that are missing here are
+# only computed as far as the output needs them; the sum that follows them is compared.
+PROBES = {
+    "enc0_3dinit": "net.encoder.encode_block_0.comp_3dinit_0.conv",
+    "enc0": "net.encoder.encode_block_0.comp_1.conv",
+    "enc1": "net.encoder.encode_block_1.comp_1.conv",
+    "enc2": "net.encoder.encode_block_2.comp_1.conv",
+    "bottleneck": "net.decoder.decode_block_3.comp_1.conv",
+    "dec2": "net.decoder.decode_block_2.comp_1.conv",
+    "dec1": "net.decoder.decode_block_1.comp_1.conv",
+    "dec0": "net.decoder.decode_block_0.comp_1.conv",
+    "logits_2d_relu": "predictor_2d.logits",
+    "pyr0": "spatialpyramid.conv_block_0.comp_2.conv",
+    "logits_3d_relu": "predictor_3d.logits",
+}
+
+
+@pytest.fixture(scope="module")
+def probe(data):
+    return np.load(data / "genenet/probe-S-window-tensors.npz")
+
+
+@pytest.fixture(scope="module")
+def net_s(data):
+    model = read_published(data / "published/2d3d-small_S")
+    net = build_net(model.architecture, model.window)
+    assign_weights(net, model.weights)
+    return net
+
+
+def run(net, image, *outputs):
+    return [np.asarray(t) for t in keras.tree.flatten(keras.Model(net.input, list(outputs))(image))]
+
+
+@pytest.mark.parametrize(("tensor", "layer"), PROBES.items())
+def test_tensors_of_probe_s(net_s, probe, tensor, layer):
+    (ours,) = run(net_s, probe["input"], net_s.get_layer(layer).output)
+    np.testing.assert_allclose(ours, probe[tensor], atol=2e-5)
+
+
+def test_merge_and_pyramid_of_probe_s(net_s, probe):
+    merge = net_s.get_layer("net.decoder.decode_block_1.comp_3dinit_2.conv").input
+    path_end = net_s.get_layer("spatialpyramid.conv_block_1.path_end_1.conv").output
+    unpooled = net_s.get_layer("spatialpyramid.path_combine.residual_1.upsample_conv").output
+    combined = net_s.get_layer("predictor_3d.logits").input
+    ours = run(net_s, probe["input"], merge, path_end, unpooled, combined)
+    np.testing.assert_allclose(ours[0], probe["dec1_merge"], atol=2e-5)
+    # Slices 0 and 4 of the path are cropped away again after unpooling: ours leaves them out.
+    np.testing.assert_allclose(ours[1], probe["pyr1_path_end"][:, 1:4], atol=2e-5)
+    np.testing.assert_allclose(ours[2], probe["pyr1_upsampled_z10"][:, 2:8], atol=2e-5)
+    np.testing.assert_allclose(ours[3], probe["combined"], atol=2e-5)
+
+
+def test_probabilities_of_probe_s(net_s, probe):
+    probabilities = np.asarray(keras.ops.softmax(net_s(probe["input"])[0]))
+    np.testing.assert_allclose(probabilities, probe["probabilities"], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [Hybrid2D3D(3, 4, 2, 1, (1, 2), 6), Hybrid2D3D(2, 2, 1, 1, (1,), 2), UNet2D(4, 3, 2), published("2d3d", 5, 2)],
+)
+def test_nets_have_exactly_the_canonical_tensors(architecture):
+    side = architecture.residue + 2 * architecture.margin + 2 * architecture.alignment
+    net = build_net(architecture, (5, side, side))
+    weights = extract_weights(net, architecture)
+    assert {name: w.shape for name, w in weights.items()} == tensor_shapes(architecture)
+    assert len(net.weights) == len(weights)
+    output = net.output[0].shape[-4:-1] if len(net.output[0].shape) == 5 else (5, *net.output[0].shape[1:3])
+    assert output == architecture.output_shape((5, side, side))
+
+
+def test_weights_round_trip():
+    architecture = Hybrid2D3D(3, 4, 2, 1, (1, 2), 6)
+    first, second = (build_net(architecture, (5, 16, 16)) for _ in range(2))
+    assign_weights(second, extract_weights(first, architecture))
+    image = np.random.default_rng(0).standard_normal((1, 5, 16, 16, 1))
+    np.testing.assert_array_equal(np.asarray(first(image)[0]), np.asarray(second(image)[0]))
+
+
+@pytest.mark.parametrize("quirk", ["relu_on_logits", "pyramid_unpools_z"])
+def test_quirks_are_options(quirk):
+    net = build_net(Hybrid2D3D(3, 4, **{quirk: False}), (5, 32, 32))
+    logits = np.asarray(net(np.random.default_rng(0).standard_normal((1, 5, 32, 32, 1)))[0])
+    assert (logits.min() < 0) == (quirk == "relu_on_logits")
+    kernel = net.get_layer("spatialpyramid.path_combine.residual_1.upsample_conv").kernel.shape
+    assert kernel[0] == (1 if quirk == "pyramid_unpools_z" else 2)
+
+
+@pytest.mark.parametrize("architecture", [Hybrid2D3D(3, 4, pyramid_unpools_z=False), UNet2D(3, 4, 2)])
+def test_nothing_beyond_the_reach_matters(architecture):
+    side = architecture.residue + 2 * architecture.margin + 24 * architecture.alignment
+    net = build_net(architecture, (5, side, side))
+    image = np.random.default_rng(0).standard_normal((1, 5, side, side, 1)).astype(np.float32)
+    if isinstance(architecture, UNet2D):
+        image = image[0]
+    changed = image.copy()
+    changed[..., : side // 2, :, :] += 1
+    before, after = (np.asarray(net(i)[0]) for i in (image, changed))
+    reach = architecture.reach[1]
+    first_untouched = side // 2 - architecture.margin + reach
+    np.testing.assert_array_equal(after[..., first_untouched:, :, :], before[..., first_untouched:, :, :])
+    # The bound is not idle: half of it is touched.
+    edge = side // 2 - architecture.margin + reach // 4
+    assert np.abs(after - before)[..., edge, :, :].max() > 0
+
+
+@pytest.mark.parametrize(("net", "shape"), [(Hybrid2D3D(3, 4), (5, 7, 40)), (UNet2D(3, 4), (1, 180, 284))])
+def test_inputs_that_are_too_small(net, shape):
+    with pytest.raises(OptionError, match="too small"):
+        build_net(net, shape)

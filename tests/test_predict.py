@@ -1,0 +1,193 @@
+"""The published results, and tiles that do not fit in memory."""
+
+import numpy as np
+import pytest
+
+from densecell_batch.architecture import Hybrid2D3D, UNet2D
+from densecell_batch.ensemble import combine
+from densecell_batch.errors import StackError
+from densecell_batch.nets import build_net, extract_weights
+from densecell_batch.planning import plan_tiles
+from densecell_batch.predict import Predictor, golden_pair
+from densecell_batch.published import read_published
+from densecell_batch.stitch import Canvas
+
+# Classes whose expected probabilities are closer than float32 sums of different order: either is right.
+TIE = 1e-6
+
+
+def segment(volume, model, members, **options):
+    """Labels and probabilities of a normalized volume, through plan, predictor and canvas."""
+    plan = plan_tiles(volume.shape, model.architecture, model.window, **options)
+    predictor = Predictor(model.architecture, members)
+    canvas = Canvas(plan.grid, plan.rule, model.architecture.n_classes, keep_probabilities=True)
+    labels, probabilities = [], []
+    for row in range(len(plan.grid.z.corners)):
+        for tile in plan.grid.row(row):
+            regions = [axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True)]
+            canvas.paint(tile, *combine(predictor(volume[np.ix_(*regions)])))
+        for finished in canvas.finished(row):
+            labels.append(finished.labels.copy())
+            probabilities.append(finished.probabilities.copy())
+    return np.stack(labels), np.stack(probabilities)
+
+
+@pytest.fixture(scope="module")
+def models(data):
+    return {name: read_published(data / f"published/2d3d-small_{name}") for name in "ABS"}
+
+
+@pytest.mark.parametrize("name", ["A", "B", "S", "ensemble_AB"])
+def test_published_probabilities_and_classes(data, published_input, models, name):
+    members = ["A", "B"] if name == "ensemble_AB" else [name]
+    labels, probabilities = segment(
+        published_input, models[members[0]], [models[m].weights for m in members], stitch="deepest"
+    )
+    expected = np.load(data / "genenet/expected-probabilities.npz")[name]
+    assert np.abs(probabilities - expected).max() < 2e-5
+    classes = np.load(data / "genenet/expected-classes.npz")[name]
+    second, first = np.moveaxis(np.sort(expected, axis=-1)[..., -2:], -1, 0)
+    differs = labels != classes
+    print(f"{name}: {differs.sum()} of {labels.size} voxels differ")
+    assert not differs[first - second >= TIE].any()
+    assert differs.sum() <= 2
+
+
+def test_published_unet(data):
+    import tifffile
+
+    model = read_published(data / "published/unet-small_0")
+    volume = tifffile.imread(data / "genenet/unet-input.tif").astype(np.float64)
+    volume = ((volume - volume.mean()) / volume.std()).astype(np.float32)
+    _, probabilities = segment(volume, model, [model.weights], stitch="deepest")
+    expected = np.load(data / "genenet/unet-expected-probabilities.npz")["unet"]
+    assert np.abs(probabilities - expected).max() < 2e-5
+
+
+def noise(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model_a(models):
+    return models["A"]
+
+
+def test_crop_equals_an_untiled_pass_where_context_is_complete(model_a):
+    volume, reach = noise(9, 400, 330), model_a.architecture.reach[1]
+    whole, single = segment(volume, model_a, [model_a.weights])
+    tiled, several = segment(volume, model_a, [model_a.weights], tile=(5, 290, 290))
+    # At the far edges the tiles see more or less of the mirrored border.
+    inner = np.s_[:, : 400 - reach, : 330 - reach]
+    np.testing.assert_allclose(several[inner], single[inner], atol=1e-5)
+    assert (whole == tiled)[inner].mean() > 0.9999
+
+
+def test_blend_equals_an_untiled_pass_where_context_is_complete(model_a):
+    volume, reach = noise(5, 700, 90), model_a.architecture.reach[1]
+    _, single = segment(volume, model_a, [model_a.weights])
+    _, several = segment(volume, model_a, [model_a.weights], stitch="blend", tile=(5, 450, 200))
+    plan = plan_tiles(volume.shape, model_a.architecture, model_a.window, stitch="blend", tile=(5, 450, 200))
+    (start, stop), *others = plan.grid.y.inside
+    assert len(others) == 1
+    # Both tiles have their whole context here, or only one tile covers the voxel.
+    complete = np.s_[:, : others[0][0], :]
+    np.testing.assert_allclose(several[complete], single[complete], atol=1e-5)
+    both = np.s_[:, others[0][0] + reach : stop - reach, :]
+    assert several[both].shape[1] >= 0
+    np.testing.assert_allclose(several[both], single[both], atol=1e-5)
+
+
+def test_2d_nets_tile_without_a_trace(data):
+    model = read_published(data / "published/unet-small_0")
+    volume = noise(2, 300, 260)
+    _, single = segment(volume, model, [model.weights])
+    _, several = segment(volume, model, [model.weights], tile=(1, 120, 120))
+    inner = np.s_[:, :208, :168]
+    np.testing.assert_allclose(several[inner], single[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 50), (3, 130, 110), (9, 1, 1), (2, 7, 200)])
+@pytest.mark.parametrize("stitch", ["crop", "deepest", "blend"])
+def test_volumes_smaller_than_a_tile(model_a, shape, stitch):
+    labels, probabilities = segment(noise(*shape), model_a, [model_a.weights], stitch=stitch)
+    assert labels.shape == shape
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_bfloat16_agrees_with_float32(published_input, models):
+    """On a trained model at least 99.5 % of the class map."""
+    model = models["A"]
+    full, _ = segment(published_input, model, [model.weights])
+    plan = plan_tiles(published_input.shape, model.architecture, model.window)
+    half = Predictor(model.architecture, [model.weights], "bfloat16")
+    canvas = Canvas(plan.grid, plan.rule, 7)
+    labels = []
+    for row in range(len(plan.grid.z.corners)):
+        for tile in plan.grid.row(row):
+            regions = [axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True)]
+            canvas.paint(tile, *combine(half(published_input[np.ix_(*regions)])))
+        labels += [finished.labels.copy() for finished in canvas.finished(row)]
+    agreement = (np.stack(labels) == full).mean()
+    print(f"bfloat16 agrees on {agreement:.2%}")
+    assert agreement >= 0.995
+
+
+class Exhausted(Exception):
+    """What a backend raises when memory runs out."""
+
+
+class Cramped(Predictor):
+    """A predictor on a machine whose memory holds tiles of at most `limit` voxels."""
+
+    limit = 0
+
+    def _run(self, tile, member):
+        if tile.size > self.limit:
+            raise Exhausted("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+        return super()._run(tile, member)
+
+
+def random_members(architecture, window):
+    return [extract_weights(build_net(architecture, window), architecture)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [(Hybrid2D3D(3, 4), (5, 400, 376)), (UNet2D(3, 4, 2), (2, 104, 92))]
+)
+def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog):
+    members, image = random_members(architecture, shape), noise(*shape)
+    (whole,) = Predictor(architecture, members)(image)
+    cramped = Cramped(architecture, members)
+    cramped.limit = 0.75 * image.size
+    (cut,) = cramped(image)
+    np.testing.assert_allclose(cut, whole, atol=1e-5)
+    (again,) = cramped(image)
+    np.testing.assert_array_equal(again, cut)
+    assert caplog.text.count("not enough memory") == 1  # said once, remembered afterwards
+
+
+@pytest.mark.parametrize(("may_split", "remedy"), [(True, "more memory"), (False, "--stitch crop")])
+def test_no_memory_at_all(may_split, remedy):
+    architecture = Hybrid2D3D(3, 4)
+    cramped = Cramped(architecture, random_members(architecture, (5, 32, 32)), may_split=may_split)
+    with pytest.raises(StackError, match=remedy):
+        list(cramped(noise(5, 304, 304)))
+
+
+def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory():
+    architecture = Hybrid2D3D(3, 4)
+    members = random_members(architecture, (5, 32, 32))
+    del members[0]["predictor_3d/logits/bias"]
+    with pytest.raises(KeyError):
+        list(Predictor(architecture, members)(noise(5, 32, 32)))
+
+
+def test_golden_pair_is_reproducible(model_a):
+    image, probabilities = golden_pair(model_a.architecture, [model_a.weights], model_a.window)
+    again, same = golden_pair(model_a.architecture, [model_a.weights], model_a.window)
+    np.testing.assert_array_equal(image, again)
+    np.testing.assert_allclose(probabilities, same, atol=1e-6)
+    assert abs(image.mean()) < 1e-6
+    assert image.nbytes + probabilities.nbytes < 2**20
+    assert len(np.unique(np.argmax(probabilities, -1))) > 1

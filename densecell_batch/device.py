@@ -98,7 +98,15 @@ def select_device(device: str = "auto") -> DeviceInfo:
 
 
 def choose_precision(precision: str, device: DeviceInfo) -> Precision:
-    """Resolve "auto"; any other name is taken as it is."""
+    """Resolve "auto"; any other name is taken as it is.
+
+    Raises
+    ------
+    DeviceError
+        If float16 is asked for on a CPU: TensorFlow has no float16 pooling there.
+    """
+    if precision == "float16" and device.kind == "cpu":
+        raise DeviceError("--precision float16 needs a GPU; on this CPU use float32, bfloat16 or auto")
     if precision != "auto":
         return Precision(precision, "asked for")
     if device.kind == "gpu":

@@ -116,7 +116,10 @@ def test_write_zip_gives_the_same_bytes(tmp_path: Path) -> None:
     write_zip(tmp_path / "2.zip", files)
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "1.zip") as file:
-        assert [(i.filename, i.date_time[0], i.compress_type) for i in file.infolist()] == [("b", 1980, 0), ("a", 1980, 0)]
+        assert [(i.filename, i.date_time[0], i.compress_type) for i in file.infolist()] == [
+            ("b", 1980, 0),
+            ("a", 1980, 0),
+        ]
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])

@@ -69,7 +69,17 @@ def test_round_trip(tmp_path: Path, name: str) -> None:
     bundle = load_bundle(tmp_path / name)
     assert bundle == written
     given = fields()
-    for field in ("name", "version", "licence", "citation", "architecture", "classes", "voxel_size", "window", "scores"):
+    for field in (
+        "name",
+        "version",
+        "licence",
+        "citation",
+        "architecture",
+        "classes",
+        "voxel_size",
+        "window",
+        "scores",
+    ):
         assert getattr(bundle, field) == given[field], field
     assert bundle.provenance == given["provenance"]
     assert bundle.normalization == "stack"
@@ -88,7 +98,8 @@ def test_a_2d_net_without_voxel_size(tmp_path: Path) -> None:
     golden = (np.zeros((1, 16, 16), np.float32), np.full((1, 8, 8, 2), 0.5, np.float32))
     assert net.output_shape((1, 16, 16)) == (1, 8, 8)
     bundle = write_bundle(
-        tmp_path / "b", **fields(architecture=net, voxel_size=None, window=(1, 16, 16), members=[weights], golden=golden)
+        tmp_path / "b",
+        **fields(architecture=net, voxel_size=None, window=(1, 16, 16), members=[weights], golden=golden),
     )
     assert bundle.voxel_size is None
     assert bundle.weights(0).keys() == weights.keys()
@@ -111,7 +122,9 @@ def test_pack_gives_the_bytes_that_write_gives(tmp_path: Path, pristine: Path) -
 def test_manifest_says_nanometres(pristine: Path) -> None:
     manifest = json.loads((pristine / "bundle.json").read_text())
     assert manifest["voxel_size"] == {"z": 47.0, "y": 9.2, "x": 9.2, "unit": "nm"}
-    assert manifest["members"][0]["sha256"] == hashlib.sha256((pristine / "member-0.safetensors").read_bytes()).hexdigest()
+    assert (
+        manifest["members"][0]["sha256"] == hashlib.sha256((pristine / "member-0.safetensors").read_bytes()).hexdigest()
+    )
 
 
 def test_zip_with_everything_in_one_folder(tmp_path: Path, pristine: Path) -> None:
@@ -249,7 +262,7 @@ def test_bad_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], obj
     changed = {key: np.array(value) for key, value in load_file(file).items()}
     change(changed)
     save_file(changed, file)
-    with pytest.raises(BundleError, match="member-0.safetensors has SHA-256 .* the manifest says"):
+    with pytest.raises(BundleError, match=r"member-0.safetensors has SHA-256 .* the manifest says"):
         load_bundle(folder).weights(0)
     members = json.loads((folder / "bundle.json").read_text())["members"]
     members[0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -283,8 +296,14 @@ def _npz(**arrays: np.ndarray) -> bytes:
         (_npz(input=np.zeros((5, 8, 8), np.float32)), "golden.npz cannot be read"),
         (_npz(input=np.array([{}], dtype=object), expected=np.zeros(1)), "golden.npz cannot be read"),
         (_npz(input=np.zeros((5, 8, 8)), expected=np.zeros((5, 8, 8, 2), np.float32)), "input is float64"),
-        (_npz(input=np.zeros((8, 8), np.float32), expected=np.zeros((5, 8, 8, 2), np.float32)), "input is float32 .8, 8."),
-        (_npz(input=np.zeros((5, 8, 8), np.float32), expected=np.zeros((5, 8, 8, 3), np.float32)), "it should be .5, 8, 8, 2."),
+        (
+            _npz(input=np.zeros((8, 8), np.float32), expected=np.zeros((5, 8, 8, 2), np.float32)),
+            "input is float32 .8, 8.",
+        ),
+        (
+            _npz(input=np.zeros((5, 8, 8), np.float32), expected=np.zeros((5, 8, 8, 3), np.float32)),
+            "it should be .5, 8, 8, 2.",
+        ),
     ],
 )
 def test_bad_golden_pairs(folder: Path, content: bytes, message: str) -> None:

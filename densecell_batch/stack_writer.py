@@ -1,0 +1,282 @@
+"""Results on disk: TIFF stacks that are written a slice at a time and appear under their final name only when whole.
+
+tifffile lays out the file with all its metadata, uncompressed and contiguous; the planes then go to their place with plain
+writes, in any order. A memory map would do the same, but the pages written would count as memory of the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import tifffile
+
+from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.volume import VoxelSize
+
+__all__ = ["FORMATS", "StackWriter", "instance_colours"]
+
+FORMATS = ("imagej", "ome-tiff")
+
+_IMAGEJ_DTYPES = ("uint8", "uint16", "float32")
+_COLOR_MAP = 320  # TIFF tag
+_ROOM = 2**20  # bytes beside the planes: header, metadata, colour table
+
+
+def instance_colours(n: int = 65536) -> np.ndarray:
+    """Colours that tell neighbouring numbers apart, (n, 3) uint8; 0 is black.
+
+    The hues advance by the golden ratio of the circle, so that any run of numbers spreads over it; three levels of saturation
+    and brightness alternate.
+    """
+    number = np.arange(n)
+    hue = (number * 0.6180339887498949) % 1.0
+    saturation = np.choose(number % 3, [0.9, 0.6, 0.75])
+    value = np.choose(number // 3 % 3, [1.0, 0.8, 0.9])
+    # HSV to RGB for arrays: channel k falls off with the distance of the hue from its own third of the circle.
+    ramps = np.abs((hue[:, None] + np.array([1.0, 2 / 3, 1 / 3])) % 1.0 * 6 - 3) - 1
+    rgb = value[:, None] * (1 - saturation[:, None] * (1 - np.clip(ramps, 0, 1)))
+    rgb[0] = 0
+    return np.round(255 * rgb).astype(np.uint8)
+
+
+class StackWriter:
+    """A TIFF stack in the making; a context that removes what was not committed.
+
+    Parameters
+    ----------
+    path
+        Final name.
+    shape
+        (z, y, x), or (z, c, y, x) with channels.
+    dtype
+        "uint8", "uint16" or "float32"; OME-TIFF also "uint32".
+    file_format
+        "imagej" or "ome-tiff".
+    voxel_size
+        Calibration; none is written without.
+    channels
+        Names of the channels.
+    colours
+        (n, 3) uint8, the colour of each value from 0; others are black. For uint8 and uint16.
+    class_names
+        Name of each value from 0, for the Info of ImageJ or the description of OME.
+    display_range
+        Values shown as darkest and brightest; with `colours` 0 to 255, so that value i has colour i.
+
+    Raises
+    ------
+    OptionError
+        If the format has no such dtype.
+    OutputError
+        If the file cannot be made: no space, no permission, no folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        dtype: str,
+        *,
+        file_format: str = "imagej",
+        voxel_size: VoxelSize | None = None,
+        channels: Sequence[str] | None = None,
+        colours: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+        display_range: tuple[float, float] | None = None,
+    ) -> None:
+        if file_format not in FORMATS:
+            raise OptionError(f"file format is {file_format!r}; expected one of {', '.join(FORMATS)}")
+        if dtype not in (*_IMAGEJ_DTYPES, *(["uint32"] if file_format == "ome-tiff" else [])):
+            raise OptionError(f"{path}: {file_format} has no {dtype}; expected {', '.join(_IMAGEJ_DTYPES)}; OME-TIFF also uint32")
+        self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
+        self._missing = set(range(self.shape[0]))
+        self._descriptor = -1
+        names = None if class_names is None else list(class_names)
+        layout = _imagej_layout if file_format == "imagej" else _ome_layout
+        options = layout(self.shape, self.dtype, voxel_size, channels, colours, names, display_range)
+        self._needs_space()
+        with self._explained():
+            try:
+                self._offset = _lay_out(self._temporary, self.shape, self.dtype, options)
+                self._descriptor = os.open(self._temporary, os.O_RDWR)
+            except BaseException:
+                self._temporary.unlink(missing_ok=True)
+                raise
+
+    def write(self, z: int, plane: np.ndarray) -> None:
+        """Write slice `z`: (y, x), or (c, y, x) with channels. Slices may come in any order.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        ValueError
+            If the plane is not of the shape and dtype of the stack.
+        """
+        if plane.shape != self.shape[1:] or plane.dtype != self.dtype:
+            raise ValueError(f"slice {z} is {plane.shape} {plane.dtype}; expected {self.shape[1:]} {self.dtype}")
+        data = memoryview(np.ascontiguousarray(plane)).cast("B")
+        offset = self._offset + z * self._plane_bytes
+        with self._explained():
+            while data:
+                written = os.pwrite(self._descriptor, data, offset)
+                data, offset = data[written:], offset + written
+        self._missing.discard(z)
+
+    def commit(self) -> None:
+        """Flush the file to disk and give it its final name.
+
+        Raises
+        ------
+        OutputError
+            If that fails, or a slice was never written.
+        """
+        if self._missing:
+            raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
+        with self._explained():
+            os.fsync(self._descriptor)
+            self._close()
+            self._temporary.replace(self.path)
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self._close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _needs_space(self) -> None:
+        """Refuse to begin what cannot end."""
+        needed = self.shape[0] * self._plane_bytes + _ROOM
+        with self._explained():
+            free = shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise OutputError(
+                f"{self.path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in {self.path.parent}; make room, or "
+                "choose another output folder"
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn errors of the file system into words."""
+        try:
+            yield
+        except OSError as error:
+            remedies = {
+                errno.ENOSPC: "the disk is full: make room, then run the same command again",
+                errno.EDQUOT: "the quota is used up: make room, then run the same command again",
+                errno.EACCES: "no permission to write there: choose another output folder",
+                errno.EROFS: "the folder is read-only: choose another output folder",
+                errno.ENOENT: "the folder is not there: was it moved or unmounted?",
+                errno.EFBIG: "the file system takes no file of this size: choose another output folder",
+            }
+            remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+            raise OutputError(f"{self.path}: cannot be written; {remedy}") from error
+
+
+def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
+    """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
+    with tifffile.TiffWriter(path, **options.pop("file")) as writer:
+        # An array of stride 0 stands for the planes: nothing of their size is allocated, and `returnoffset` with a hole
+        # instead of zeros is what `memmap` uses, too.
+        offset = writer.write(None, shape=shape, dtype=dtype, returnoffset=True, **options)
+    if offset is None:
+        raise OutputError(f"{path}: the file could not be laid out contiguously")
+    return int(offset[0])
+
+
+def _imagej_layout(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    voxel_size: VoxelSize | None,
+    channels: Sequence[str] | None,
+    colours: np.ndarray | None,
+    class_names: list[str] | None,
+    display_range: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """Options of tifffile for a file that plain ImageJ opens with calibration, colours, display range and names."""
+    metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    options: dict[str, Any] = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
+    if voxel_size is not None:
+        # ImageJ reads "um" as micrometres; a literal µ does not survive the header.
+        metadata |= {"unit": "um", "spacing": voxel_size.z}
+        options["resolution"] = (1 / voxel_size.x, 1 / voxel_size.y)
+    if channels is not None:
+        metadata |= {"Labels": [name for _ in range(shape[0]) for name in channels], "mode": "grayscale"}
+    info = _class_lines(class_names, colours)
+    if info:
+        metadata["Info"] = info
+    if colours is not None:
+        table = _colour_table(colours, 256)
+        if dtype == np.uint8:
+            options |= {"colormap": table, "photometric": "palette"}
+        else:
+            options["extratags"] = [(_COLOR_MAP, "H", table.size, table.ravel().tolist(), True)]
+        # ImageJ spreads its 256 colours over the display range.
+        display_range = (0, 255) if dtype == np.uint8 else display_range or (0, 255)
+    if display_range is not None:
+        metadata |= {"min": float(display_range[0]), "max": float(display_range[1])}
+    return options
+
+
+def _ome_layout(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    voxel_size: VoxelSize | None,
+    channels: Sequence[str] | None,
+    colours: np.ndarray | None,
+    class_names: list[str] | None,
+    display_range: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """Options of tifffile for OME-TIFF, BigTIFF where it has to be; the display range has no place in it."""
+    metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    big = prod(shape) * dtype.itemsize + _ROOM > 2**32
+    options: dict[str, Any] = {"file": {"ome": True, "bigtiff": big}, "metadata": metadata, "photometric": "minisblack"}
+    if voxel_size is not None:
+        for axis, edge in zip("ZYX", voxel_size.edges, strict=True):
+            metadata |= {f"PhysicalSize{axis}": edge, f"PhysicalSize{axis}Unit": "µm"}
+    if channels is not None:
+        metadata["Channel"] = {"Name": list(channels)}
+    info = _class_lines(class_names, colours)
+    if info:
+        metadata["Description"] = info
+    if colours is not None and dtype == np.uint8:
+        options |= {"colormap": _colour_table(colours, 256), "photometric": "palette"}
+    return options
+
+
+def _class_lines(class_names: list[str] | None, colours: np.ndarray | None) -> str:
+    """One line a class: `class 1 = cell #0000ff`."""
+    lines = []
+    for i, name in enumerate(class_names or []):
+        colour = "" if colours is None else " #{:02x}{:02x}{:02x}".format(*(int(c) for c in colours[i]))
+        lines.append(f"class {i} = {name}{colour}\n")
+    return "".join(lines)
+
+
+def _colour_table(colours: np.ndarray, size: int) -> np.ndarray:
+    """TIFF colour map (3, size) uint16 of colours (n, 3) uint8; entries beyond n are black."""
+    table = np.zeros((3, size), np.uint16)
+    n = min(len(colours), size)
+    table[:, :n] = colours[:n].T.astype(np.uint16) * 257
+    return table

@@ -1,0 +1,144 @@
+"""The verbs of `densecell-batch models`, each through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from densecell_batch import weights
+from densecell_batch.cli.models import models
+from densecell_batch.errors import BundleError, DensecellError, ModelError
+from densecell_batch.published import import_published
+
+
+def run(*arguments: object) -> Result:
+    """Run a verb; an error meant for the user is raised, as the entry point of the command line sees it."""
+    result = CliRunner().invoke(models, [str(argument) for argument in arguments])
+    if isinstance(result.exception, DensecellError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DENSECELL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return import_published([data / "published/2d3d-small_S"], tmp_path_factory.mktemp("cli") / "small", "small").path
+
+
+def test_import_then_verify(tmp_path: Path, data: Path) -> None:
+    out = tmp_path / "ab.zip"
+    paths = [data / "published/2d3d-small_A", data / "published/2d3d-small_B"]
+    names = "a, b,c,d,e,f,g g"
+    options = [
+        "--classes",
+        names,
+        "--voxel-size",
+        "40,10,10",
+        "--window",
+        "5,60,60",
+        "--licence",
+        "CC0",
+        "--version",
+        "2",
+    ]
+    result = run("import", *paths, "-o", out, *options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{out}: version 2, 2d3d, 2 members, 7 classes\n"
+    shown = json.loads(run("show", out, "--json").stdout)
+    assert (shown["name"], shown["version"], shown["licence"]) == ("ab", "2", "CC0")
+    assert [c["name"] for c in shown["classes"]] == ["a", "b", "c", "d", "e", "f", "g g"]
+    assert shown["voxel_size"] == {"z": 40.0, "y": 10.0, "x": 10.0, "unit": "nm"}
+    verified = run("verify", out).stdout
+    assert "member-1.safetensors: SHA-256 " in verified
+    assert "66 tensors, 165,326 parameters" in verified
+    assert verified.endswith("golden pair: largest difference 0 of a probability, 0.0001 allowed\nab 2: ok\n")
+
+
+def test_import_says_how_it_named_the_classes(tmp_path: Path, data: Path) -> None:
+    result = run("import", data / "published/2d3d-small_A", "-o", tmp_path / "x", "--name", "called")
+    assert "note: classes were named background, cell" in result.stderr
+    assert "called" in run("show", tmp_path / "x").stdout
+
+
+def test_show(bundle: Path) -> None:
+    lines = run("show", bundle).stdout.splitlines()
+    assert f"{'path':<14}{bundle}" in lines
+    assert f"{'':<14}2 mitochondrion (#00d4ff)" in lines
+    assert f"{'voxel size':<14}not recorded" in lines
+    assert f"{'window':<14}5 x 60 x 60 (z, y, x)" in lines
+    assert f"{'':<14}pyramid_convs: [3, 5]" in lines
+
+
+def test_pack(tmp_path: Path, bundle: Path) -> None:
+    assert run("pack", bundle, "-o", tmp_path / "a.zip").stdout.startswith(f"{tmp_path / 'a.zip'}: version 1")
+    assert "small 1: ok" in run("verify", tmp_path / "a.zip").stdout
+
+
+def test_list(tmp_path: Path, bundle: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(bundle, tmp_path / "bundled" / "demo")
+    shutil.copytree(bundle, tmp_path / "bundled" / "hurt")
+    (tmp_path / "bundled" / "hurt" / "golden.npz").unlink()
+    shutil.copytree(bundle, cache / "models" / "platelet-2d3d")
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
+    rows = [line.split(maxsplit=2) for line in run("list").stdout.splitlines()]
+    assert [row[:2] for row in rows] == [
+        ["NAME", "WHERE"],
+        ["demo", "bundled"],
+        ["hurt", "bundled"],
+        ["platelet-2d3d", "cached"],
+        ["platelet-data", "fetchable"],
+    ]
+    assert rows[1][2] == "model: version 1, 2d3d, 1 member, 7 classes"
+    assert "golden.npz is missing" in rows[2][2]
+    assert rows[4][2].startswith("data set: ")
+
+
+def test_fetch_prints_the_place(bundle: Path, cache: Path) -> None:
+    place = cache / "models" / "platelet-2d3d"
+    shutil.copytree(bundle, place)
+    assert run("fetch", "platelet-2d3d").stdout == f"{place}\n"
+
+
+def test_verify_notices_other_probabilities(tmp_path: Path, bundle: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "b"))
+    with np.load(folder / "golden.npz") as arrays:
+        image, expected = arrays["input"], arrays["expected"].copy()
+    expected[0, 0, 0, 0] += 0.01
+    np.savez(folder / "golden.npz", input=image, expected=expected)
+    with pytest.raises(BundleError, match="do not give the recorded probabilities"):
+        run("verify", folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show"], "Missing argument 'MODEL'"),
+        (["import", "-o", "x"], "Missing argument 'PATH...'"),
+        (["import", "a"], "Missing option '-o'"),
+        (["import", "a", "-o", "x", "--window", "5,60"], "'5,60' is not three whole numbers"),
+        (["import", "a", "-o", "x", "--voxel-size", "1,2"], "'1,2' is not three lengths"),
+        (["pack", "a", "-o", "b.tar"], "b.tar does not end in .zip"),
+        (["unknown"], "No such command 'unknown'"),
+    ],
+)
+def test_misuse(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize("arguments", [["show", "nothing"], ["verify", "nothing"], ["fetch", "nothing"]])
+def test_unknown_models(arguments: list[str]) -> None:
+    with pytest.raises(ModelError, match="'nothing'") as caught:
+        run(*arguments)
+    assert caught.value.exit_code == 3

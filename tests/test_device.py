@@ -1,0 +1,75 @@
+"""Device and precision: what is found, and what is refused."""
+
+import logging
+
+import pytest
+
+from densecell_batch import device
+from densecell_batch.device import DeviceInfo, available_memory, choose_precision, convolution_rates, select_device
+from densecell_batch.errors import DeviceError
+
+PLAIN = DeviceInfo("cpu", "a processor", ("avx2",), 2)
+BF16 = DeviceInfo("cpu", "a processor", ("avx2", "avx512f", "avx512_bf16"), 2)
+
+
+def gpu(capability):
+    return DeviceInfo("gpu", "a card", (f"compute capability {capability}",), 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "info", "rates", "expected"),
+    [
+        ("bfloat16", PLAIN, None, "bfloat16"),
+        ("float32", BF16, None, "float32"),
+        ("auto", PLAIN, None, "float32"),
+        ("auto", BF16, {"float32": 200, "bfloat16": 400}, "bfloat16"),
+        ("auto", BF16, {"float32": 380, "bfloat16": 200}, "float32"),  # measured: flag there, half the rate
+        ("auto", BF16, {"float32": 200, "bfloat16": 210}, "float32"),  # not worth its rounding
+        ("auto", gpu("9.0"), None, "bfloat16"),
+        ("auto", gpu("12.1"), None, "bfloat16"),
+        ("auto", gpu("7.5"), None, "float32"),
+        ("float16", gpu("7.5"), None, "float16"),
+    ],
+)
+def test_choice_of_precision(monkeypatch, asked, info, rates, expected):
+    monkeypatch.setattr(device, "convolution_rates", lambda *dtypes: rates)
+    assert choose_precision(asked, info).name == expected
+
+
+def test_float16_needs_a_gpu():
+    with pytest.raises(DeviceError, match="float16 needs a GPU"):
+        choose_precision("float16", PLAIN)
+
+
+def test_rates_are_measured():
+    rates = convolution_rates("float32", "bfloat16")
+    assert all(0.1 < rate < 1e6 for rate in rates.values())
+
+
+def test_cpu_is_described():
+    info = select_device("cpu")
+    assert info.kind == "cpu"
+    assert info.name
+    assert info.threads >= 1
+    assert info.name in str(info)
+
+
+@pytest.mark.parametrize(("nvidia", "found"), [(None, "no GPU was found"), ("/dev/nvidia0", "/dev/nvidia0 cannot be used")])
+def test_gpu_asked_for_and_not_there(monkeypatch, nvidia, found):
+    monkeypatch.setattr(device, "_usable_gpu", lambda: None)
+    monkeypatch.setattr(device, "_nvidia_present", lambda: nvidia)
+    with pytest.raises(DeviceError, match=found):
+        select_device("gpu")
+
+
+@pytest.mark.parametrize("nvidia", [None, "/dev/nvidia0"])
+def test_unusable_nvidia_is_a_loud_warning_under_auto(monkeypatch, caplog, nvidia):
+    monkeypatch.setattr(device, "_usable_gpu", lambda: None)
+    monkeypatch.setattr(device, "_nvidia_present", lambda: nvidia)
+    with caplog.at_level(logging.WARNING):
+        assert select_device("auto").kind == "cpu"
+    assert ("NVIDIA device is present" in caplog.text) == (nvidia is not None)
+
+
+def test_available_memory_is_plausible():
+    assert 2**26 < available_memory() < 2**50

@@ -17,7 +17,7 @@ from typing import IO
 
 from densecell_batch.errors import ModelError, OutputError
 
-__all__ = ["MAX_BYTES", "MAX_ENTRIES", "Archive", "open_archive", "replacing", "write_folder", "write_zip"]
+__all__ = ["MAX_BYTES", "MAX_ENTRIES", "Archive", "open_archive", "replacing", "write_file", "write_folder", "write_zip"]
 
 MAX_BYTES = 4 * 2**30  # unpacked; the published ensemble at full size has 0.5 GB
 MAX_ENTRIES = 10_000
@@ -122,23 +122,23 @@ def open_archive(path: Path, error: type[ModelError], file: IO[bytes] | None = N
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     Raises
     ------
     OutputError
-        If `path` exists already, or its folder does not or cannot be written.
+        If `path` exists already, unless it may, or its folder does not or cannot be written.
     """
     import shutil
 
-    if path.exists():
+    if path.exists() and not may_exist:
         raise OutputError(f"{path}: exists already; remove it or choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         _sync(temporary)
-        temporary.rename(path)
+        temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error}); check folder, permissions and disk") from error
@@ -147,6 +147,12 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, in place of an earlier one, so that it is there whole or not at all; raises as `replacing` does."""
+    with replacing(path, may_exist=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from densecell_batch.bundle import ModelBundle
-from densecell_batch.errors import OutputError
+from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.labels import find_instances
 from densecell_batch.preview import render_preview, write_preview
 from densecell_batch.stack_io import Stack, open_stack
-from densecell_batch.stack_writer import StackWriter
+from densecell_batch.stack_writer import StackWriter, instance_colours
 from densecell_batch.stitch import FinishedSlice
 
 if TYPE_CHECKING:
@@ -143,9 +144,7 @@ class StackOutputs:
         files = {kind: writer.path for kind, writer in self._writers.items()}
         instances = {}
         for name in self._options.instances:
-            path = self._paths.instances(name)
-            instances[name] = self._write_instances(name, path)
-            files[f"instances of {name}"] = path
+            files[f"instances of {name}"], instances[name] = self._write_instances(name)
         if self._options.preview:
             self._write_preview()
             files["preview"] = self._paths.preview
@@ -154,6 +153,38 @@ class StackOutputs:
             for kind, path in files.items()
         }
         return described, instances
+
+    def _write_instances(self, class_name: str) -> tuple[Path, dict[str, Any]]:
+        """The objects of a class as a file of their own, found in the committed labels."""
+        path, voxel_size = self._paths.instances(class_name), self._stack.info.voxel_size
+        least = 1
+        if self._options.min_volume > 0:
+            if voxel_size is None:
+                raise OptionError(f"--min-volume: {self._stack.info.path} has no voxel size; give --voxel-size as well")
+            least = ceil(self._options.min_volume / voxel_size.volume)
+        with open_stack(self._paths.labels) as labels:
+            found = find_instances(
+                labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least
+            )
+            record: dict[str, Any] = {"count": len(found), "dropped": found.dropped, "voxels": int(found.voxels.sum())}
+            file_format = self._options.file_format
+            if found.dtype == "uint32" and file_format == "imagej":
+                file_format = "ome-tiff"
+                record["note"] = "more than 65,535 instances: written as OME-TIFF uint32"
+            shape, top = labels.info.shape, max(255, len(found))
+            writer = StackWriter(
+                path, shape, found.dtype, file_format=file_format, voxel_size=voxel_size,
+                colours=instance_colours(), display_range=(0.0, float(top)),
+            )  # fmt: skip
+            with writer:
+                for z, numbers in enumerate(found.slices()):
+                    writer.write(z, numbers)
+                writer.commit()
+        if len(found):
+            record["median_voxels"] = float(np.median(found.voxels))
+            if voxel_size is not None:
+                record["median_volume_um3"] = float(f"{record['median_voxels'] * voxel_size.volume:.6g}")
+        return path, record
 
     def _write_preview(self) -> None:
         images = [(z, self._stack.read(z)) for z in self._shown]

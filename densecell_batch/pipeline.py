@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from densecell_batch.normalize import Statistics, measure, normalize
 from densecell_batch.outputs import OutputPaths, StackOutputs
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
-from densecell_batch.report import is_done, start_report, write_report
-from densecell_batch.stack_io import Stack, open_stack
+from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
+from densecell_batch.stack_io import Stack, content_sha256, open_stack
 from densecell_batch.stitch import Canvas, FinishedSlice
 from densecell_batch.tally import Tally
 from densecell_batch.tiling import Tile
@@ -40,6 +40,8 @@ from densecell_batch.volume import VoxelSize
 __all__ = ["Progress", "SegmentOptions", "SegmentedStack", "Segmenter", "segment_slices", "segment_stack"]
 
 _log = logging.getLogger(__name__)
+
+_ALIKE = 1.2  # voxel sizes that differ by no more than this factor need no warning
 
 Progress = Callable[[str, int, int], None]  # (what, voxels done, voxels in all)
 
@@ -62,6 +64,11 @@ class SegmentOptions:
     file_format: str = "imagej"
     preview: bool = True
     overwrite: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values of the options that shape the result; how much memory it takes and whether to overwrite do not."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in ("memory", "overwrite")}
 
 
 @dataclass(frozen=True)
@@ -150,9 +157,12 @@ def segment_stack(
     paths = OutputPaths(folder, path)
     with open_stack(path, options.voxel_size) as stack:
         plan = segmenter.plan(stack.info.shape)
-        report = start_report(stack, bundle, options, plan, segmenter.device, segmenter.precision)
+        report = _describe(stack, segmenter, plan)
         if not options.overwrite and is_done(paths.report, report):
+            _log.info("%s was done before: skipped", path)
             return SegmentedStack(paths.labels, paths.report, skipped=True)
+        for warning in report["warnings"]:
+            _log.warning("%s: %s", path, warning)
         clock = {"start": time.perf_counter()}
         statistics = measure(stack, lambda z: progress("measuring", z + 1, stack.info.shape[0]))
         clock["measured"] = time.perf_counter()
@@ -168,7 +178,7 @@ def segment_stack(
             files, instances = outputs.commit()
         clock["written"] = time.perf_counter()
     report |= tally.summary(bundle.classes, stack.info.voxel_size)
-    report |= {"statistics": statistics, "instances": instances, "outputs": files, "timings": _timings(clock, stack)}
+    report |= {"statistics": statistics.as_dict(), "instances": instances, "outputs": files, "timings": _timings(clock, stack)}
     write_report(paths.report, report)
     return SegmentedStack(paths.labels, paths.report)
 
@@ -204,6 +214,7 @@ def segment_slices(
                 finish(finished)
 
     total = int(np.prod(grid.shape))
+    progress("segmenting", 0, total)
     with ExitStack() as threads:
         reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
         net = threads.enter_context(_Thread("net", patient=False))
@@ -258,6 +269,58 @@ def _input_regions(stack: Stack, statistics: Statistics, plan: Plan) -> Iterator
         for tile in grid.row(row):
             y, x = grid.y.input_indices(tile.index[1]), grid.x.input_indices(tile.index[2])
             yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
+
+
+def _describe(stack: Stack, segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
+    """The report as far as it is known before the work begins."""
+    info, bundle, grid = stack.info, segmenter.bundle, plan.grid
+    files = [file.stat() for file in stack.files]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "input": {
+            "path": str(info.path.absolute()),
+            "container": info.container,
+            "files": len(files),
+            "bytes": sum(file.st_size for file in files),
+            "mtime_ns": max(file.st_mtime_ns for file in files),
+            "sha256": content_sha256(stack.files),
+            "shape": info.shape,
+            "dtype": info.dtype,
+            "voxel_size_um": None if info.voxel_size is None else info.voxel_size.edges,
+        },
+        "model": {
+            "name": bundle.name,
+            "version": bundle.version,
+            "licence": bundle.licence,
+            "members": [member.sha256 for member in bundle.members],
+        },
+        "options": segmenter.options.as_dict(),
+        "device": str(segmenter.device),
+        "precision": asdict(segmenter.precision),
+        "tiles": {
+            "input": grid.input,
+            "output": grid.output,
+            "number": grid.n_tiles,
+            "redundancy": round(grid.redundancy, 4),
+            "memory_bytes": plan.memory,
+        },
+        "versions": versions(),
+        "warnings": [*stack.notes, *_calibration_warnings(info.voxel_size, bundle.voxel_size)],
+    }
+
+
+def _calibration_warnings(found: VoxelSize | None, trained: VoxelSize | None) -> list[str]:
+    """What to say when a stack is not of the scale that the nets were trained on."""
+    if trained is None:
+        return []
+    if found is None:
+        return [f"the stack has no voxel size; the model was trained on {trained}"]
+    if found.worst_ratio(trained) <= _ALIKE:
+        return []
+    return [
+        f"the voxel size is {found}, the model was trained on {trained}: they differ by a factor of "
+        f"{found.worst_ratio(trained):.2f}; scale the stack (in Fiji: Image > Scale) or take another model"
+    ]
 
 
 def _timings(clock: dict[str, float], stack: Stack) -> dict[str, float]:

@@ -19,7 +19,6 @@ References
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +32,7 @@ from densecell_batch.architecture import Architecture, Hybrid2D3D, Shape, UNet2D
 from densecell_batch.archive import Archive, open_archive
 from densecell_batch.bundle import ClassInfo, ModelBundle, differences, write_bundle
 from densecell_batch.errors import OptionError, PublishedModelError
+from densecell_batch.quiet import quiet_stderr
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["PLATELET_CLASSES", "PublishedModel", "default_classes", "import_published", "jet_colours", "read_published"]
@@ -294,8 +294,8 @@ def _read_checkpoint(
     path: Path, checkpoint: Path, shards: Sequence[Path]
 ) -> tuple[Architecture, dict[str, np.ndarray]]:
     """The architecture and the tensors of a TensorFlow V2 checkpoint, without what the optimizer kept."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its greeting on stderr helps nobody here
-    import tensorflow as tf  # takes seconds, and only an import of published models needs it
+    with quiet_stderr():
+        import tensorflow as tf  # takes seconds, and only an import of published models needs it
 
     # tf.train raises OpError or, translated, builtin exceptions: damage of any kind is one case for the user.
     damage = (tf.errors.OpError, LookupError, ValueError, RuntimeError)

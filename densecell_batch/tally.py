@@ -51,7 +51,7 @@ class Tally:
             {
                 "index": i,
                 "name": info.name,
-                "color": "#{:02x}{:02x}{:02x}".format(*info.colour),
+                "colour": "#{:02x}{:02x}{:02x}".format(*info.colour),
                 "voxels": int(self._voxels[i]),
                 "volume_um3": None if volume is None else float(f"{self._voxels[i] * volume:.6g}"),
                 "mean_confidence": mean(self._confidence, i),

@@ -139,10 +139,10 @@ class _ProgressBar:
     def __call__(self, what: str, done: int, total: int) -> None:
         if what != self._what:
             self.close()
-            self._what, self._tenth, self._since = what, -1, time.monotonic()
+            self._what, self._tenth, self._since = what, 0, time.monotonic()
         if sys.stderr.isatty():
             self._draw(what, done, total)
-        elif what == "segmenting" and 10 * done // total > self._tenth:
+        elif what == "segmenting" and done and 10 * done // total > self._tenth:
             self._tenth = 10 * done // total
             seconds = max(time.monotonic() - self._since, 1e-9)
             left = seconds * (total - done) / done

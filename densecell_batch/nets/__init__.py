@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# TensorFlow greets on stderr when it is imported; what matters of it, `doctor` and the report say.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
 import numpy as np
+
+from densecell_batch.quiet import quiet_stderr
+
+with quiet_stderr():
+    import keras
 
 from densecell_batch.architecture import Architecture, Hybrid2D3D, tensor_shapes
 from densecell_batch.errors import OptionError

@@ -1,0 +1,89 @@
+"""The command line: parse, make options, call the library once, turn the outcome into an exit code.
+
+A verb's module is imported when it is asked for, so that `--help` needs neither TensorFlow nor a JVM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+
+import click
+
+from densecell_batch import __version__
+from densecell_batch.errors import DensecellError, Stopped
+
+__all__ = ["cli", "main"]
+
+# Verb -> what it does; the command itself is `densecell_batch.cli.VERB.VERB`.
+_VERBS = {
+    "segment": "Segment TIFF stacks with an ensemble of 2D-3D nets.",
+    "models": "List, show, import, pack, verify and fetch model bundles.",
+    "doctor": "Check what this machine has and whether it suffices.",
+    "demo": "Segment a small real EM stack that comes with the package.",
+    "completion": "Print the script that completes commands in your shell.",
+}
+
+
+class _Verbs(click.Group):
+    """Commands that are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="densecell-batch")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr, with tracebacks of internal errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors on stderr.")
+def cli(verbose: bool, quiet: bool) -> None:
+    """Segment dense EM stacks without a screen.
+
+    \b
+    Exit codes: 0 all done; 1 some stack failed; 2 misuse; 3 cannot start (no such model, no GPU when
+    asked for); 75 stopped by a signal, run the same command again to continue.
+    """
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
+    logger = logging.getLogger("densecell_batch")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level)
+
+
+def main() -> None:
+    """Entry point of `densecell-batch`."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _leave(Stopped.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Stopped as error:
+        click.echo(f"densecell-batch: {error}", err=True)
+        _leave(error.exit_code)
+    except DensecellError as error:
+        click.echo(f"densecell-batch: error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _leave(code: int) -> None:
+    """Exit at once: a net in another thread may need a minute for its tile, and nothing waits for that tile."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

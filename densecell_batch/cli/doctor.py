@@ -1,0 +1,81 @@
+"""`densecell-batch doctor`: what is there, what is missing, and what follows from it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+
+from densecell_batch import __version__
+from densecell_batch.errors import DensecellError
+
+__all__ = ["doctor"]
+
+_GIB = 2**30
+
+
+@click.command()
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="The device to check.")
+def doctor(device: str) -> None:
+    """Check what this machine has: a line each, "ok", "warn" or "FAIL", separated by tabs. Exit code 3 when unusable."""
+    worst = 0
+    for state, what, found in _findings(device):
+        click.echo(f"{state}\t{what}\t{found}")
+        worst = max(worst, 3 if state == "FAIL" else 0)
+    sys.exit(worst)
+
+
+def _findings(device: str) -> Iterator[tuple[str, str, str]]:
+    """(state, what, found) of everything that matters."""
+    yield "ok", "densecell-batch", __version__
+    new_enough = sys.version_info >= (3, 11)
+    yield ("ok" if new_enough else "FAIL"), "Python", f"{platform.python_version()}; 3.11 or later is needed"
+    yield from _computing(device)
+    yield from _cache()
+    java = shutil.which("java")
+    yield ("ok", "Java", _java_version(java)) if java else ("warn", "Java", "not found; only Fiji macros need it")
+    free = shutil.disk_usage(".").free
+    yield ("ok" if free > 2 * _GIB else "warn"), "disk", f"{free / _GIB:.1f} GiB free in the current folder"
+
+
+def _computing(device: str) -> Iterator[tuple[str, str, str]]:
+    from densecell_batch.report import versions
+
+    try:
+        from densecell_batch.device import available_memory, choose_precision, select_device
+        from densecell_batch.nets import backend
+
+        found = versions()
+        yield "ok", "backend", f"{backend()} {found.get(backend(), '')}, Keras {found.get('keras', '?')}"
+        chosen = select_device(device)
+        yield "ok", "device", str(chosen)
+        precision = choose_precision("auto", chosen)
+        yield "ok", "precision", f"auto takes {precision.name}: {precision.reason}"
+    except DensecellError as error:
+        yield "FAIL", "device", str(error)
+    except ImportError as error:
+        yield "FAIL", "backend", f"{error}; install the package again: pip install densecell-batch"
+    else:
+        free = available_memory()
+        yield ("ok" if free > 4 * _GIB else "warn"), "memory", f"{free / _GIB:.1f} GiB free; half of it is used by default"
+
+
+def _cache() -> Iterator[tuple[str, str, str]]:
+    from densecell_batch.weights import REGISTRY, bundled_names, cache_dir, fetched
+
+    folder = cache_dir()
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
+    writable = os.access(parent, os.W_OK)
+    yield ("ok" if writable else "warn"), "cache", f"{folder}" + ("" if writable else " is read-only: nothing can be fetched")
+    there = [*bundled_names(), *(name for name in REGISTRY if fetched(name) is not None)]
+    yield ("ok" if there else "warn"), "models", ", ".join(there) or "none bundled or fetched; import or fetch one"
+
+
+def _java_version(java: str) -> str:
+    done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=20, check=False)
+    return (done.stderr or done.stdout).partition("\n")[0]

@@ -1,0 +1,30 @@
+"""Import TensorFlow without its greetings."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["quiet_stderr"]
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Send what C++ libraries write to stderr nowhere; errors come as exceptions all the same.
+
+    TensorFlow writes to the file descriptor before its own log level counts. ImageJ's `exec` hangs when a child writes much to
+    stderr, and a user takes "WARNING" at every start for something that went wrong.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -4,9 +4,9 @@
 
 Each row is measured in a process of its own, all in one run: the rate of a matrix product, the bare rate of one tile
 through the net, the rate of the whole pipeline (measure, read, predict, stitch, write; the graph traced before), the
-redundancy of the tiles, the efficiency (useful operations over the matrix rate) and the peak of resident memory. The net is
-the published 2D-3D net at full size with random weights; the stack is 21 x 400 x 400 uint8. A second table segments 20 and
-200 slices of 1024 x 1024 with a small net.
+redundancy of the tiles, the efficiency (useful operations over the matrix rate) and the peak of resident memory. The
+net is the published 2D-3D net at full size with random weights; the stack is 21 x 400 x 400 uint8. A second table
+segments 20 and 200 slices of 1024 x 1024 with a small net.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def main() -> None:
     growth = {f"{n} slices": measured_in_child("growth", n, side) for n in counts}
     table(f"Small net, slices of {side} x {side}", growth)
     few, many = growth.values()
-    print("many over few: " + ", ".join(f"{key} {many[key] / few[key]:.3f}" for key in ("microseconds/voxel", "peak GiB")))
+    print(
+        "many over few: " + ", ".join(f"{key} {many[key] / few[key]:.3f}" for key in ("microseconds/voxel", "peak GiB"))
+    )
     if options.json:
         options.json.write_text(json.dumps({"inference": speed, "growth": growth}, indent=1))
 

@@ -1,8 +1,8 @@
 """The two net families as configurations: names, shapes and geometry, without TensorFlow.
 
-A configuration says everything that a bundle must know to check and to build a net: the canonical name and shape of every
-tensor, how the output region follows from the input region, and how far a voxel sees. `densecell_batch.nets` builds the
-Keras model of a configuration.
+A configuration says everything that a bundle must know to check and to build a net: the canonical name and shape of
+every tensor, how the output region follows from the input region, and how far a voxel sees. `densecell_batch.nets`
+builds the Keras model of a configuration.
 
 References
 ----------
@@ -74,10 +74,15 @@ class Hybrid2D3D:
     n_kernels: int = 64  # filters of the first block; doubled in each following one; even
     n_blocks: int = 3  # encoder blocks; the bottleneck is one more
     n_convs: int = 2  # 1x3x3 convolutions a block
-    pyramid_convs: tuple[int, ...] = (3, 5)  # 3x3x3 convolutions of each pyramid path; path i works at 1 / 2**i in y and x
+    pyramid_convs: tuple[int, ...] = (
+        3,
+        5,
+    )  # 3x3x3 convolutions of each pyramid path; path i works at 1 / 2**i in y and x
     pyramid_kernels: int = 64  # filters of pyramid path 0; the published code has 64 whatever n_kernels is
     relu_on_logits: bool = True  # published quirk: both predictors end in a ReLU, so no logit is below 0
-    pyramid_unpools_z: bool = True  # published quirk: paths pool (1,2,2) but unpool (2,2,2), then crop z about the centre
+    pyramid_unpools_z: bool = (
+        True  # published quirk: paths pool (1,2,2) but unpool (2,2,2), then crop z about the centre
+    )
 
     family: ClassVar[str] = "2d3d"
     scope: ClassVar[str] = "2D3D"
@@ -86,7 +91,9 @@ class Hybrid2D3D:
         _check_positive(self, ("n_classes", "n_kernels", "n_blocks", "n_convs", "pyramid_kernels"))
         object.__setattr__(self, "pyramid_convs", tuple(self.pyramid_convs))
         if not self.pyramid_convs or any(not isinstance(n, int) or n < 1 for n in self.pyramid_convs):
-            raise OptionError(f"2d3d: pyramid_convs is {self.pyramid_convs}; expected at least one whole number above 0")
+            raise OptionError(
+                f"2d3d: pyramid_convs is {self.pyramid_convs}; expected at least one whole number above 0"
+            )
         if self.n_kernels % 2:
             raise OptionError(f"2d3d: n_kernels is {self.n_kernels}; expected an even number (3x3x3 convs have half)")
 
@@ -250,7 +257,9 @@ class UNet2D:
         return -2 * self.n_convs * sum(2**b for b in range(self.n_blocks)) % self.alignment
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Spatial output shape (z, y, x) of an input of spatial `shape`; sides below 1 mean that the input is too small."""
+        """Spatial output shape (z, y, x) of an input of spatial `shape`; sides below 1 mean that the input is too
+        small.
+        """
         z, y, x = shape
         return (z, self._round_trip(y), self._round_trip(x))
 
@@ -312,13 +321,14 @@ def flop_per_voxel(architecture: Architecture) -> float:
 
 
 def live_channels(architecture: Architecture) -> float:
-    """Channels of full resolution that are in memory at once, at most: what a tile costs, per voxel and per item size."""
+    """Channels of full resolution in memory at once, at most: what a tile costs, per voxel and per item size."""
     n, c = architecture.n_kernels, architecture.n_classes
     if isinstance(architecture, UNet2D):
         return 6.0 * n
     k = architecture.pyramid_kernels
     paths = sum((n + c + 2 * k * 2**i) / 4**i for i in range(1, len(architecture.pyramid_convs)))
     return max(6.0 * n, (n + c) * 2 + 3 * k + paths)
+
 
 _FAMILIES: dict[str, type[Hybrid2D3D] | type[UNet2D]] = {f.family: f for f in (Hybrid2D3D, UNet2D)}
 

@@ -17,7 +17,16 @@ from typing import IO
 
 from densecell_batch.errors import ModelError, OutputError
 
-__all__ = ["MAX_BYTES", "MAX_ENTRIES", "Archive", "open_archive", "replacing", "write_file", "write_folder", "write_zip"]
+__all__ = [
+    "MAX_BYTES",
+    "MAX_ENTRIES",
+    "Archive",
+    "open_archive",
+    "replacing",
+    "write_file",
+    "write_folder",
+    "write_zip",
+]
 
 MAX_BYTES = 4 * 2**30  # unpacked; the published ensemble at full size has 0.5 GB
 MAX_ENTRIES = 10_000

@@ -51,7 +51,8 @@ def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:
         taken = outputs.setdefault(paths.labels.absolute(), stack)
         if taken != stack:
             raise OptionError(
-                f"{taken} and {stack} would both be written to {paths.labels}; segment them into different output folders"
+                f"{taken} and {stack} would both be written to {paths.labels}; segment them into different "
+                "output folders"
             )
     made = {stack: OutputPaths(folder, stack).made() for stack in stacks}
     return [stack for stack in stacks if not any(stack.absolute() in made[other] for other in stacks if other != stack)]

@@ -1,7 +1,8 @@
 """Which device computes, and in which precision.
 
-`auto` does not trust processor flags: AVX512-BF16 doubles the rate of 3-D convolutions on some processors and halves it on
-others (docs/design/0002-precision.md), so where the flag is there the choice is measured once, in about half a second.
+`auto` does not trust processor flags: AVX512-BF16 doubles the rate of 3-D convolutions on some processors and halves
+it on others (docs/design/0002-precision.md), so where the flag is there the choice is measured once, in about half a
+second.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class DeviceInfo:
 
     kind: str  # "cpu" or "gpu"
     name: str  # as the system names it
-    features: tuple[str, ...]  # CPU: those of avx2, avx512f, avx512_bf16, amx_bf16 that are there; GPU: compute capability
+    features: tuple[
+        str, ...
+    ]  # CPU: those of avx2, avx512f, avx512_bf16, amx_bf16 that are there; GPU: compute capability
     threads: int  # CPU cores that this process may use
 
     def __str__(self) -> str:
@@ -82,15 +85,20 @@ def select_device(device: str = "auto") -> DeviceInfo:
         return gpu
     nvidia = _nvidia_present()
     if device == "gpu":
-        found = f"the NVIDIA device at {nvidia} cannot be used by the installed backend" if nvidia else "no GPU was found"
+        found = (
+            f"the NVIDIA device at {nvidia} cannot be used by the installed backend" if nvidia else "no GPU was found"
+        )
         raise DeviceError(
-            f"--device gpu: {found}; install the GPU libraries (pip install 'densecell-batch[gpu]'), start the container with "
+            f"--device gpu: {found}; install the GPU libraries (pip install 'densecell-batch[gpu]'), start the "
+            "container with "
             "--gpus all (docker) or --nv (apptainer), or run with --device cpu; `densecell-batch doctor` shows more"
         )
     if device == "auto" and nvidia:
         _log.warning(
-            "WARNING: an NVIDIA device is present (%s) but cannot be used: running on the CPU, which is many times slower. "
-            "Install the GPU libraries (pip install 'densecell-batch[gpu]') or start the container with --gpus all / --nv; "
+            "WARNING: an NVIDIA device is present (%s) but cannot be used: running on the CPU, which is many "
+            "times slower. "
+            "Install the GPU libraries (pip install 'densecell-batch[gpu]') or start the container with --gpus "
+            "all / --nv; "
             "--device cpu silences this",
             nvidia,
         )
@@ -142,7 +150,9 @@ def _meminfo() -> dict[str, int]:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return {}
-    return {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines) if value.split()}
+    return {
+        key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines) if value.split()
+    }
 
 
 def _threads() -> int:

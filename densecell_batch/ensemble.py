@@ -4,13 +4,14 @@ The disagreement of members is the mutual information between the class of a vox
 
     I = H(mean over m of p_m) - mean over m of H(p_m),    H(p) = - sum over classes c of p_c log2 p_c
 
-It is 0 where all members give the same probabilities and at most log2(min(members, classes)); it is not raised by voxels
-about which every member is unsure in the same way, so that it shows where more training data would help.
+It is 0 where all members give the same probabilities and at most log2(min(members, classes)); it is not raised by
+voxels about which every member is unsure in the same way, so that it shows where more training data would help.
 
 References
 ----------
-.. [1] Guay et al. 2021, Sci Rep 11:2561, "Ensembling": the mean of the probabilities, then the likeliest class.
-.. [2] Houlsby et al. 2011, "Bayesian active learning for classification and preference learning", arXiv:1112.5745, eq. 1.
+.. [1] Guay et al. 2021, Sci Rep 11:2561, "Ensembling": the mean of the probabilities, then the likeliest class. ..
+[2] Houlsby et al. 2011, "Bayesian active learning for classification and preference learning", arXiv:1112.5745, eq.
+1.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def combine(
     """
     if rule not in RULES:
         raise OptionError(f"ensemble rule is {rule!r}; expected one of {', '.join(RULES)}")
-    n, total, votes, entropies = 0, None, None, None
-    for n, probabilities in enumerate(members, start=1):
+    n_members, total, votes, entropies = 0, None, None, None
+    for probabilities in members:
+        n_members += 1
         if total is None:
             total = np.zeros_like(probabilities, dtype=np.float32)
             votes = np.zeros_like(total) if rule == "vote" else None
@@ -76,10 +78,10 @@ def combine(
             entropies += entropy(probabilities)
     if total is None:
         raise OptionError("an ensemble needs at least one member")
-    total /= n
+    total /= n_members
     # Rounding can take the difference just below 0 where members agree.
-    disagreement = None if entropies is None else np.maximum(entropy(total) - entropies / n, 0)
-    return (total if votes is None else votes / n), disagreement
+    disagreement = None if entropies is None else np.maximum(entropy(total) - entropies / n_members, 0)
+    return (total if votes is None else votes / n_members), disagreement
 
 
 def decide(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

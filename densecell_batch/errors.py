@@ -77,7 +77,7 @@ class DeviceError(DensecellError):
     exit_code = 3
 
 
-class Stopped(DensecellError):
+class Stopped(DensecellError):  # noqa: N818 (an event, not a fault)
     """The run was stopped by SIGTERM or SIGINT; the same command continues it."""
 
     exit_code = 75

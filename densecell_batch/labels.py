@@ -1,13 +1,13 @@
 """Objects in a class map: connected components in 3D, slice by slice, in the memory of a few slices.
 
-Components are 6-connected: voxels belong together when they share a face. With slices several times thicker than a pixel is
-wide, a shared edge or corner between slices says little, and two touching organelles should rather stay two; 18 and 26 are
-there for those who want them.
+Components are 6-connected: voxels belong together when they share a face. With slices several times thicker than a
+pixel is wide, a shared edge or corner between slices says little, and two touching organelles should rather stay two;
+18 and 26 are there for those who want them.
 
 References
 ----------
-.. [1] Rosenfeld, Pfaltz 1966, "Sequential operations in digital picture processing", J ACM 13:471: provisional numbers first,
-   then equivalences.
+.. [1] Rosenfeld, Pfaltz 1966, "Sequential operations in digital picture processing", J ACM 13:471: provisional
+   numbers first, then equivalences.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def find_instances(
         components = _components(read(z), class_index, connectivity)
         sizes = np.bincount(components.ravel())[1:]
         if before is not None:
-            pairs.append(_touching(before, components, connectivity) + [[starts[-1] - 1], [first - 1]])
+            pairs.append(_touching(before, components, connectivity) + np.array([[starts[-1] - 1], [first - 1]]))
         starts.append(first)
         counts.append(sizes)
         first, before = first + len(sizes), components
@@ -127,7 +127,9 @@ def find_instances(
 
 def _components(labels: np.ndarray, class_index: int, connectivity: int) -> np.ndarray:
     """Connected objects of a class within a slice, numbered from 1 in raster order."""
-    numbered: np.ndarray = label(labels == class_index, connectivity=1 if connectivity == 6 else 2)
+    numbered: np.ndarray = label(  # type: ignore[no-untyped-call]
+        labels == class_index, connectivity=1 if connectivity == 6 else 2
+    )
     return numbered
 
 

@@ -1,7 +1,7 @@
 """Grey values to what the nets expect: mean 0, standard deviation 1 over the whole stack, as in the published code.
 
-The statistics are exact for integers (sums in whole numbers) and merged slice by slice in float64 for float32 (ref. 1), so
-that one pass over a stack of any size gives what NumPy would give for the whole volume in float64.
+The statistics are exact for integers (sums in whole numbers) and merged slice by slice in float64 for float32 (ref.
+1), so that one pass over a stack of any size gives what NumPy would give for the whole volume in float64.
 
 References
 ----------
@@ -81,7 +81,8 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
         mean, spread = total / n, (n * squares - total * total) / n
     if low == high:
         raise StackError(
-            f"{stack.info.path}: every voxel is {low:g}; expected an image with contrast: was an empty channel exported, or a "
+            f"{stack.info.path}: every voxel is {low:g}; expected an image with contrast: was an empty channel "
+            "exported, or a "
             "mask instead of the image?"
         )
     return Statistics(mean, sqrt(spread / n), low, high)
@@ -99,6 +100,7 @@ def _check_finite(plane: np.ndarray, z: int, stack: Stack) -> None:
         return
     y, x = np.argwhere(~finite)[0]
     raise StackError(
-        f"{stack.info.path}: slice {z} has {np.count_nonzero(~finite)} values that are NaN or infinite, the first at y={y}, x={x}; "
+        f"{stack.info.path}: slice {z} has {np.count_nonzero(~finite)} values that are NaN or infinite, the "
+        f"first at y={y}, x={x}; "
         "expected finite grey values: replace them (in Fiji: Process > Math > NaN Background, or Remove NaNs)"
     )

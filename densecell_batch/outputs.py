@@ -27,7 +27,9 @@ _PREVIEW_SLICES = 3
 
 
 def stack_name(path: Path) -> str:
-    """What the outputs of a stack are named after: the file name without .tif, .tiff or .ome.tif; a folder's own name."""
+    """What the outputs of a stack are named after: the file name without .tif, .tiff or .ome.tif; a folder's own
+    name.
+    """
     if path.is_dir():
         return path.resolve().name
     return re.sub(r"(\.ome)?\.tiff?$", "", path.name, flags=re.IGNORECASE)
@@ -58,7 +60,12 @@ class OutputPaths:
         """Absolute paths of the stacks that a finished run left: those whose report is there."""
         if not self.report.exists():
             return set()
-        images = (self.labels, self.probabilities, self.uncertainty, *self.folder.glob(f"{self._base.name}_*_instances.tif"))
+        images = (
+            self.labels,
+            self.probabilities,
+            self.uncertainty,
+            *self.folder.glob(f"{self._base.name}_*_instances.tif"),
+        )
         return {image.absolute() for image in images}
 
     def instances(self, class_name: str) -> Path:
@@ -69,8 +76,8 @@ class OutputPaths:
 class StackOutputs:
     """Receives finished slices in ascending z and turns them into files.
 
-    Everything is written under temporary names. `commit` gives the files their final names; leaving the context without it
-    removes them.
+    Everything is written under temporary names. `commit` gives the files their final names; leaving the context
+    without it removes them.
 
     Raises
     ------
@@ -95,7 +102,9 @@ class StackOutputs:
             raise OutputError(f"{self._paths.folder}: the output folder cannot be made: {error.strerror}") from error
         with ExitStack() as opened:
             z, y, x = self._stack.info.shape
-            labels = self._writer(self._paths.labels, (z, y, x), "uint8", class_names=self._names, colours=self._colours)
+            labels = self._writer(
+                self._paths.labels, (z, y, x), "uint8", class_names=self._names, colours=self._colours
+            )
             self._writers["labels"] = opened.enter_context(labels)
             if self._options.probabilities:
                 path, shape = self._paths.probabilities, (z, len(self._names), y, x)
@@ -148,10 +157,7 @@ class StackOutputs:
         if self._options.preview:
             self._write_preview()
             files["preview"] = self._paths.preview
-        described = {
-            kind: {"file": path.name, "bytes": path.stat().st_size}
-            for kind, path in files.items()
-        }
+        described = {kind: {"file": path.name, "bytes": path.stat().st_size} for kind, path in files.items()}
         return described, instances
 
     def _write_instances(self, class_name: str) -> tuple[Path, dict[str, Any]]:
@@ -163,9 +169,7 @@ class StackOutputs:
                 raise OptionError(f"--min-volume: {self._stack.info.path} has no voxel size; give --voxel-size as well")
             least = ceil(self._options.min_volume / voxel_size.volume)
         with open_stack(self._paths.labels) as labels:
-            found = find_instances(
-                labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least
-            )
+            found = find_instances(labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least)
             record: dict[str, Any] = {"count": len(found), "dropped": found.dropped, "voxels": int(found.voxels.sum())}
             file_format = self._options.file_format
             if found.dtype == "uint32" and file_format == "imagej":

@@ -2,7 +2,8 @@
 
 ::
 
-    open_stack -> measure -> tiles of a row -> members predict each tile -> combine -> canvas -> finished slices -> files
+    open_stack -> measure -> tiles of a row -> members predict each tile -> combine -> canvas -> finished slices ->
+    files
                   reader thread               net thread                   finisher thread
 
 Memory is that of a row of slices. Reading ahead, stitching and writing run beside the nets.
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,9 @@ class SegmentOptions:
     overwrite: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of the options that shape the result; how much memory it takes and whether to overwrite do not."""
+        """JSON values of the options that shape the result; how much memory it takes and whether to overwrite do
+        not.
+        """
         values = asdict(self)
         return {name: value for name, value in values.items() if name not in ("memory", "overwrite")}
 
@@ -150,8 +154,8 @@ def segment_stack(
     Raises
     ------
     StackError, OptionError, OutputError
-        If the stack cannot be read or segmented, or the results cannot be written. No output then stands under its final
-        name, and a result of an earlier run is as it was.
+        If the stack cannot be read or segmented, or the results cannot be written. No output then stands under its
+        final name, and a result of an earlier run is as it was.
     """
     options, bundle = segmenter.options, segmenter.bundle
     paths = OutputPaths(folder, path)
@@ -178,7 +182,12 @@ def segment_stack(
             files, instances = outputs.commit()
         clock["written"] = time.perf_counter()
     report |= tally.summary(bundle.classes, stack.info.voxel_size)
-    report |= {"statistics": statistics.as_dict(), "instances": instances, "outputs": files, "timings": _timings(clock, stack)}
+    report |= {
+        "statistics": statistics.as_dict(),
+        "instances": instances,
+        "outputs": files,
+        "timings": _timings(clock, stack),
+    }
     write_report(paths.report, report)
     return SegmentedStack(paths.labels, paths.report)
 
@@ -233,8 +242,9 @@ def segment_slices(
 
 
 class _Thread(ThreadPoolExecutor):
-    """One worker. Leaving the context by an exception drops what has not begun, and waits for what has only if `patient`:
-    a tile can take a minute, and a net writes nowhere."""
+    """One worker. Leaving the context by an exception drops what has not begun, and waits for what has only if
+    `patient`: a tile can take a minute, and a net writes nowhere.
+    """
 
     def __init__(self, name: str, patient: bool = True) -> None:
         super().__init__(max_workers=1, thread_name_prefix=f"densecell-{name}")
@@ -260,7 +270,8 @@ def _read_ahead(
 
 def _input_regions(stack: Stack, statistics: Statistics, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
     """Read each slice once: a row keeps the normalized slices that the next one shares."""
-    grid, slices = plan.grid, {}
+    grid = plan.grid
+    slices: dict[int, np.ndarray] = {}
     for row in range(len(grid.z.corners)):
         needed = grid.z.input_indices(row)
         slices = {
@@ -326,6 +337,6 @@ def _calibration_warnings(found: VoxelSize | None, trained: VoxelSize | None) ->
 def _timings(clock: dict[str, float], stack: Stack) -> dict[str, float]:
     """Seconds of each stage, and voxels per second of the whole."""
     steps = list(clock.items())
-    seconds = {name: round(b - a, 3) for (_, a), (name, b) in zip(steps[:-1], steps[1:], strict=True)}
+    seconds = {name: round(b - a, 3) for (_, a), (name, b) in pairwise(steps)}
     whole = clock["written"] - clock["start"]
     return {**seconds, "total": round(whole, 3), "voxels_per_second": round(stack.info.n_voxels / whole, 1)}

@@ -1,7 +1,7 @@
 """From a stack, a net and a memory budget to tiles: decided before any voxel is read.
 
-Under `crop` and `blend` the tiles are as wide in y and x as the memory allows: a whole slice where it fits. The wider the
-tile, the less is computed twice and the more context each voxel has.
+Under `crop` and `blend` the tiles are as wide in y and x as the memory allows: a whole slice where it fits. The wider
+the tile, the less is computed twice and the more context each voxel has.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def plan_tiles(
     budget
         Bytes that the process may take.
     tile
-        Output region (z, y, x) wanted instead of the one that fits the memory; sides are rounded up to what the net takes.
+        Output region (z, y, x) wanted instead of the one that fits the memory; sides are rounded up to what the net
+        takes.
     keep_probabilities
         Whether the canvas carries probabilities.
 
@@ -98,7 +99,8 @@ def plan_tiles(
         if not fitting:
             least = min(map(costs, grids)) / 2**30
             raise OptionError(
-                f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the smallest "
+                f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} "
+                "voxels: the smallest "
                 f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"
             )
         grid = fitting[0]
@@ -124,14 +126,13 @@ def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> i
         return window[0]
     if architecture.fixed_depth:
         raise OptionError(
-            f"--tile asks for {tile[0]} slices, but this net is defined only for the {window[0]} slices of its training window"
+            f"--tile asks for {tile[0]} slices, but this net is defined only for the {window[0]} slices of its "
+            "training window"
         )
     return tile[0]
 
 
-def _wide_grids(
-    shape: Triple, architecture: Architecture, z: Axis, stitch: str, tile: Triple | None
-) -> list[TileGrid]:
+def _wide_grids(shape: Triple, architecture: Architecture, z: Axis, stitch: str, tile: Triple | None) -> list[TileGrid]:
     """Grids of wide tiles, the one that computes least twice first; just one when the tile is asked for."""
     edge = 0 if architecture.margin else _EDGE
 

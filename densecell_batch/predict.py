@@ -1,7 +1,7 @@
 """The one place where a net meets a tile: normalized voxels in, probabilities out.
 
-One graph is traced for an input shape and all members run through it, each with its own weights as arguments. The backend
-of Keras decides what compiles it: TensorFlow (default) or JAX.
+One graph is traced for an input shape and all members run through it, each with its own weights as arguments. The
+backend of Keras decides what compiles it: TensorFlow (default) or JAX.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Predictor:
                 self._forward.pop(shape, None)
         halves = self._halves(shape) if self._may_split else None
         if halves is None:
-            remedy = "run on a machine or device with more memory" + ("" if self._may_split else ", or use --stitch crop")
+            remedy = "run on a machine or device with more memory" + (
+                "" if self._may_split else ", or use --stitch crop"
+            )
             raise StackError(f"not enough memory for a tile of {z} x {y} x {x} voxels (z, y, x); {remedy}")
         if shape not in self._too_large:
             self._too_large.add(shape)
@@ -154,7 +156,11 @@ class Predictor:
 def _out_of_memory(error: Exception) -> bool:
     """Whether an error of a backend says that memory ran out."""
     # Each backend has its own class, and importing both to compare would cost more than reading the name.
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "ResourceExhausted" in type(error).__name__
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in str(error)
+        or "ResourceExhausted" in type(error).__name__
+    )
 
 
 def golden_pair(
@@ -188,7 +194,7 @@ def golden_pair(
     noise = np.random.default_rng(seed).standard_normal((window[0], *sides))
     # A 5-voxel box along y and x: structures that the nets respond to, not white noise.
     for axis in (1, 2):
-        noise = sum(np.roll(noise, shift, axis) for shift in range(-2, 3))
+        noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
     image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
     probabilities, _ = combine(Predictor(architecture, members, may_split=False)(image))
     return image, probabilities
@@ -214,14 +220,17 @@ def verify_bundle(bundle: ModelBundle) -> float:
     probabilities, _ = combine(Predictor(bundle.architecture, weights, may_split=False)(image))
     if probabilities.shape != expected.shape:
         raise BundleError(
-            f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives {probabilities.shape}; "
+            f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives "
+            f"{probabilities.shape}; "
             "the bundle was put together wrongly: import or fetch it again"
         )
     difference = float(np.abs(probabilities - expected).max())
     if not difference <= GOLDEN_TOLERANCE:
         raise BundleError(
-            f"{bundle.path}: the nets do not give the recorded probabilities (largest difference {difference:.2g}, expected "
-            f"at most {GOLDEN_TOLERANCE:g}); the bundle is damaged or this machine computes wrongly: fetch it again, or "
+            f"{bundle.path}: the nets do not give the recorded probabilities (largest difference "
+            f"{difference:.2g}, expected "
+            f"at most {GOLDEN_TOLERANCE:g}); the bundle is damaged or this machine computes wrongly: fetch it "
+            "again, or "
             "compare with --device cpu"
         )
     return difference

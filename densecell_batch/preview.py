@@ -62,7 +62,10 @@ def render_preview(
     width, height = rows[0][0].size
     title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
     top = _GAP + 18 + _GAP
-    size = (2 * width + 3 * _GAP + _LEGEND, max(top + len(rows) * (height + 2 * _GAP + 6), top + 60 + 22 * len(classes)))
+    size = (
+        2 * width + 3 * _GAP + _LEGEND,
+        max(top + len(rows) * (height + 2 * _GAP + 6), top + 60 + 22 * len(classes)),
+    )
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP - 2), title, fill=_INK, font=title_font)

@@ -14,8 +14,8 @@ __all__ = ["quiet_stderr"]
 def quiet_stderr() -> Iterator[None]:
     """Send what C++ libraries write to stderr nowhere; errors come as exceptions all the same.
 
-    TensorFlow writes to the file descriptor before its own log level counts. ImageJ's `exec` hangs when a child writes much to
-    stderr, and a user takes "WARNING" at every start for something that went wrong.
+    TensorFlow writes to the file descriptor before its own log level counts. ImageJ's `exec` hangs when a child
+    writes much to stderr, and a user takes "WARNING" at every start for something that went wrong.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()

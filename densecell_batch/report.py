@@ -1,5 +1,6 @@
-"""The JSON record of a run on one stack: what went in, what was asked, what came out. It is written last; a stack is done
-when its report is there and matches."""
+"""The JSON record of a run on one stack: what went in, what was asked, what came out. It is written last; a stack is
+done when its report is there and matches.
+"""
 
 from __future__ import annotations
 

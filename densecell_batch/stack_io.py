@@ -1,7 +1,7 @@
 """Stacks on disk, read lazily: a slice at a time, whatever the container.
 
-ImageJ TIFF (also above 4 GB), OME-TIFF, plain multi-page TIFF, BigTIFF and folders of single-slice TIFFs; uncompressed data are
-read from their place in the file, everything else is decoded by tifffile and imagecodecs.
+ImageJ TIFF (also above 4 GB), OME-TIFF, plain multi-page TIFF, BigTIFF and folders of single-slice TIFFs;
+uncompressed data are read from their place in the file, everything else is decoded by tifffile and imagecodecs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ __all__ = ["DTYPES", "Stack", "content_sha256", "find_stacks", "natural_key", "o
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
 _SUFFIXES = (".tif", ".tiff")
-_AXES = {"C": "channels", "S": "colour samples", "T": "time points", "H": "lifetimes", "P": "phases", "R": "tiles", "Z": "slices"}
+_AXES = {
+    "C": "channels",
+    "S": "colour samples",
+    "T": "time points",
+    "H": "lifetimes",
+    "P": "phases",
+    "R": "tiles",
+    "Z": "slices",
+}
 
 
 class Stack:
@@ -70,7 +78,8 @@ class Stack:
         if plane.shape != self.info.shape[1:] or plane.dtype.newbyteorder("=") != np.dtype(self.info.dtype):
             y, x = self.info.shape[1:]
             raise StackError(
-                f"{self.files[z] if len(self.files) > 1 else self.info.path}: slice {z} is {plane.shape} {plane.dtype.name}; "
+                f"{self.files[z] if len(self.files) > 1 else self.info.path}: slice {z} is {plane.shape} "
+                f"{plane.dtype.name}; "
                 f"expected ({y}, {x}) {self.info.dtype} as in slice 0: all slices of a stack must be alike"
             )
         return plane.astype(self.info.dtype, copy=False)
@@ -129,7 +138,7 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         matches = [Path(pattern)]
         if not matches[0].exists() and glob.has_magic(pattern):
-            candidates = (Path(p) for p in glob.glob(pattern, recursive=True))
+            candidates = (Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             matches = sorted((p for p in candidates if p.is_dir() or _is_slice(p)), key=natural_key)
             if not matches:
                 raise OptionError(f"{pattern} matches no TIFF file and no folder")
@@ -173,7 +182,9 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     except (StackError, MemoryError):
         raise
     except PermissionError as error:
-        raise StackError(f"{path}: no permission to read it; ask its owner, or copy it to where you can read it") from error
+        raise StackError(
+            f"{path}: no permission to read it; ask its owner, or copy it to where you can read it"
+        ) from error
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise StackError(f"{path}: {what} ({reason}); open it in Fiji and save it again, or copy it again") from error
@@ -188,7 +199,8 @@ def _open_folder(folder: Path) -> Stack:
         info, notes = first.info, first.notes
     if info.shape[0] > 1:
         raise StackError(
-            f"{folder}: {files[0].name} has {info.shape[0]} slices; expected a folder of single-slice TIFFs: to segment each file as a "
+            f"{folder}: {files[0].name} has {info.shape[0]} slices; expected a folder of single-slice TIFFs: to "
+            "segment each file as a "
             f"stack of its own, give {folder}/*{files[0].suffix}"
         )
 
@@ -208,7 +220,9 @@ def _open_file(path: Path) -> Stack:
         try:
             tiff = tifffile.TiffFile(path)
         except tifffile.TiffFileError as error:
-            raise StackError(f"{path}: not a TIFF file ({error}); expected a TIFF stack, saved for example by Fiji") from error
+            raise StackError(
+                f"{path}: not a TIFF file ({error}); expected a TIFF stack, saved for example by Fiji"
+            ) from error
     try:
         with _explained(path, "its header cannot be read"), complaints:
             series = _only_series(tiff, path)
@@ -255,7 +269,8 @@ def _only_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries
     if len(tiff.series) > 1:
         shapes = ", ".join(" x ".join(map(str, series.shape)) for series in tiff.series[:4])
         raise StackError(
-            f"{path}: the file has {len(tiff.series)} images of different kind ({shapes}{', ...' if len(tiff.series) > 4 else ''}); "
+            f"{path}: the file has {len(tiff.series)} images of different kind "
+            f"({shapes}{', ...' if len(tiff.series) > 4 else ''}); "
             "expected one volume: save the one to segment as a file of its own"
         )
     return tiff.series[0]
@@ -273,14 +288,15 @@ def _volume_length(series: tifffile.TiffPageSeries, path: Path) -> int:
     if wrong or len(others) > 1:
         described = ", ".join(f"{size} {_AXES.get(axis, 'planes')} (axis {axis})" for axis, size in wrong or others)
         raise StackError(
-            f"{path}: it has {described}; expected one volume of slices: keep one channel and one time point (in Fiji: Image > "
+            f"{path}: it has {described}; expected one volume of slices: keep one channel and one time point "
+            "(in Fiji: Image > "
             "Duplicate), or, if these are slices, say so in Image > Properties"
         )
     dtype = series.dtype.newbyteorder("=").name if series.dtype is not None else "unknown"
     if dtype not in DTYPES:
         raise StackError(
-            f"{path}: its values are {dtype}; expected {', '.join(DTYPES)}: convert it in Fiji with Image > Type > 8-bit, 16-bit or "
-            "32-bit"
+            f"{path}: its values are {dtype}; expected {', '.join(DTYPES)}: convert it in Fiji with Image > "
+            "Type > 8-bit, 16-bit or 32-bit"
         )
     return others[0][1] if others else 1
 
@@ -288,26 +304,29 @@ def _volume_length(series: tifffile.TiffPageSeries, path: Path) -> int:
 def _slice_reader(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, length: int, path: Path
 ) -> Callable[[int], np.ndarray]:
-    """z -> (y, x). Checks that the file is as long as its header says."""
+    """A reader of slice z as (y, x). Checks that the file is as long as its header says."""
     size, shape, dtype = path.stat().st_size, series.shape[-2:], series.dtype
     if tiff.is_imagej and (described := (tiff.imagej_metadata or {}).get("images", length)) != length:
         raise StackError(f"{path}: truncated: the header says {described} slices, {length} are there; copy it again")
-    if series.dataoffset is not None:
+    if (start := series.dataoffset) is not None:
         per_slice = int(np.prod(shape)) * dtype.itemsize
-        end = series.dataoffset + length * per_slice
+        end = start + length * per_slice
         if end > size:
             raise StackError(f"{path}: truncated: {size} bytes, expected {end} for {length} slices; copy it again")
 
         def read_contiguous(z: int) -> np.ndarray:
-            data = os.pread(tiff.filehandle.fileno(), per_slice, series.dataoffset + z * per_slice)
+            data = os.pread(tiff.filehandle.fileno(), per_slice, start + z * per_slice)
             return np.frombuffer(data, dtype).reshape(shape)
 
         return read_contiguous
 
     pages = series.pages
-    if len(pages) != length or any(page is None for page in (pages[0], pages[length - 1])):
-        raise StackError(f"{path}: {len(pages)} of {length} slices are there; the file is incomplete: copy or export it again")
-    for page in (pages[0], pages[length - 1]):
+    first, last = pages[0], pages[length - 1] if len(pages) == length else None
+    if first is None or last is None:
+        raise StackError(
+            f"{path}: {len(pages)} of {length} slices are there; the file is incomplete: copy or export it again"
+        )
+    for page in (first, last):
         end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
         if end > size:
             raise StackError(f"{path}: truncated: {size} bytes, expected at least {end}; copy it again")
@@ -324,7 +343,8 @@ def _slice_reader(
 def _voxel_size(tiff: tifffile.TiffFile) -> tuple[VoxelSize | None, list[str]]:
     """Voxel size from the tags of ImageJ or OME, and notes on tags that do not suffice.
 
-    The resolution of a plain TIFF is that of a printer (72 dpi) far more often than that of a microscope; it is not used.
+    The resolution of a plain TIFF is that of a printer (72 dpi) far more often than that of a microscope; it is not
+    used.
     """
     try:
         if tiff.is_ome:

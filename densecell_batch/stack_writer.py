@@ -1,7 +1,8 @@
 """Results on disk: TIFF stacks that are written a slice at a time and appear under their final name only when whole.
 
-tifffile lays out the file with all its metadata, uncompressed and contiguous; the planes then go to their place with plain
-writes, in any order. A memory map would do the same, but the pages written would count as memory of the process.
+tifffile lays out the file with all its metadata, uncompressed and contiguous; the planes then go to their place with
+plain writes, in any order. A memory map would do the same, but the pages written would count as memory of the
+process.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _ROOM = 2**20  # bytes beside the planes: header, metadata, colour table
 def instance_colours(n: int = 65536) -> np.ndarray:
     """Colours that tell neighbouring numbers apart, (n, 3) uint8; 0 is black.
 
-    The hues advance by the golden ratio of the circle, so that any run of numbers spreads over it; three levels of saturation
-    and brightness alternate.
+    The hues advance by the golden ratio of the circle, so that any run of numbers spreads over it; three levels of
+    saturation and brightness alternate.
     """
     number = np.arange(n)
     hue = (number * 0.6180339887498949) % 1.0
@@ -95,7 +96,9 @@ class StackWriter:
         if file_format not in FORMATS:
             raise OptionError(f"file format is {file_format!r}; expected one of {', '.join(FORMATS)}")
         if dtype not in (*_IMAGEJ_DTYPES, *(["uint32"] if file_format == "ome-tiff" else [])):
-            raise OptionError(f"{path}: {file_format} has no {dtype}; expected {', '.join(_IMAGEJ_DTYPES)}; OME-TIFF also uint32")
+            raise OptionError(
+                f"{path}: {file_format} has no {dtype}; expected {', '.join(_IMAGEJ_DTYPES)}; OME-TIFF also uint32"
+            )
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
@@ -125,7 +128,7 @@ class StackWriter:
         """
         if plane.shape != self.shape[1:] or plane.dtype != self.dtype:
             raise ValueError(f"slice {z} is {plane.shape} {plane.dtype}; expected {self.shape[1:]} {self.dtype}")
-        data = memoryview(np.ascontiguousarray(plane)).cast("B")
+        data = np.ascontiguousarray(plane).view(np.uint8).data.cast("B")
         offset = self._offset + z * self._plane_bytes
         with self._explained():
             while data:
@@ -172,7 +175,8 @@ class StackWriter:
             free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise OutputError(
-                f"{self.path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in {self.path.parent}; make room, or "
+                f"{self.path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in "
+                f"{self.path.parent}; make room, or "
                 "choose another output folder"
             )
 

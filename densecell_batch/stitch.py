@@ -68,7 +68,9 @@ class Canvas:
         self._grid, self._rule = grid, rule
         self._first = 0  # volume index of the lowest slice on the canvas
         slab = (min(grid.z.output, grid.z.length), grid.y.length, grid.x.length)
-        self._probabilities = np.zeros((*slab, n_classes), np.float32) if keep_probabilities or rule == "blend" else None
+        self._probabilities = (
+            np.zeros((*slab, n_classes), np.float32) if keep_probabilities or rule == "blend" else None
+        )
         self._disagreement = np.zeros(slab, np.float32) if keep_disagreement else None
         self._labels = np.zeros(slab, np.uint8) if rule != "blend" else None
         self._confidence = np.zeros(slab, np.float32) if rule != "blend" else None
@@ -125,7 +127,9 @@ class Canvas:
         return slice(z.start - self._first, z.stop - self._first), y, x
 
     def finished(self, row: int) -> Iterator[FinishedSlice]:
-        """The slices that no row after `row` touches, lowest first; they leave the canvas once the iterator is used up."""
+        """The slices that no row after `row` touches, lowest first; they leave the canvas once the iterator is used
+        up.
+        """
         axis, after = self._grid.z, row + 1
         if after == len(axis.corners):
             stop = axis.length

@@ -37,8 +37,9 @@ class Tally:
             self._disagreement = before + np.bincount(flat, disagreement.ravel(), minlength=n)
 
     def summary(self, classes: Sequence[ClassInfo], voxel_size: VoxelSize | None) -> dict[str, Any]:
-        """Entries of the report: per class and for the stack. Volumes in cubic micrometres, disagreement in bits; None where
-        a class has no voxel, the voxel size is not known or the disagreement was not computed."""
+        """Entries of the report: per class and for the stack. Volumes in cubic micrometres, disagreement in bits;
+        None where a class has no voxel, the voxel size is not known or the disagreement was not computed.
+        """
 
         def mean(sums: np.ndarray | None, i: int) -> float | None:
             return None if sums is None or not self._voxels[i] else round(float(sums[i] / self._voxels[i]), 6)

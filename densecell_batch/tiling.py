@@ -10,8 +10,8 @@ One axis of a tile, with a volume that begins inside the tile's output region (a
                  ^corner                                    ^corner + output
     - - - - - - - - - |==== volume =========================...
 
-The net loses `margin` voxels at each side. Where output regions of neighbouring tiles overlap, the stitch decides; under
-`crop` each voxel belongs to the tile in which it is deepest, so that the owned regions partition the volume.
+The net loses `margin` voxels at each side. Where output regions of neighbouring tiles overlap, the stitch decides;
+under `crop` each voxel belongs to the tile in which it is deepest, so that the owned regions partition the volume.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Triple = tuple[int, int, int]
 
 
 def mirror(indices: np.ndarray, length: int) -> np.ndarray:
-    """Fold voxel indices into 0 .. length - 1: below the volume without repeating the edge (-1 is 1), above it repeating
-    the edge (`length` is `length - 1`), as often as needed.
+    """Fold voxel indices into 0 .. length - 1: below the volume without repeating the edge (-1 is 1), above it
+    repeating the edge (`length` is `length - 1`), as often as needed.
 
     Parameters
     ----------
@@ -58,7 +58,9 @@ def mirror(indices: np.ndarray, length: int) -> np.ndarray:
 
 
 def flush_corners(length: int, output: int, stride: int) -> tuple[int, ...]:
-    """Corners 0, stride, 2 * stride, ... and one flush with the far edge; centred when the tile is larger than the axis."""
+    """Corners 0, stride, 2 * stride, ... and one flush with the far edge; centred when the tile is larger than the
+    axis.
+    """
     if length <= output:
         return (-((output - length) // 2),)
     corners = list(range(0, length - output, stride))
@@ -99,14 +101,16 @@ class Axis:
 
     def depth(self, i: int) -> np.ndarray:
         """Distance to the outside of the output region of tile `i`, for each voxel of the volume: 1 for its outermost
-        voxels, 0 or less outside it."""
+        voxels, 0 or less outside it.
+        """
         offset = np.arange(self.length) - self.corners[i]
         return np.minimum(offset + 1, self.output - offset)
 
     @cached_property
     def deepest(self) -> tuple[tuple[int, int], ...]:
-        """The voxels [start, stop) that each tile owns when each goes to the tile in which it is deepest; ties go to the
-        earlier tile. Tiles that own nothing have start == stop."""
+        """The voxels [start, stop) that each tile owns when each goes to the tile in which it is deepest; ties go to
+        the earlier tile. Tiles that own nothing have start == stop.
+        """
         owner = np.argmax([self.depth(i) for i in range(len(self.corners))], axis=0)
         return self._runs(owner)
 
@@ -148,8 +152,8 @@ def wide_axis(length: int, parts: int, margin: int, halo: int, edge: int, alignm
     edge
         Mirrored voxels inside the output region, wanted at each end of the volume.
     alignment, residue
-        Corners are multiples of `alignment` less `edge`, so that all tiles of all grids pool alike; output sides are `residue` above a multiple
-        of it, so that the net loses no voxel to pooling.
+        Corners are multiples of `alignment` less `edge`, so that all tiles of all grids pool alike; output sides are
+        `residue` above a multiple of it, so that the net loses no voxel to pooling.
     """
 
     def fitting(n: int) -> int:

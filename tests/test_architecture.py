@@ -52,7 +52,9 @@ def test_output_shape(net, given, out):
     assert net.output_shape(given) == out
 
 
-@pytest.mark.parametrize("net", [Hybrid2D3D(3, 4), UNet2D(3, 4), UNet2D(3, 4, 2), UNet2D(3, 4, 3, 1), Hybrid2D3D(3, 4, 2)])
+@pytest.mark.parametrize(
+    "net", [Hybrid2D3D(3, 4), UNet2D(3, 4), UNet2D(3, 4, 2), UNet2D(3, 4, 3, 1), Hybrid2D3D(3, 4, 2)]
+)
 def test_sides_on_the_lattice_lose_only_the_margin(net):
     for k in range(1, 9):
         side = net.residue + k * net.alignment

@@ -54,7 +54,9 @@ def test_cpu_is_described():
     assert info.name in str(info)
 
 
-@pytest.mark.parametrize(("nvidia", "found"), [(None, "no GPU was found"), ("/dev/nvidia0", "/dev/nvidia0 cannot be used")])
+@pytest.mark.parametrize(
+    ("nvidia", "found"), [(None, "no GPU was found"), ("/dev/nvidia0", "/dev/nvidia0 cannot be used")]
+)
 def test_gpu_asked_for_and_not_there(monkeypatch, nvidia, found):
     monkeypatch.setattr(device, "_usable_gpu", lambda: None)
     monkeypatch.setattr(device, "_nvidia_present", lambda: nvidia)

@@ -88,7 +88,7 @@ def test_blend_equals_an_untiled_pass_where_context_is_complete(model_a):
     _, single = segment(volume, model_a, [model_a.weights])
     _, several = segment(volume, model_a, [model_a.weights], stitch="blend", tile=(5, 450, 200))
     plan = plan_tiles(volume.shape, model_a.architecture, model_a.window, stitch="blend", tile=(5, 450, 200))
-    (start, stop), *others = plan.grid.y.inside
+    (_, stop), *others = plan.grid.y.inside
     assert len(others) == 1
     # Both tiles have their whole context here, or only one tile covers the voxel.
     complete = np.s_[:, : others[0][0], :]
@@ -133,7 +133,7 @@ def test_bfloat16_agrees_with_float32(published_input, models):
     assert agreement >= 0.995
 
 
-class Exhausted(Exception):
+class ExhaustedError(Exception):
     """What a backend raises when memory runs out."""
 
 
@@ -144,7 +144,7 @@ class Cramped(Predictor):
 
     def _run(self, tile, member):
         if tile.size > self.limit:
-            raise Exhausted("RESOURCE_EXHAUSTED: OOM when allocating tensor")
+            raise ExhaustedError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
         return super()._run(tile, member)
 
 

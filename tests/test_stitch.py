@@ -25,7 +25,9 @@ def flat_grid(shape):
 
 
 def stitch(volume, grid, rule, net, **keep):
-    """Run `net` (labels of the output region, tile) -> (probabilities, disagreement) over a volume; all finished slices."""
+    """Run `net` (labels of the output region, tile) -> (probabilities, disagreement) over a volume; all finished
+    slices.
+    """
     canvas, slices = Canvas(grid, rule, N_CLASSES, **keep), []
     for row in range(len(grid.z.corners)):
         for tile in grid.row(row):
@@ -35,7 +37,9 @@ def stitch(volume, grid, rule, net, **keep):
             ]
             canvas.paint(tile, *net(volume[np.ix_(*regions)], tile))
         for s in canvas.finished(row):
-            copies = [None if a is None else a.copy() for a in (s.labels, s.confidence, s.probabilities, s.disagreement)]
+            copies = [
+                None if a is None else a.copy() for a in (s.labels, s.confidence, s.probabilities, s.disagreement)
+            ]
             slices.append((s.z, *copies))
     return slices
 

@@ -49,7 +49,7 @@ class _Verbs(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr, with tracebacks of internal errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors on stderr.")
 def cli(verbose: bool, quiet: bool) -> None:
-    """Segment dense EM stacks without a screen.
+    r"""Segment dense EM stacks without a screen.
 
     \b
     Exit codes: 0 all done; 1 some stack failed; 2 misuse; 3 cannot start (no such model, no GPU when

@@ -25,8 +25,10 @@ def demo(out: Path) -> None:
     model = DEFAULT_MODEL if DEFAULT_MODEL in bundled_names() else STAND_IN
     if model == STAND_IN:
         click.echo(
-            "densecell-batch: NOTE: no trained ensemble is bundled yet. The demo runs a stand-in, imported from two small reference "
-            "models that were trained on synthetic data: it shows the whole path from stack to labels, but its labels mean "
+            "densecell-batch: NOTE: no trained ensemble is bundled yet. The demo runs a stand-in, imported from "
+            "two small reference "
+            "models that were trained on synthetic data: it shows the whole path from stack to labels, but its "
+            "labels mean "
             "nothing biologically.",
             err=True,
         )

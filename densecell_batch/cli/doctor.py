@@ -22,7 +22,9 @@ _GIB = 2**30
 @click.command()
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="The device to check.")
 def doctor(device: str) -> None:
-    """Check what this machine has: a line each, "ok", "warn" or "FAIL", separated by tabs. Exit code 3 when unusable."""
+    """Check what this machine has: a line each, "ok", "warn" or "FAIL", separated by tabs. Exit code 3 when
+    unusable.
+    """
     worst = 0
     for state, what, found in _findings(device):
         click.echo(f"{state}\t{what}\t{found}")
@@ -62,7 +64,11 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
         yield "FAIL", "backend", f"{error}; install the package again: pip install densecell-batch"
     else:
         free = available_memory()
-        yield ("ok" if free > 4 * _GIB else "warn"), "memory", f"{free / _GIB:.1f} GiB free; half of it is used by default"
+        yield (
+            ("ok" if free > 4 * _GIB else "warn"),
+            "memory",
+            f"{free / _GIB:.1f} GiB free; half of it is used by default",
+        )
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
@@ -71,7 +77,11 @@ def _cache() -> Iterator[tuple[str, str, str]]:
     folder = cache_dir()
     parent = next(p for p in (folder, *folder.parents) if p.exists())
     writable = os.access(parent, os.W_OK)
-    yield ("ok" if writable else "warn"), "cache", f"{folder}" + ("" if writable else " is read-only: nothing can be fetched")
+    yield (
+        ("ok" if writable else "warn"),
+        "cache",
+        f"{folder}" + ("" if writable else " is read-only: nothing can be fetched"),
+    )
     there = [*bundled_names(), *(name for name in REGISTRY if fetched(name) is not None)]
     yield ("ok" if there else "warn"), "models", ", ".join(there) or "none bundled or fetched; import or fetch one"
 

@@ -13,7 +13,7 @@ from densecell_batch.volume import VoxelSize
 __all__ = ["MEMORY", "TILE", "VOXEL_SIZE"]
 
 
-class _Tile(click.ParamType):
+class _Tile(click.ParamType):  # type: ignore[type-arg]
     """Three whole numbers, "Z,Y,X"."""
 
     name = "Z,Y,X"
@@ -26,7 +26,7 @@ class _Tile(click.ParamType):
         return sides[0], sides[1], sides[2]
 
 
-class _VoxelSize(click.ParamType):
+class _VoxelSize(click.ParamType):  # type: ignore[type-arg]
     """Three lengths and an optional unit, "Z,Y,X" in nanometres or "Z,Y,Xum"."""
 
     name = "Z,Y,X"
@@ -42,12 +42,16 @@ class _VoxelSize(click.ParamType):
             z, y, x = (float(edge) for edge in match.groups()[:3])
             return VoxelSize.of(z, y, x, match[4] or "nm")
         except ValueError:
-            self.fail(f"{value!r} is not three lengths in the order Z,Y,X, such as 40,10,10 (nm) or 0.04,0.01,0.01um", param, ctx)
+            self.fail(
+                f"{value!r} is not three lengths in the order Z,Y,X, such as 40,10,10 (nm) or 0.04,0.01,0.01um",
+                param,
+                ctx,
+            )
         except OptionError as error:
             self.fail(str(error), param, ctx)
 
 
-class _Memory(click.ParamType):
+class _Memory(click.ParamType):  # type: ignore[type-arg]
     """An amount of memory with a unit, in bytes."""
 
     name = "SIZE"

@@ -6,15 +6,14 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from densecell_batch.cli.params import MEMORY, TILE, VOXEL_SIZE
-from densecell_batch.errors import DensecellError, OptionError, StackError, Stopped
+from densecell_batch.errors import DensecellError, OptionError, Stopped
 
 if TYPE_CHECKING:
     from densecell_batch.pipeline import Segmenter
@@ -30,23 +29,51 @@ _log = logging.getLogger(__name__)
 @click.argument("stacks", nargs=-1, required=True, metavar="STACK...")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Name or path of a model bundle.")
-@click.option("--stitch", type=click.Choice(["crop", "deepest", "blend"]), default="crop", show_default=True,
-              help="How tiles become a volume: each voxel from its best tile, the published rule, or a weighted mean.")
-@click.option("--ensemble", type=click.Choice(["mean", "vote"]), default="mean", show_default=True,
-              help="Mean of the members' probabilities, or majority of their classes.")
+@click.option(
+    "--stitch",
+    type=click.Choice(["crop", "deepest", "blend"]),
+    default="crop",
+    show_default=True,
+    help="How tiles become a volume: each voxel from its best tile, the published rule, or a weighted mean.",
+)
+@click.option(
+    "--ensemble",
+    type=click.Choice(["mean", "vote"]),
+    default="mean",
+    show_default=True,
+    help="Mean of the members' probabilities, or majority of their classes.",
+)
 @click.option("--probabilities", is_flag=True, help="Also write the class probabilities.")
 @click.option("--uncertainty", is_flag=True, help="Also write the disagreement of the members, in bits.")
-@click.option("--instances", multiple=True, metavar="CLASS", help="Also write the connected objects of a class. Repeatable.")
-@click.option("--min-volume", type=click.FloatRange(min=0), default=0.0, metavar="UM3",
-              help="Leave out instances below this volume in cubic micrometres.")
+@click.option(
+    "--instances", multiple=True, metavar="CLASS", help="Also write the connected objects of a class. Repeatable."
+)
+@click.option(
+    "--min-volume",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="UM3",
+    help="Leave out instances below this volume in cubic micrometres.",
+)
 @click.option("--voxel-size", type=VOXEL_SIZE, help="Voxel size in nm (or with a unit), instead of that of the file.")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
-              help="What the nets compute in; auto takes the faster of float32 and bfloat16.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="What the nets compute in; auto takes the faster of float32 and bfloat16.",
+)
 @click.option("--tile", type=TILE, help="Output region of a tile, instead of the largest that fits the memory.")
 @click.option("--memory", type=MEMORY, help="Memory to use, such as 4G.  [default: half of what is free]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True)
-@click.option("--format", "file_format", type=click.Choice(["imagej", "ome-tiff"]), default="imagej", show_default=True,
-              help="Of all images written.")
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["imagej", "ome-tiff"]),
+    default="imagej",
+    show_default=True,
+    help="Of all images written.",
+)
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
 @click.option("--no-preview", is_flag=True, help="Write no preview picture.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done: tiles, memory, time.")
@@ -109,7 +136,8 @@ def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:
             continue
         z, y, x = plan.grid.output
         text = (
-            f"{' x '.join(map(str, info.shape))} {info.dtype}, {info.voxel_size or 'no voxel size'}; {plan.grid.n_tiles} tiles of "
+            f"{' x '.join(map(str, info.shape))} {info.dtype}, {info.voxel_size or 'no voxel size'}; "
+            f"{plan.grid.n_tiles} tiles of "
             f"{z} x {y} x {x}, redundancy {plan.grid.redundancy:.2f}; about {plan.memory / 2**30:.1f} GiB; about "
             f"{_duration(plan.gflop / rate)} on {segmenter.device.kind} in {plan.precision}"
         )
@@ -123,14 +151,15 @@ def _duration(seconds: float) -> str:
 
 
 class _ProgressBar:
-    """A bar with voxels/s and time left on a terminal; a line for each tenth elsewhere, since ImageJ's `exec` hangs once a
-    child has written 64 KiB to stderr."""
+    """A bar with voxels/s and time left on a terminal; a line for each tenth elsewhere, since ImageJ's `exec` hangs
+    once a child has written 64 KiB to stderr.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._what, self._tenth, self._since = "", -1, 0.0
 
-    def __enter__(self) -> Callable[..., None] | Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: Any) -> None:
@@ -152,7 +181,9 @@ class _ProgressBar:
         from tqdm import tqdm
 
         if self._bar is None:
-            self._bar = tqdm(total=total, desc=what, unit="voxel" if what == "segmenting" else "slice", unit_scale=True, leave=False)
+            self._bar = tqdm(
+                total=total, desc=what, unit="voxel" if what == "segmenting" else "slice", unit_scale=True, leave=False
+            )
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if backend() == "jax":
         import jax
 
-        return jax.jit(function)  # type: ignore[no-any-return]
+        return jax.jit(function)
     import tensorflow as tf
 
-    return tf.function(function, autograph=False)  # type: ignore[no-any-return]
+    return tf.function(function, autograph=False)

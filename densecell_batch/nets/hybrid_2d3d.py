@@ -73,7 +73,9 @@ def _encoder_decoder(config: Hybrid2D3D, x: keras.KerasTensor) -> keras.KerasTen
 def _spatial_pyramid(
     config: Hybrid2D3D, features: keras.KerasTensor, logits_2d: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """Paths of 3x3x3 convolutions over [features, 2D logits] at 1, 1/2, ... of the resolution in y and x, summed in float32."""
+    """Paths of 3x3x3 convolutions over [features, 2D logits] at 1, 1/2, ... of the resolution in y and x, summed in
+    float32.
+    """
     depth, total, rests = features.shape[1], None, []
     for i, n_convs in enumerate(config.pyramid_convs):
         path, n, factor = f"spatialpyramid/conv_block_{i}", config.pyramid_kernels * 2**i, 2**i
@@ -93,7 +95,10 @@ def _spatial_pyramid(
         skipped = (unpool * depth - depth) // 2 - first * unpool
         x = conv(x[:, first : last + 1], config.pyramid_kernels, (1, 1, 1), f"{path}/path_end_{i}/conv")
         x = upsample(
-            x, config.pyramid_kernels, (unpool, factor, factor), f"spatialpyramid/path_combine/residual_{i}/upsample_conv"
+            x,
+            config.pyramid_kernels,
+            (unpool, factor, factor),
+            f"spatialpyramid/path_combine/residual_{i}/upsample_conv",
         )
         rests.append(x[:, skipped : skipped + depth])
     sides = tuple(min(t.shape[axis] for t in (total, *rests)) for axis in (1, 2, 3))

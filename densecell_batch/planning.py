@@ -153,7 +153,7 @@ def _wide_grids(shape: Triple, architecture: Architecture, z: Axis, stitch: str,
 
 
 def _memory(grid: TileGrid, *, architecture: Architecture, precision: str, keep_probabilities: bool) -> int:
-    """Peak bytes of a run, estimated (docs/design/0003-memory.md says how it compares with what is measured)."""
+    """Peak bytes of a run, estimated (docs/benchmarks.md compares it with what is measured)."""
     voxels = float(grid.input[0]) * grid.input[1] * grid.input[2]
     outputs = 4 * architecture.n_classes * float(grid.output[0]) * grid.output[1] * grid.output[2]
     slice_voxels = float(grid.y.length) * grid.x.length

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -200,7 +201,9 @@ class StackWriter:
 
 def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
-    with tifffile.TiffWriter(path, **options.pop("file")) as writer:
+    with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
+        # Above 4 GB an ImageJ file has one page for all planes; that is no truncation for ImageJ, nor for `open_stack`.
+        warnings.filterwarnings("ignore", "(?s).*truncating ImageJ file")
         # An array of stride 0 stands for the planes: nothing of their size is allocated, and `returnoffset` with a hole
         # instead of zeros is what `memmap` uses, too.
         offset = writer.write(None, shape=shape, dtype=dtype, returnoffset=True, **options)

@@ -1,0 +1,97 @@
+"""Start real ImageJ under Xvfb, let it open images, and say what it sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+JAR = Path("/usr/share/java/ij.jar")
+MISSING = [name for name in ("java", "Xvfb") if shutil.which(name) is None] + ([] if JAR.exists() else [str(JAR)])
+
+# Opens each image and describes it, a JSON object a line. Macro errors open a window and hang: hence the timeout below.
+_LOOK = r"""
+list = split(File.openAsString(getArgument()), "\n");
+out = list[0];
+for (i = 1; i < list.length; i++) {
+  open(list[i]);
+  Stack.getDimensions(width, height, channels, slices, frames);
+  getVoxelSize(w, h, d, unit);
+  getMinAndMax(low, high);
+  getLut(reds, greens, blues);
+  lut = "";
+  for (k = 0; k < 256; k++) lut = lut + "," + reds[k] + "," + greens[k] + "," + blues[k];
+  means = "";
+  step = maxOf(1, floor((nSlices - 1) / 2));
+  for (s = 1; s <= nSlices; s += step) {
+    setSlice(s);
+    getStatistics(area, mean, min, max);
+    last = getPixel(width - 1, height - 1);
+    means += ",[" + s + "," + d2s(mean, 9) + "," + d2s(min, 9) + "," + d2s(max, 9) + "," + d2s(last, 9) + "]";
+  }
+  setSlice(1);
+  info = getMetadata("Info");
+  info = replace(replace(info, '"', "'"), "\n", "|");
+  label = replace(getMetadata("Label"), '"', "'");
+  line = '{"shape":[' + slices + "," + channels + "," + frames + "," + height + "," + width + "]";
+  line += ',"voxel":[' + d2s(d, 9) + "," + d2s(h, 9) + "," + d2s(w, 9) + '],"unit":"' + unit + '"';
+  line += ',"range":[' + d2s(low, 9) + "," + d2s(high, 9) + '],"bits":' + bitDepth() + ',"lut":[' + substring(lut, 1);
+  line += '],"slices":[' + substring(means, 1) + '],"info":"' + info + '","label":"' + label + '"}';
+  File.append(line, out);
+  close();
+}
+"""
+
+
+@contextmanager
+def display() -> Iterator[str]:
+    """A virtual screen of its own; its name."""
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1400x900x24", "-nolisten", "tcp"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    try:
+        with os.fdopen(read) as stream:
+            yield f":{stream.readline().strip()}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def run_macro(macro: Path, argument: str, *, memory: str = "2g", timeout: float = 60) -> str:
+    """Run a macro in real ImageJ; what it printed to stdout. ImageJ's exit code is always 0."""
+    with display() as screen:
+        time.sleep(0.2)
+        done = subprocess.run(
+            ["java", f"-Xmx{memory}", "-cp", str(JAR), "ij.ImageJ", "-batch", str(macro), argument],
+            env={**os.environ, "DISPLAY": screen},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    return done.stdout + done.stderr
+
+
+def look(images: list[Path], folder: Path, *, memory: str = "2g", timeout: float = 60) -> list[dict]:
+    """Open images in real ImageJ.
+
+    Returns for each: shape (slices, channels, frames, height, width), voxel (z, y, x), unit, range, bits, lut
+    (256 x rgb), and of the first, middle and last plane [number, mean, min, max, last pixel].
+    """
+    folder.mkdir(exist_ok=True)
+    macro, listing, out = folder / "look.ijm", folder / "images.txt", folder / "seen.jsonl"
+    macro.write_text(_LOOK)
+    out.unlink(missing_ok=True)
+    listing.write_text("\n".join(map(str, [out, *images])))
+    said = run_macro(macro, str(listing), memory=memory, timeout=timeout)
+    assert out.exists(), said
+    return [json.loads(line) for line in out.read_text().splitlines()]

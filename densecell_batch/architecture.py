@@ -34,11 +34,20 @@ __all__ = [
 Shape = tuple[int, ...]
 
 
-def _check_positive(config: Any, names: tuple[str, ...]) -> None:
+# Far above what anybody trains. A manifest from elsewhere must not make us count layers for ever.
+_LARGEST = {"n_classes": 256, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
+_LONGEST_PATH = 64
+_MOST_PATHS = 8
+
+
+def _check_fields(config: Any, names: tuple[str, ...], flags: tuple[str, ...]) -> None:
     for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise OptionError(f"{config.family}: {name} is {value!r}; expected a whole number of at least 1")
+        value, largest = getattr(config, name), _LARGEST[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+            raise OptionError(f"{config.family}: {name} is {value!r}; expected a whole number from 1 to {largest}")
+    for name in flags:
+        if not isinstance(getattr(config, name), bool):
+            raise OptionError(f"{config.family}: {name} is {getattr(config, name)!r}; expected true or false")
 
 
 @dataclass(frozen=True)
@@ -74,25 +83,27 @@ class Hybrid2D3D:
     n_kernels: int = 64  # filters of the first block; doubled in each following one; even
     n_blocks: int = 3  # encoder blocks; the bottleneck is one more
     n_convs: int = 2  # 1x3x3 convolutions a block
-    pyramid_convs: tuple[int, ...] = (
-        3,
-        5,
-    )  # 3x3x3 convolutions of each pyramid path; path i works at 1 / 2**i in y and x
+    pyramid_convs: tuple[int, ...] = (3, 5)  # 3x3x3 convs of each pyramid path; path i works at 1 / 2**i in y and x
     pyramid_kernels: int = 64  # filters of pyramid path 0; the published code has 64 whatever n_kernels is
     relu_on_logits: bool = True  # published quirk: both predictors end in a ReLU, so no logit is below 0
-    pyramid_unpools_z: bool = (
-        True  # published quirk: paths pool (1,2,2) but unpool (2,2,2), then crop z about the centre
-    )
+    pyramid_unpools_z: bool = True  # published quirk: paths pool (1,2,2), unpool (2,2,2), then crop z to its middle
 
     family: ClassVar[str] = "2d3d"
     scope: ClassVar[str] = "2D3D"
 
     def __post_init__(self) -> None:
-        _check_positive(self, ("n_classes", "n_kernels", "n_blocks", "n_convs", "pyramid_kernels"))
+        _check_fields(
+            self,
+            ("n_classes", "n_kernels", "n_blocks", "n_convs", "pyramid_kernels"),
+            ("relu_on_logits", "pyramid_unpools_z"),
+        )
         object.__setattr__(self, "pyramid_convs", tuple(self.pyramid_convs))
-        if not self.pyramid_convs or any(not isinstance(n, int) or n < 1 for n in self.pyramid_convs):
+        convs = self.pyramid_convs
+        if not 1 <= len(convs) <= _MOST_PATHS or any(
+            not isinstance(n, int) or not 1 <= n <= _LONGEST_PATH for n in convs
+        ):
             raise OptionError(
-                f"2d3d: pyramid_convs is {self.pyramid_convs}; expected at least one whole number above 0"
+                f"2d3d: pyramid_convs is {convs}; expected 1 to {_MOST_PATHS} whole numbers from 1 to {_LONGEST_PATH}"
             )
         if self.n_kernels % 2:
             raise OptionError(f"2d3d: n_kernels is {self.n_kernels}; expected an even number (3x3x3 convs have half)")
@@ -221,7 +232,7 @@ class UNet2D:
     scope: ClassVar[str] = "U-Net"
 
     def __post_init__(self) -> None:
-        _check_positive(self, ("n_classes", "n_kernels", "n_blocks", "n_convs"))
+        _check_fields(self, ("n_classes", "n_kernels", "n_blocks", "n_convs"), ("relu_on_logits",))
 
     @property
     def alignment(self) -> int:

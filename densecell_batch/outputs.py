@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from densecell_batch.bundle import ModelBundle
-from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.errors import OutputError
 from densecell_batch.labels import find_instances
 from densecell_batch.preview import render_preview, write_preview
 from densecell_batch.stack_io import Stack, open_stack
@@ -163,11 +163,7 @@ class StackOutputs:
     def _write_instances(self, class_name: str) -> tuple[Path, dict[str, Any]]:
         """The objects of a class as a file of their own, found in the committed labels."""
         path, voxel_size = self._paths.instances(class_name), self._stack.info.voxel_size
-        least = 1
-        if self._options.min_volume > 0:
-            if voxel_size is None:
-                raise OptionError(f"--min-volume: {self._stack.info.path} has no voxel size; give --voxel-size as well")
-            least = ceil(self._options.min_volume / voxel_size.volume)
+        least = 1 if voxel_size is None else max(1, ceil(self._options.min_volume / voxel_size.volume))
         with open_stack(self._paths.labels) as labels:
             found = find_instances(labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least)
             record: dict[str, Any] = {"count": len(found), "dropped": found.dropped, "voxels": int(found.voxels.sum())}

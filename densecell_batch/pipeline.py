@@ -27,7 +27,7 @@ import numpy as np
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
 from densecell_batch.ensemble import combine
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.normalize import Statistics, measure, normalize
 from densecell_batch.outputs import OutputPaths, StackOutputs
 from densecell_batch.planning import Plan, plan_tiles
@@ -93,7 +93,7 @@ class Segmenter:
     DeviceError
         If the device asked for is not usable.
     OptionError
-        If a class of `options.instances` is not one of the bundle's.
+        If a class of `options.instances` is not one of the bundle's, or there is a smallest volume of no class.
     """
 
     bundle: ModelBundle
@@ -107,6 +107,8 @@ class Segmenter:
         for name in self.options.instances:
             if name not in names:
                 raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(names)}")
+        if self.options.min_volume > 0 and not self.options.instances:
+            raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
         weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
         self.device = select_device(self.options.device)
         self.precision = choose_precision(self.options.precision, self.device)
@@ -160,6 +162,10 @@ def segment_stack(
     options, bundle = segmenter.options, segmenter.bundle
     paths = OutputPaths(folder, path)
     with open_stack(path, options.voxel_size) as stack:
+        if options.min_volume > 0 and stack.info.voxel_size is None:
+            raise StackError(
+                f"{path}: it has no voxel size, so --min-volume cannot be applied; give --voxel-size as well"
+            )
         plan = segmenter.plan(stack.info.shape)
         report = _describe(stack, segmenter, plan)
         if not options.overwrite and is_done(paths.report, report):

@@ -1,0 +1,91 @@
+"""The verbs doctor, demo and completion, and the program's face, as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from densecell_batch import __version__
+
+
+def densecell(*arguments, **environment):
+    command = [sys.executable, "-c", "from densecell_batch.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
+    )
+
+
+def test_version():
+    done = densecell("--version")
+    assert done.returncode == 0
+    assert __version__ in done.stdout
+
+
+def test_doctor_says_a_line_each(tmp_path):
+    done = densecell("doctor", DENSECELL_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert all(len(row) == 3 and row[0] in ("ok", "warn") for row in rows)
+    assert {row[1] for row in rows} >= {
+        "Python",
+        "backend",
+        "device",
+        "precision",
+        "memory",
+        "cache",
+        "models",
+        "Java",
+        "disk",
+    }
+    assert ["cache", str(tmp_path)] in [row[1:] for row in rows]
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+def test_doctor_fails_without_the_gpu_asked_for():
+    done = densecell("doctor", "--device", "gpu")
+    assert done.returncode == 3
+    assert "FAIL\tdevice\t" in done.stdout
+
+
+def test_doctor_without_a_backend(tmp_path):
+    """As on a machine where the installation is broken."""
+    (tmp_path / "keras.py").write_text("raise ImportError('No module named keras')")
+    done = densecell("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert done.returncode == 3
+    assert "FAIL\tbackend\tNo module named keras" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell):
+    done = densecell("completion", shell)
+    assert done.returncode == 0, done.stderr
+    assert "_DENSECELL_BATCH_COMPLETE" in done.stdout
+
+
+def test_completion_completes():
+    """What bash runs when the user presses the tabulator."""
+    words = {"COMP_WORDS": "densecell-batch segment --sti", "COMP_CWORD": "2"}
+    code = "import sys; sys.argv[0] = 'densecell-batch'; from densecell_batch.cli import main; main()"
+    environment = {**os.environ, **words, "_DENSECELL_BATCH_COMPLETE": "bash_complete"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert "--stitch" in done.stdout
+
+
+def test_demo_makes_labels_of_the_sample(tmp_path):
+    done = densecell("demo", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    verdict, ok, labels, report = done.stdout.strip().split("\t")
+    assert (verdict, ok) == ("DENSECELL", "ok")
+    volume = tifffile.imread(labels)
+    assert volume.shape == (10, 256, 256)
+    written = json.loads(Path(report).read_text())
+    assert [row["voxels"] for row in written["classes"]] == np.bincount(
+        volume.ravel(), minlength=len(written["classes"])
+    ).tolist()
+    assert (tmp_path / "fly-vnc-sample_preview.png").exists()

@@ -117,6 +117,8 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
     path = Path(path)
     if not path.exists():
         raise StackError(f"{path}: no such file or folder")
+    if not path.is_dir() and not path.is_file():
+        raise StackError(f"{path}: it is neither a file nor a folder; expected a TIFF file or a folder of slices")
     stack = _open_folder(path) if path.is_dir() else _open_file(path)
     if voxel_size is not None:
         stack.info = replace(stack.info, voxel_size=voxel_size)
@@ -134,7 +136,7 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
     OptionError
         If a glob matches no TIFF file and no folder.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for pattern in patterns:
         matches = [Path(pattern)]
         if not matches[0].exists() and glob.has_magic(pattern):
@@ -143,7 +145,7 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
             if not matches:
                 raise OptionError(f"{pattern} matches no TIFF file and no folder")
         for match in matches:
-            found.setdefault(match.resolve(), match)
+            found.setdefault(os.path.realpath(match), match)  # Path.resolve fails on a link to itself
     return list(found.values())
 
 
@@ -220,8 +222,9 @@ def _open_file(path: Path) -> Stack:
         try:
             tiff = tifffile.TiffFile(path)
         except tifffile.TiffFileError as error:
+            reason = str(error).removeprefix("not a TIFF file: ")
             raise StackError(
-                f"{path}: not a TIFF file ({error}); expected a TIFF stack, saved for example by Fiji"
+                f"{path}: not a TIFF file ({reason}); expected a TIFF stack, saved for example by Fiji"
             ) from error
     try:
         with _explained(path, "its header cannot be read"), complaints:

@@ -6,7 +6,6 @@ unpacked, so that its readers need not think of it.
 
 from __future__ import annotations
 
-import os
 import stat
 import zipfile
 import zlib
@@ -15,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from densecell_batch.errors import ModelError, OutputError
+from densecell_batch.atomic import replacing, sync
+from densecell_batch.errors import ModelError
 
 __all__ = [
     "MAX_BYTES",
     "MAX_ENTRIES",
     "Archive",
     "open_archive",
-    "replacing",
-    "write_file",
     "write_folder",
     "write_zip",
 ]
@@ -130,47 +128,13 @@ def open_archive(path: Path, error: type[ModelError], file: IO[bytes] | None = N
         yield Archive(archive, path, error)
 
 
-@contextmanager
-def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
-
-    Raises
-    ------
-    OutputError
-        If `path` exists already, unless it may, or its folder does not or cannot be written.
-    """
-    import shutil
-
-    if path.exists() and not may_exist:
-        raise OutputError(f"{path}: exists already; remove it or choose another name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); check folder, permissions and disk") from error
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, in place of an earlier one, so that it is there whole or not at all; raises as `replacing` does."""
-    with replacing(path, may_exist=True) as temporary:
-        temporary.write_bytes(content)
-
-
 def write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write a folder that appears under its name only when whole; raises as `replacing` does."""
+    """Write a folder that appears under its name only when whole; raises as `atomic.replacing` does."""
     with replacing(path) as folder:
         folder.mkdir()
         for name, content in files:
             (folder / name).write_bytes(content)
-            _sync(folder / name)
+            sync(folder / name)
 
 
 def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
@@ -181,7 +145,7 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     Raises
     ------
     OutputError
-        As `replacing` does.
+        As `atomic.replacing` does.
     """
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, content in files:
@@ -189,12 +153,3 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
             info.create_system = 3  # Unix, wherever it is written
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(info, content)
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from densecell_batch.atomic import remove_remains
 from densecell_batch.errors import DensecellError, OptionError, Stopped
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.pipeline import Progress, Segmenter, segment_stack
@@ -68,6 +69,7 @@ def segment_batch(
     Stopped
         If the run was stopped; the stacks that were done stay done.
     """
+    remove_remains(folder)
     for number, stack in enumerate(stacks, start=1):
         _log.info("stack %d of %d: %s", number, len(stacks), stack)
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from densecell_batch.atomic import sync
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import OutputError
 from densecell_batch.labels import find_instances
@@ -148,6 +149,7 @@ class StackOutputs:
         instances : dict
             Class -> number of instances, their voxels, and a note where the file differs from what was asked.
         """
+        self._forget_earlier_run()
         for writer in self._writers.values():
             writer.commit()
         files = {kind: writer.path for kind, writer in self._writers.items()}
@@ -159,6 +161,15 @@ class StackOutputs:
             files["preview"] = self._paths.preview
         described = {kind: {"file": path.name, "bytes": path.stat().st_size} for kind, path in files.items()}
         return described, instances
+
+    def _forget_earlier_run(self) -> None:
+        """Its report must not vouch for files that are about to change, not even if we are killed in between."""
+        if self._paths.report.exists():
+            try:
+                self._paths.report.unlink()
+                sync(self._paths.folder)
+            except OSError as error:
+                raise OutputError(f"{self._paths.report}: cannot be replaced: {error.strerror}") from error
 
     def _write_instances(self, class_name: str) -> tuple[Path, dict[str, Any]]:
         """The objects of a class as a file of their own, found in the committed labels."""

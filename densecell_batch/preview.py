@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from densecell_batch.archive import write_file
+from densecell_batch.atomic import write_file
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["render_preview", "write_preview"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch import __version__
-from densecell_batch.archive import write_file
+from densecell_batch.atomic import write_file
 
 __all__ = ["SCHEMA_VERSION", "is_done", "read_report", "versions", "write_report"]
 

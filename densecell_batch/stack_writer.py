@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
+from densecell_batch.atomic import sync, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
@@ -101,7 +102,7 @@ class StackWriter:
                 f"{path}: {file_format} has no {dtype}; expected {', '.join(_IMAGEJ_DTYPES)}; OME-TIFF also uint32"
             )
         self.path, self.shape, self.dtype = Path(path), tuple(shape), np.dtype(dtype)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_name(self.path)
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         self._missing = set(range(self.shape[0]))
         self._descriptor = -1
@@ -151,11 +152,7 @@ class StackWriter:
             os.fsync(self._descriptor)
             self._close()
             self._temporary.replace(self.path)
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync(self.path.parent)
 
     def __enter__(self) -> Self:
         return self

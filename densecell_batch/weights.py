@@ -26,7 +26,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from densecell_batch.archive import open_archive, replacing
+from densecell_batch.archive import open_archive
+from densecell_batch.atomic import replacing, temporary_name
 from densecell_batch.bundle import MANIFEST, ModelBundle, load_bundle
 from densecell_batch.errors import FetchError, ModelError, OutputError
 from densecell_batch.volume import VoxelSize
@@ -319,7 +320,7 @@ def _recorded() -> dict[str, str]:
 def _record(key: str, sha256: str) -> None:
     """Add one hash to the record; the file is replaced in one step."""
     file = _record_file()
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(file)
     try:
         temporary.write_text(json.dumps(_recorded() | {key: sha256}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         temporary.replace(file)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from densecell_batch import archive
-from densecell_batch.archive import open_archive, replacing, write_folder, write_zip
+from densecell_batch.archive import open_archive, write_folder, write_zip
+from densecell_batch.atomic import replacing
 from densecell_batch.errors import BundleError, OutputError
 
 

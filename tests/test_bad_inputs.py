@@ -203,7 +203,7 @@ def bundle(data):
 
 @pytest.fixture(scope="module")
 def batch(bundle, tmp_path_factory):
-    """One command with all bad stacks, good ones before, among and after them: exit code, verdict lines, stderr, folder."""
+    """One command with all bad stacks, good ones among them: exit code, verdict lines, stderr, folder."""
     place = tmp_path_factory.mktemp("batch")
     good = ["a-good.tif", "m-good.tif", "z-good.tif"]
     for name in good:
@@ -212,7 +212,7 @@ def batch(bundle, tmp_path_factory):
         make(place / name)
     stacks = [good[0], *(s[0] for s in STACKS[:20]), good[1], *(s[0] for s in STACKS[20:]), good[2]]
     done = subprocess.run(
-        [sys.executable, "-c", "from densecell_batch.cli import main; main()", "segment", *stacks, "-o", "out", "--model", bundle],
+        [sys.executable, "-m", "densecell_batch", "segment", *stacks, "-o", "out", "--model", bundle],
         cwd=place, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     return done.returncode, [line.split("\t") for line in done.stdout.splitlines()], done.stderr, place

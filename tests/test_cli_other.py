@@ -14,7 +14,7 @@ from densecell_batch import __version__
 
 
 def densecell(*arguments, **environment):
-    command = [sys.executable, "-c", "from densecell_batch.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-m", "densecell_batch", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
     )

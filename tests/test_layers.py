@@ -15,7 +15,7 @@ PACKAGE = Path(densecell_batch.__file__).parent
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
     {"errors", "quiet"},
-    {"volume", "tiling"},
+    {"volume", "tiling", "atomic"},
     {"architecture", "archive"},
     {"stack_io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},
@@ -26,6 +26,7 @@ LAYERS = [
     {"pipeline", "training"},
     {"batch"},
     {"cli"},
+    {"__main__"},
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 

@@ -1,0 +1,110 @@
+"""Files that appear under their final name whole or not at all, and what is left of runs that were killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from densecell_batch.errors import OutputError
+
+__all__ = ["remove_remains", "replacing", "sync", "temporary_name", "write_file"]
+
+_log = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp")
+_ABANDONED = 24 * 3600  # seconds without a write after which a file of another machine is nobody's
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is written until it is whole: a hidden file beside it that names the machine and the process."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node()) or "unknown"
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
+    """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Raises
+    ------
+    OutputError
+        If `path` exists already, unless it may, or its folder does not or cannot be written.
+    """
+    if path.exists() and not may_exist:
+        raise OutputError(f"{path}: exists already; remove it or choose another name")
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); check folder, permissions and disk") from error
+    finally:
+        _remove(temporary)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, in place of an earlier one, so that it is there whole or not at all; raises as `replacing` does."""
+    with replacing(path, may_exist=True) as temporary:
+        temporary.write_bytes(content)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove temporary files in a folder whose writer was killed: its process is gone, or it was idle for a day.
+
+    What cannot be read or removed is left alone: it takes room, but harms nobody.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.name.endswith(".tmp")]
+    except OSError:
+        return
+    for entry in entries:
+        match = _TEMPORARY.fullmatch(entry.name)
+        if match and not _in_use(match["host"], int(match["pid"]), entry):
+            _log.info("removing %s, left by a run that was killed", entry.path)
+            _remove(Path(entry.path))
+
+
+def _in_use(host: str, pid: int, entry: os.DirEntry[str]) -> bool:
+    """Whether the process that writes a temporary file may still be running."""
+    if host == _host():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # it runs, and belongs to somebody else
+            return True
+    try:
+        return time.time() - entry.stat().st_mtime < _ABANDONED
+    except OSError:
+        return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.debug("%s stays: %s", path, error)

@@ -1,0 +1,374 @@
+"""`densecell-batch segment` as users and scripts start it: verdicts, exit codes, files, stops and crashes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from densecell_batch import pipeline
+from densecell_batch.cli import cli
+from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.stack_io import open_stack
+
+SHAPE = (6, 64, 56)
+
+
+@pytest.fixture(scope="module")
+def bundle(data):
+    return data / "fly-vnc-small.zip"
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return tifffile.imread(SAMPLE)[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+
+
+@pytest.fixture
+def stack(tmp_path, volume):
+    return save(tmp_path / "cells.tif", volume)
+
+
+def save(path: Path, volume) -> Path:
+    metadata = {"axes": "ZYX", "spacing": 0.047, "unit": "um"}
+    tifffile.imwrite(path, volume, imagej=True, resolution=(1 / 0.0092, 1 / 0.0092), metadata=metadata)
+    return path
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "densecell_batch", *map(str, arguments)]
+
+
+def densecell(*arguments, **options):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def segment(*arguments) -> tuple[int, list[list[str]]]:
+    """In this process, quicker: exit code and verdict lines."""
+    from click.testing import CliRunner
+
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        result = CliRunner().invoke(cli, ["segment", *map(str, arguments)])
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, [line.split("\t") for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def everything(bundle, volume, tmp_path_factory):
+    """All outputs of one stack: the process that ended, the output folder, the report."""
+    place = tmp_path_factory.mktemp("all")
+    stack, out = save(place / "cells.tif", volume), place / "out"
+    done = densecell(
+        "segment", stack, "-o", out, "--model", bundle, "--probabilities", "--uncertainty",
+        "--instances", "mitochondrion", "--instances", "membrane", "--precision", "float32",
+    )  # fmt: skip
+    return done, out, json.loads((out / "cells_report.json").read_text())
+
+
+def test_streams_and_exit_code(everything):
+    done, out, _ = everything
+    assert done.returncode == 0
+    assert done.stdout == f"DENSECELL\tok\t{out}/cells_labels.tif\t{out}/cells_report.json\n"
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("densecell-batch: ") for line in lines), done.stderr
+    assert len(lines) < 20
+
+
+def test_files(everything):
+    _, out, report = everything
+    names = {
+        "cells_labels.tif", "cells_probabilities.tif", "cells_uncertainty.tif", "cells_mitochondrion_instances.tif",
+        "cells_membrane_instances.tif", "cells_preview.png", "cells_report.json",
+    }  # fmt: skip
+    assert {path.name for path in out.iterdir()} == names
+    for described in report["outputs"].values():
+        assert (out / described["file"]).stat().st_size == described["bytes"]
+
+
+def test_outputs_agree_with_each_other(everything):
+    _, out, report = everything
+    labels = tifffile.imread(out / "cells_labels.tif")
+    probabilities = tifffile.imread(out / "cells_probabilities.tif")
+    uncertainty = tifffile.imread(out / "cells_uncertainty.tif")
+    assert labels.shape == uncertainty.shape == SHAPE
+    assert probabilities.shape == (SHAPE[0], 5, *SHAPE[1:])
+    np.testing.assert_array_equal(labels, probabilities.argmax(1))
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(uncertainty, 0, atol=1e-5)  # one member does not disagree with itself
+    rows = report["classes"]
+    assert [row["voxels"] for row in rows] == np.bincount(labels.ravel(), minlength=5).tolist()
+    assert sum(row["voxels"] > 0 for row in rows) > 2
+    edges = 0.047 * 0.0092**2
+    assert [row["volume_um3"] for row in rows] == pytest.approx([row["voxels"] * edges for row in rows], rel=1e-5)
+    for row in rows:
+        if row["voxels"]:
+            assert row["mean_confidence"] == pytest.approx(
+                probabilities.max(1)[labels == row["index"]].mean(), abs=1e-5
+            )
+    assert report["mean_confidence"] == pytest.approx(probabilities.max(1).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("name", "index"), [("mitochondrion", 2), ("membrane", 4)])
+def test_instances_cover_their_class(everything, name, index):
+    from scipy.ndimage import label
+
+    _, out, report = everything
+    labels = tifffile.imread(out / "cells_labels.tif") == index
+    instances = tifffile.imread(out / f"cells_{name}_instances.tif")
+    np.testing.assert_array_equal(instances > 0, labels)
+    assert report["instances"][name]["count"] == instances.max() == label(labels)[1]
+
+
+def test_report_says_what_was_done(everything, bundle):
+    _, _, report = everything
+    assert report["input"]["shape"] == list(SHAPE)
+    assert report["input"]["voxel_size_um"] == pytest.approx([0.047, 0.0092, 0.0092])
+    assert len(report["input"]["sha256"]) == 64
+    assert report["model"]["name"] == "fly-vnc-small"
+    assert report["precision"]["name"] == "float32"
+    assert report["options"]["instances"] == ["mitochondrion", "membrane"]
+    assert report["warnings"] == []
+    assert report["timings"]["voxels_per_second"] > 0
+
+
+def test_calibration_is_carried_over(everything):
+    _, out, _ = everything
+    for name in ("labels", "probabilities", "uncertainty", "membrane_instances"):
+        with tifffile.TiffFile(out / f"cells_{name}.tif") as tiff:
+            assert tiff.imagej_metadata["unit"] == "um"
+            assert tiff.imagej_metadata["spacing"] == pytest.approx(0.047)
+            pixels, units = tiff.pages[0].tags["XResolution"].value
+            assert units / pixels == pytest.approx(0.0092)
+
+
+def test_a_single_good_look_at_help():
+    start = time.perf_counter()
+    done = densecell("--help")
+    assert time.perf_counter() - start < 1
+    assert done.returncode == 0
+    assert "segment" in done.stdout
+
+
+# Done or not done
+
+
+@pytest.fixture
+def done_once(stack, bundle, tmp_path):
+    """A stack that was segmented; how to ask for it again, and whether that did it again."""
+    arguments = [stack, "-o", tmp_path / "out", "--model", bundle, "--no-preview", "--precision", "float32"]
+    assert segment(*arguments)[0] == 0
+    report = tmp_path / "out/cells_report.json"
+
+    def again(*more) -> bool:
+        before = report.stat().st_mtime_ns if report.exists() else None
+        code, lines = segment(*arguments, *more)
+        assert code == 0
+        assert lines == [["DENSECELL", "ok", str(tmp_path / "out/cells_labels.tif"), str(report)]]
+        return report.stat().st_mtime_ns != before
+
+    return again
+
+
+def test_done_work_is_skipped(done_once, stack):
+    assert not done_once()
+    assert not done_once("--memory", "3G")  # shapes nothing
+
+
+def cut_labels(out: Path) -> None:
+    labels = out / "cells_labels.tif"
+    labels.write_bytes(labels.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda out: (out / "cells_labels.tif").unlink(),
+        lambda out: (out / "cells_report.json").unlink(),
+        lambda out: (out / "cells_report.json").write_text("{"),
+        cut_labels,
+        lambda out: save(out.parent / "cells.tif", np.random.default_rng(1).integers(0, 99, SHAPE).astype(np.uint8)),
+    ],
+    ids=["labels deleted", "report deleted", "report damaged", "labels cut", "input changed"],
+)
+def test_what_is_not_whole_is_done_again(done_once, change, tmp_path):
+    change(tmp_path / "out")
+    assert done_once()
+    assert not done_once()
+
+
+def test_no_report_vouches_for_files_of_a_run_that_died(done_once, monkeypatch, stack, bundle, tmp_path):
+    """Another run got as far as new labels, of the same size, but not to its report."""
+    with monkeypatch.context() as dying:
+        dying.setattr(pipeline, "write_report", lambda path, report: 1 / 0)
+        assert segment(stack, "-o", tmp_path / "out", "--model", bundle, "--stitch", "blend")[0] == 1
+    assert done_once()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--overwrite"],
+        ["--stitch", "blend"],
+        ["--uncertainty"],
+        ["--precision", "bfloat16"],
+        ["--voxel-size", "40,10,10"],
+        ["--model", "stand-in-2d3d"],
+        ["--format", "ome-tiff"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_asked_otherwise_is_done_again(done_once, more):
+    assert done_once(*more)
+
+
+# Kinds of input and output
+
+
+def test_folder_file_and_glob_give_the_same_labels(volume, bundle, tmp_path):
+    save(tmp_path / "whole.tif", volume)
+    (tmp_path / "slices").mkdir()
+    for z, plane in enumerate(volume):
+        tifffile.imwrite(tmp_path / f"slices/s{z + 5}.tif", plane)  # s5 ... s10: natural order counts
+    code, lines = segment(tmp_path / "slices", tmp_path / "wh*.tif", "-o", tmp_path / "out", "--model", bundle)
+    assert code == 0
+    assert len(lines) == 2
+    a, b = (tifffile.imread(line[2]) for line in lines)
+    np.testing.assert_array_equal(a, b)
+    report = json.loads((tmp_path / "out/slices_report.json").read_text())
+    assert any("no voxel size" in warning for warning in report["warnings"])
+
+
+def test_ome_tiff_holds_the_same(stack, bundle, tmp_path):
+    options = ["--model", bundle, "--uncertainty", "--probabilities", "--instances", "membrane", "--no-preview"]
+    _, (first,) = segment(stack, "-o", tmp_path / "a", *options)
+    code, (second,) = segment(stack, "-o", tmp_path / "b", *options, "--format", "ome-tiff")
+    assert code == 0
+    for name in ("labels", "probabilities", "uncertainty", "membrane_instances"):
+        with tifffile.TiffFile(tmp_path / f"b/cells_{name}.tif") as tiff:
+            assert tiff.is_ome
+            np.testing.assert_array_equal(tiff.asarray(), tifffile.imread(tmp_path / f"a/cells_{name}.tif"))
+    with open_stack(Path(second[2])) as labels:
+        assert labels.info.voxel_size.edges == pytest.approx((0.047, 0.0092, 0.0092))
+    assert first[1] == second[1] == "ok"
+
+
+def test_small_instances_are_left_out(stack, bundle, tmp_path):
+    options = ["--model", bundle, "--instances", "membrane", "--no-preview"]
+    segment(stack, "-o", tmp_path / "all", *options)
+    segment(stack, "-o", tmp_path / "large", *options, "--min-volume", str(50 * 0.047 * 0.0092**2))
+    every, large = (tifffile.imread(tmp_path / f"{out}/cells_membrane_instances.tif") for out in ("all", "large"))
+    sizes = np.bincount(every.ravel())[1:]
+    assert np.bincount(large.ravel())[1:].tolist() == sizes[sizes >= 50].tolist()
+    assert (sizes < 50).any()
+
+
+def test_outputs_are_no_inputs_of_the_next_run(stack, bundle, tmp_path):
+    """`*.tif` in a folder that is also the output folder."""
+    for _ in range(2):
+        code, lines = segment(tmp_path / "*.tif", "-o", tmp_path, "--model", bundle, "--uncertainty")
+        assert code == 0
+        assert [line[2] for line in lines] == [str(tmp_path / "cells_labels.tif")]
+
+
+def test_scale_unlike_that_of_the_training_is_a_warning(stack, bundle, tmp_path):
+    code, (line,) = segment(stack, "-o", tmp_path / "out", "--model", bundle, "--voxel-size", "47,4,4")
+    assert code == 0
+    (warning,) = json.loads(Path(line[3]).read_text())["warnings"]
+    assert "differ by a factor of 2.30" in warning
+
+
+def test_dry_run_writes_nothing(stack, bundle, tmp_path):
+    code, lines = segment(stack, tmp_path / "none.tif", "-o", tmp_path / "out", "--model", bundle, "--dry-run")
+    assert code == 1
+    assert [line[1] for line in lines] == ["plan", "failed"]
+    assert "6 x 64 x 56 uint8" in lines[0][3]
+    assert "tiles of" in lines[0][3]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_defect_of_ours_ends_one_stack_only(stack, volume, bundle, tmp_path, monkeypatch):
+    save(tmp_path / "later.tif", volume)
+    real = pipeline.measure
+
+    def broken(opened, *rest):
+        if opened.info.path.name == "cells.tif":
+            raise ZeroDivisionError("a defect")
+        return real(opened, *rest)
+
+    monkeypatch.setattr(pipeline, "measure", broken)
+    code, lines = segment(stack, tmp_path / "later.tif", "-o", tmp_path / "out", "--model", bundle)
+    assert code == 1
+    assert [line[1] for line in lines] == ["failed", "ok"]
+    assert "internal error" in lines[0][3]
+    assert "ZeroDivisionError: a defect" in lines[0][3]
+
+
+@pytest.mark.parametrize(("flag", "said"), [("-q", False), ("-v", True)])
+def test_quiet_and_verbose(flag, said, stack, bundle, tmp_path):
+    done = densecell(flag, "segment", stack, "-o", tmp_path / "out", "--model", bundle)
+    assert done.returncode == 0
+    assert bool(done.stderr) is said
+
+
+# Stopped and killed
+
+
+@pytest.fixture
+def long_run(tmp_path, volume, bundle):
+    """Start a run of some seconds on a larger stack; yields (arguments, process) once slices are being written."""
+    large = np.tile(volume, (8, 6, 6))
+    save(tmp_path / "large.tif", large)
+    out = tmp_path / "out"
+    out.mkdir()
+    arguments = ["segment", tmp_path / "large.tif", "-o", out, "--model", bundle, "--tile", "5,150,150", "--no-preview"]
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stop = time.monotonic() + 60
+    while process.poll() is None and not list(out.glob(".*.tmp")):
+        assert time.monotonic() < stop
+        time.sleep(0.02)
+    time.sleep(1.5)
+    yield arguments, process, out
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_by_a_signal(long_run, number):
+    _, process, out = long_run
+    assert process.poll() is None
+    start = time.monotonic()
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert time.monotonic() - start < 5
+    assert stdout == ""
+    assert "run the same command again to continue" in stderr
+    assert "Traceback" not in stderr
+    assert list(out.iterdir()) == []  # nothing half, nothing temporary
+
+
+def test_killed_and_started_again(long_run):
+    arguments, process, out = long_run
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+    left = [path.name for path in out.iterdir()]
+    assert all(name.startswith(".") for name in left), left
+    done = densecell(*arguments)
+    assert done.returncode == 0
+    assert {path.name for path in out.iterdir()} == {
+        "large_labels.tif",
+        "large_report.json",
+    }  # the remains are gone, too

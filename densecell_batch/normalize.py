@@ -68,7 +68,7 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
         else:
             _check_finite(plane, z, stack)
             n, slice_mean = plane.size, float(plane.mean(dtype=np.float64))
-            slice_spread = float(np.square(plane - slice_mean, dtype=np.float64).sum())
+            slice_spread = float(np.square(np.subtract(plane, slice_mean, dtype=np.float64)).sum())
             delta = slice_mean - mean
             spread += slice_spread + delta * delta * count * n / (count + n)
             mean += delta * n / (count + n)
@@ -82,16 +82,16 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
     if low == high:
         raise StackError(
             f"{stack.info.path}: every voxel is {low:g}; expected an image with contrast: was an empty channel "
-            "exported, or a "
-            "mask instead of the image?"
+            "exported, or a mask instead of the image?"
         )
     return Statistics(mean, sqrt(spread / n), low, high)
 
 
 def normalize(values: np.ndarray, statistics: Statistics) -> np.ndarray:
     """(values - mean) / standard deviation, float32, of the same shape."""
-    # In float64: a mean that is large against the contrast must not eat the digits of uint16 data.
-    return ((values - statistics.mean) / statistics.std).astype(np.float32)
+    # In float64: a mean that is large against the contrast must not eat the digits.
+    centred = np.subtract(values, statistics.mean, dtype=np.float64)
+    return (centred / statistics.std).astype(np.float32)
 
 
 def _check_finite(plane: np.ndarray, z: int, stack: Stack) -> None:

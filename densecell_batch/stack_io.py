@@ -308,7 +308,8 @@ def _slice_reader(
     tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, length: int, path: Path
 ) -> Callable[[int], np.ndarray]:
     """A reader of slice z as (y, x). Checks that the file is as long as its header says."""
-    size, shape, dtype = path.stat().st_size, series.shape[-2:], series.dtype
+    size, shape = path.stat().st_size, series.shape[-2:]
+    dtype = series.dtype.newbyteorder(tiff.byteorder)  # a series of plain pages says its dtype in native order
     if tiff.is_imagej and (described := (tiff.imagej_metadata or {}).get("images", length)) != length:
         raise StackError(f"{path}: truncated: the header says {described} slices, {length} are there; copy it again")
     if (start := series.dataoffset) is not None:

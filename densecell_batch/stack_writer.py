@@ -174,8 +174,7 @@ class StackWriter:
         if free < needed:
             raise OutputError(
                 f"{self.path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in "
-                f"{self.path.parent}; make room, or "
-                "choose another output folder"
+                f"{self.path.parent}; make room, or choose another output folder"
             )
 
     @contextmanager

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check format bench clean
+.PHONY: help demo test test-slow test-lowest check format bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -24,6 +24,11 @@ test: $(VENV)/.installed  ## all tests that take seconds; those of ImageJ where 
 test-slow: $(VENV)/.installed  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
+test-lowest:  ## the quick tests with the oldest dependencies that pyproject.toml allows, in an environment of their own
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji"
+
 check: $(VENV)/.installed  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,4 +42,4 @@ bench: $(VENV)/.installed  ## print the tables of benchmarks/
 	$(BIN)/python benchmarks/inference.py
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -297,7 +297,7 @@ TENSORS: list[tuple[Callable[[dict[str, np.ndarray]], object], str]] = [
     (lambda t: t.update({"U-Net/predictor/logits/bias": np.zeros(2)}), "predictor/logits/bias is float64"),
     (
         lambda t: t.update({"U-Net/net/encoder/encode_block_999999999/x": np.zeros(1, np.float32)}),
-        "tensor .* is missing",
+        "n_blocks is .* expected a whole number from 1 to 8",
     ),
 ]
 

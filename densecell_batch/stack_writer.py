@@ -13,6 +13,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Self
@@ -106,9 +107,9 @@ class StackWriter:
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         self._missing = set(range(self.shape[0]))
         self._descriptor = -1
-        names = None if class_names is None else list(class_names)
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
-        options = layout(self.shape, self.dtype, voxel_size, channels, colours, names, display_range)
+        look = _Look(voxel_size, channels, colours, class_names, display_range)
+        options = layout(self.shape, self.dtype, look)
         self._needs_space()
         with self._explained():
             try:
@@ -195,6 +196,17 @@ class StackWriter:
             raise OutputError(f"{self.path}: cannot be written; {remedy}") from error
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a viewer needs beside the values; the fields are described at `StackWriter`."""
+
+    voxel_size: VoxelSize | None
+    channels: Sequence[str] | None
+    colours: np.ndarray | None
+    class_names: Sequence[str] | None
+    display_range: tuple[float, float] | None
+
+
 def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
     with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
@@ -208,29 +220,22 @@ def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: 
     return int(offset[0])
 
 
-def _imagej_layout(
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    voxel_size: VoxelSize | None,
-    channels: Sequence[str] | None,
-    colours: np.ndarray | None,
-    class_names: list[str] | None,
-    display_range: tuple[float, float] | None,
-) -> dict[str, Any]:
+def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
     """Options of tifffile for a file that plain ImageJ opens with calibration, colours, display range and names."""
+    display_range = look.display_range
     metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
     options: dict[str, Any] = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
-    if voxel_size is not None:
+    if look.voxel_size is not None:
         # ImageJ reads "um" as micrometres; a literal µ does not survive the header.
-        metadata |= {"unit": "um", "spacing": voxel_size.z}
-        options["resolution"] = (1 / voxel_size.x, 1 / voxel_size.y)
-    if channels is not None:
-        metadata |= {"Labels": [name for _ in range(shape[0]) for name in channels], "mode": "grayscale"}
-    info = _class_lines(class_names, colours)
+        metadata |= {"unit": "um", "spacing": look.voxel_size.z}
+        options["resolution"] = (1 / look.voxel_size.x, 1 / look.voxel_size.y)
+    if look.channels is not None:
+        metadata |= {"Labels": [name for _ in range(shape[0]) for name in look.channels], "mode": "grayscale"}
+    info = _class_lines(look.class_names, look.colours)
     if info:
         metadata["Info"] = info
-    if colours is not None:
-        table = _colour_table(colours, 256)
+    if look.colours is not None:
+        table = _colour_table(look.colours, 256)
         if dtype == np.uint8:
             options |= {"colormap": table, "photometric": "palette"}
         else:
@@ -242,33 +247,25 @@ def _imagej_layout(
     return options
 
 
-def _ome_layout(
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    voxel_size: VoxelSize | None,
-    channels: Sequence[str] | None,
-    colours: np.ndarray | None,
-    class_names: list[str] | None,
-    display_range: tuple[float, float] | None,
-) -> dict[str, Any]:
+def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
     """Options of tifffile for OME-TIFF, BigTIFF where it has to be; the display range has no place in it."""
     metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
     big = prod(shape) * dtype.itemsize + _ROOM > 2**32
     options: dict[str, Any] = {"file": {"ome": True, "bigtiff": big}, "metadata": metadata, "photometric": "minisblack"}
-    if voxel_size is not None:
-        for axis, edge in zip("ZYX", voxel_size.edges, strict=True):
+    if look.voxel_size is not None:
+        for axis, edge in zip("ZYX", look.voxel_size.edges, strict=True):
             metadata |= {f"PhysicalSize{axis}": edge, f"PhysicalSize{axis}Unit": "µm"}
-    if channels is not None:
-        metadata["Channel"] = {"Name": list(channels)}
-    info = _class_lines(class_names, colours)
+    if look.channels is not None:
+        metadata["Channel"] = {"Name": list(look.channels)}
+    info = _class_lines(look.class_names, look.colours)
     if info:
         metadata["Description"] = info
-    if colours is not None and dtype == np.uint8:
-        options |= {"colormap": _colour_table(colours, 256), "photometric": "palette"}
+    if look.colours is not None and dtype == np.uint8:
+        options |= {"colormap": _colour_table(look.colours, 256), "photometric": "palette"}
     return options
 
 
-def _class_lines(class_names: list[str] | None, colours: np.ndarray | None) -> str:
+def _class_lines(class_names: Sequence[str] | None, colours: np.ndarray | None) -> str:
     """One line a class: `class 1 = cell #0000ff`."""
     lines = []
     for i, name in enumerate(class_names or []):

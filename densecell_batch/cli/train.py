@@ -1,0 +1,161 @@
+"""`densecell-batch train`: labelled stacks in, a model bundle out."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from densecell_batch.cli.params import TILE
+from densecell_batch.errors import OptionError, Stopped
+
+__all__ = ["train"]
+
+_log = logging.getLogger(__name__)
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--images", multiple=True, required=True, type=_FILE, help="Image stack to train on. Repeatable.")
+@click.option("--labels", multiple=True, required=True, type=_FILE, help="Its labels, 0 to the number of classes - 1.")
+@click.option("--eval-images", required=True, type=_FILE, help="Image stack that the members are chosen on.")
+@click.option("--eval-labels", required=True, type=_FILE, help="Its labels.")
+@click.option("-o", "--out", required=True, type=_FILE, help="Run folder; an interrupted run in it is resumed.")
+@click.option("--classes", required=True, help="NAME[=#rrggbb],... from class 0 on, or a file with one in each line.")
+@click.option("--name", default="mine", show_default=True, help="Name of the bundle.")
+@click.option("--kernels", default=16, show_default=True, help="Filters of the first block; even.")
+@click.option("--pyramid-kernels", default=12, show_default=True, help="Filters of the 3D pyramid.")
+@click.option(
+    "--window", type=TILE, default=(5, 160, 160), metavar="Z,Y,X", help="Training window.  [default: 5,160,160]"
+)
+@click.option("--batch", default=2, show_default=True, type=click.IntRange(1), help="Windows a step.")
+@click.option("--steps", type=click.IntRange(20), help="Steps of each member.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Or: minutes for each member.")
+@click.option("--learning-rate", default=1e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--restarts", default=1, show_default=True, type=click.IntRange(1), help="Members to train.")
+@click.option("--keep", type=click.IntRange(1), help="Best members to keep.  [default: all, at most 4]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--init", type=str, help="Bundle to start from (fine-tuning); decides the architecture.")
+@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
+@click.option("--licence", default="not stated", help="Licence of the weights, for the bundle.")
+@click.option("--citation", default="not stated", help="What users of the bundle shall cite.")
+def train(
+    images: tuple[Path, ...],
+    labels: tuple[Path, ...],
+    eval_images: Path,
+    eval_labels: Path,
+    out: Path,
+    classes: str,
+    **flags: Any,
+) -> None:
+    """Train an ensemble of 2D-3D nets on labelled stacks and make a model bundle of the best.
+
+    Interrupted, the same command goes on where it was.
+    """
+    from densecell_batch.training.restarts import train_ensemble
+    from densecell_batch.training.volumes import load_labelled
+
+    if len(images) != len(labels):
+        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
+    start, run = _run(_parse_classes(classes), flags)
+    n, window = run.architecture.n_classes, run.recipe.window
+    volumes = [load_labelled(*pair, n, window) for pair in zip(images, labels, strict=True)]
+    evaluation = load_labelled(eval_images, eval_labels, n)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    begun = time.monotonic()
+
+    def say(seed: int, row: dict[str, float]) -> None:
+        left = (run.seed + run.restarts - 1 - seed) * row["steps"] + row["steps"] - row["step"]
+        _log.info(
+            "seed %d, step %d of %d: loss %.4f, mean IoU %.4f; %.0f min spent, about %.0f min left",
+            seed, row["step"], row["steps"], row["loss"], row["mean_iou"],
+            (time.monotonic() - begun) / 60, left * row["seconds_per_step"] / 60,
+        )  # fmt: skip
+
+    bundle = train_ensemble(run, volumes, evaluation, out, start=start, progress=say)
+    click.echo(f"DENSECELL\tok\t{bundle.path}\t{bundle.scores['evaluation']['mean_iou']}")
+
+
+def _run(classes: tuple[Any, ...], flags: dict[str, Any]) -> tuple[list[Any] | None, Any]:
+    """What the flags ask for: weights to start from, and the run."""
+    from densecell_batch.architecture import Hybrid2D3D
+    from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.training.fit import Recipe
+    from densecell_batch.training.restarts import Run
+    from densecell_batch.weights import find_bundle
+
+    if (flags["steps"] is None) == (flags["minutes"] is None):
+        raise OptionError("give one of --steps and --minutes: how long each member is trained")
+    architecture: Any = Hybrid2D3D(
+        len(classes),
+        flags["kernels"],
+        pyramid_kernels=flags["pyramid_kernels"],
+        relu_on_logits=False,
+        pyramid_unpools_z=False,
+    )
+    start = None
+    if flags["init"]:
+        bundle = find_bundle(flags["init"])
+        architecture = bundle.architecture
+        start = [bundle.weights(i) for i in range(len(bundle.members))]
+        if architecture.n_classes != len(classes):
+            raise OptionError(f"--init {flags['init']} has {architecture.n_classes} classes, --classes {len(classes)}")
+    precision = choose_precision(flags["precision"], select_device("auto"))
+    _log.info("precision %s (%s)", precision.name, precision.reason)
+    recipe = Recipe(
+        window=flags["window"],
+        batch=flags["batch"],
+        learning_rate=flags["learning_rate"],
+        precision="float32" if precision.name == "float32" else f"mixed_{precision.name}",
+    )
+    if flags["steps"] is not None:
+        recipe = recipe.over(flags["steps"])
+    return start, Run(
+        name=flags["name"],
+        architecture=architecture,
+        classes=classes,
+        recipe=recipe,
+        restarts=flags["restarts"],
+        keep=flags["keep"] or min(4, flags["restarts"]),
+        seed=flags["seed"],
+        minutes=flags["minutes"],
+        licence=flags["licence"],
+        citation=flags["citation"],
+    )
+
+
+def _parse_classes(text: str) -> tuple[Any, ...]:
+    """Names and colours of the classes, from the option or from the file that it names."""
+    from densecell_batch.bundle import ClassInfo
+    from densecell_batch.published import jet_colours
+
+    path = Path(text)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    entries = [line.strip() for line in lines if line.strip()]
+    if len(entries) < 2:
+        raise OptionError(
+            f"--classes names {len(entries)} class; expected at least two, such as background,cell=#ff0000"
+        )
+    found = []
+    for entry, colour in zip(entries, jet_colours(len(entries)), strict=True):
+        name, _, given = (part.strip() for part in entry.partition("="))
+        if given:
+            try:
+                if len(given) != 7 or given[0] != "#":
+                    raise ValueError
+                red, green, blue = bytes.fromhex(given[1:])
+            except ValueError as error:
+                raise OptionError(f"--classes: {given!r} is no colour; expected #rrggbb, such as #ff0000") from error
+            colour = (red, green, blue)
+        found.append(ClassInfo(name, colour))
+    return tuple(found)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")

@@ -1,0 +1,262 @@
+"""Many members from different seeds; the best few become an ensemble (Guay et al. 2021, "ensembles of the best").
+
+The run folder::
+
+    run.json              what is trained, of what, how; a run that is resumed must say the same
+    member-SEED.state     the state of a member (see `fit`)
+    member-SEED.json      its scores, once it is trained
+    log.jsonl             a line for each evaluation
+    curves.png            learning curves
+    sample.png            slices of the evaluation volume and what the ensemble says of them
+    NAME.zip              the bundle
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densecell_batch import __version__
+from densecell_batch.architecture import Architecture, architecture_to_dict
+from densecell_batch.atomic import write_file
+from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
+from densecell_batch.errors import OptionError
+from densecell_batch.metrics import Scores, score
+from densecell_batch.preview import render_preview, write_preview
+from densecell_batch.training.curves import render_curves
+from densecell_batch.training.fit import Arrays, Member, Recipe, fit_member, predict_labels, seconds_per_step
+from densecell_batch.training.volumes import LabelledVolume
+
+__all__ = ["Progress", "Run", "train_ensemble"]
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, dict[str, float]], None]  # (seed, row of the history)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides what comes out of a run, beside the volumes."""
+
+    name: str  # of the bundle
+    architecture: Architecture
+    classes: tuple[ClassInfo, ...]
+    recipe: Recipe
+    restarts: int = 1
+    keep: int = 1  # members of the ensemble
+    seed: int = 0  # of the first member; the others count on
+    minutes: float | None = None  # for each member; decides the steps, once
+    licence: str = "not stated"
+    citation: str = "not stated"
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= self.restarts:
+            raise OptionError(f"--keep is {self.keep}; expected 1 to {self.restarts}, the number of --restarts")
+        if len(self.classes) != self.architecture.n_classes:
+            raise OptionError(f"{len(self.classes)} classes for a net of {self.architecture.n_classes}")
+
+
+def train_ensemble(
+    run: Run,
+    train: list[LabelledVolume],
+    evaluation: LabelledVolume,
+    folder: Path,
+    *,
+    start: list[Arrays] | None = None,
+    progress: Progress = lambda seed, row: None,
+) -> ModelBundle:
+    """Train the members of a run, those that are not trained yet, and make a bundle of the best.
+
+    Parameters
+    ----------
+    run
+        What to train, and how.
+    train, evaluation
+        Labelled volumes; the members are chosen on the latter.
+    folder
+        The run folder; made, or gone on with.
+    start
+        Weights of members to begin with (fine-tuning); each restart takes the next one.
+    progress
+        Called after each evaluation.
+
+    Returns
+    -------
+    ModelBundle
+
+    Raises
+    ------
+    OptionError
+        If the folder holds another run; the message says what differs.
+    Stopped
+        If the run is stopped; it can be resumed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _same_run(run, train, evaluation, folder, start)
+    members = []
+    for seed in range(run.seed, run.seed + run.restarts):
+        first = start[(seed - run.seed) % len(start)] if start else None
+        members.append(_member(run, train, evaluation, folder, seed, first, progress))
+        write_preview(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
+    kept = sorted(members, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
+    precision = run.recipe.precision.removeprefix("mixed_")
+    labels = predict_labels(evaluation.image, run.architecture, run.recipe.window, [m.weights for m in kept], precision)
+    scores = score(evaluation.labels, labels, run.architecture.n_classes)
+    _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
+    _write_sample(run, evaluation, labels, folder)
+    return _write(run, train, evaluation, members, kept, scores, folder)
+
+
+def _member(
+    run: Run,
+    train: list[LabelledVolume],
+    evaluation: LabelledVolume,
+    folder: Path,
+    seed: int,
+    start: Arrays | None,
+    progress: Progress,
+) -> Member:
+    """Train a member, or read the state of one that is trained."""
+
+    def log(row: dict[str, float]) -> None:
+        with (folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"seed": seed, **row}) + "\n")
+        progress(seed, row)
+
+    member = fit_member(
+        run.architecture,
+        train,
+        evaluation,
+        run.recipe,
+        folder / f"member-{seed}.state",
+        seed,
+        start=start,
+        progress=log,
+    )
+    write_file(folder / f"member-{seed}.json", json.dumps(_as_dict(member.scores, run), indent=2).encode())
+    return member
+
+
+def _same_run(
+    run: Run, train: list[LabelledVolume], evaluation: LabelledVolume, folder: Path, start: list[Arrays] | None
+) -> Run:
+    """Hold the run to what its folder was begun with; the run with its number of steps."""
+    wanted = _identity(run, train, evaluation, start)
+    path = folder / "run.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OptionError(f"{path}: cannot be read ({error}); give another run folder") from error
+        if run.minutes is not None and isinstance(found.get("recipe"), dict):
+            wanted["recipe"]["steps"] = found["recipe"].get("steps")
+            wanted["recipe"]["evaluate_every"] = found["recipe"].get("evaluate_every")
+        changed = _differences(found, wanted)
+        if changed:
+            raise OptionError(
+                f"{folder} holds a run that was begun otherwise: {'; '.join(changed)}; to resume it, give what it was "
+                "begun with, else another run folder"
+            )
+        steps, every = wanted["recipe"]["steps"], wanted["recipe"]["evaluate_every"]
+        return replace(run, recipe=replace(run.recipe, steps=steps, evaluate_every=every))
+    if run.minutes is not None:
+        seconds = seconds_per_step(run.architecture, train, run.recipe)
+        run = replace(run, recipe=run.recipe.over(max(20, round(60 * run.minutes / seconds))))
+        _log.info("%.3f s a step: %d steps in %g minutes", seconds, run.recipe.steps, run.minutes)
+    write_file(path, json.dumps(_identity(run, train, evaluation, start), indent=2).encode())
+    return run
+
+
+def _identity(
+    run: Run, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
+) -> dict[str, Any]:
+    """JSON values of all that decides the result."""
+    import hashlib
+
+    sums = [
+        hashlib.sha256(b"".join(name.encode() + weights[name].tobytes() for name in sorted(weights))).hexdigest()
+        for weights in start or []
+    ]
+    described = {
+        "architecture": architecture_to_dict(run.architecture),
+        "classes": [c.name for c in run.classes],
+        "recipe": asdict(run.recipe),
+        "restarts": run.restarts,
+        "seed": run.seed,
+        "minutes": run.minutes,
+        "init": sums,
+        "train": [volume.sha256 for volume in train],
+        "evaluation": evaluation.sha256,
+    }
+    values: dict[str, Any] = json.loads(json.dumps(described))
+    return values
+
+
+def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """What differs between JSON values, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(found.keys() | wanted.keys())
+        return [
+            text for key in keys for text in _differences(found.get(key), wanted.get(key), f"{where} {key}".strip())
+        ]
+    return [] if found == wanted else [f"{where} was {json.dumps(found)}, is {json.dumps(wanted)}"]
+
+
+def _as_dict(scores: Scores, run: Run) -> dict[str, Any]:
+    iou = {c.name: None if np.isnan(v) else round(float(v), 4) for c, v in zip(run.classes, scores.iou, strict=True)}
+    return {"mean_iou": round(scores.mean_iou, 4), "accuracy": round(scores.accuracy, 4), "iou": iou}
+
+
+def _write_sample(run: Run, evaluation: LabelledVolume, labels: np.ndarray, folder: Path) -> None:
+    depth = len(labels)
+    shown = sorted({0, depth // 2, depth - 1})
+    images, classes = [(z, evaluation.image[z]) for z in shown], [(c.name, c.colour) for c in run.classes]
+    picture = render_preview(images, [labels[z] for z in shown], classes, evaluation.voxel_size, "evaluation volume")
+    write_preview(folder / "sample.png", picture)
+
+
+def _write(
+    run: Run,
+    train: list[LabelledVolume],
+    evaluation: LabelledVolume,
+    members: list[Member],
+    kept: list[Member],
+    scores: Scores,
+    folder: Path,
+) -> ModelBundle:
+    from densecell_batch.predict import golden_pair, verify_bundle
+
+    path = folder / f"{run.name}.zip"
+    weights = [m.weights for m in kept]
+    # An earlier bundle of this very run, made when fewer members were kept, say.
+    path.unlink(missing_ok=True)
+    write_bundle(
+        path,
+        name=run.name,
+        version=run.version,
+        licence=run.licence,
+        citation=run.citation,
+        architecture=run.architecture,
+        classes=run.classes,
+        voxel_size=train[0].voxel_size,
+        window=run.recipe.window,
+        members=weights,
+        golden=golden_pair(run.architecture, weights, run.recipe.window),
+        scores={"evaluation": _as_dict(scores, run), "members": [_as_dict(m.scores, run) for m in kept]},
+        provenance={
+            "trained by": f"densecell-batch {__version__}",
+            **_identity(run, train, evaluation, None),
+            "seeds kept": [m.seed for m in kept],
+            "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
+        },
+    )
+    bundle = load_bundle(path)
+    verify_bundle(bundle)
+    return bundle

@@ -1,0 +1,87 @@
+"""Labelled volumes in memory, checked so that training cannot fail for them an hour later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from densecell_batch.errors import StackError
+from densecell_batch.normalize import measure, normalize
+from densecell_batch.stack_io import Stack, content_sha256, open_stack
+from densecell_batch.volume import VoxelSize
+
+__all__ = ["LabelledVolume", "load_labelled"]
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """An image with the class of each voxel."""
+
+    image: np.ndarray  # (z, y, x) float32, normalized with its own mean and standard deviation
+    labels: np.ndarray  # (z, y, x) uint8
+    voxel_size: VoxelSize | None
+    sha256: tuple[str, str]  # of the image and the label file(s)
+
+    def frequencies(self, n_classes: int) -> np.ndarray:
+        """Share of each class in the labels, (n_classes,) float64."""
+        return np.bincount(self.labels.ravel(), minlength=n_classes) / self.labels.size
+
+
+def load_labelled(
+    images: Path, labels: Path, n_classes: int, window: tuple[int, int, int] | None = None
+) -> LabelledVolume:
+    """Read an image stack and its labels.
+
+    Parameters
+    ----------
+    images, labels
+        TIFF files or folders of slices, of the same shape.
+    n_classes
+        Labels run from 0 to `n_classes` - 1.
+    window
+        Smallest shape (z, y, x) that will do; None when any will.
+
+    Raises
+    ------
+    StackError
+        If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, or the
+        volume is smaller than the window.
+    """
+    with open_stack(images) as image, open_stack(labels) as label:
+        if image.info.shape != label.info.shape:
+            raise StackError(
+                f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
+                "(z, y, x); expected the same shape: export both from the same stack"
+            )
+        if label.info.dtype == "float32":
+            raise StackError(f"{labels}: the labels are float32; expected whole numbers: convert them to 8-bit")
+        if window is not None and any(a < b for a, b in zip(image.info.shape, window, strict=True)):
+            raise StackError(
+                f"{images}: it is {_by(image.info.shape)} (z, y, x), smaller than the training window "
+                f"{_by(window)}; give a larger stack or a smaller --window"
+            )
+        statistics = measure(image)
+        grey = np.stack([normalize(image.read(z), statistics) for z in range(image.info.shape[0])])
+        classes = np.stack([_checked(label, z, n_classes) for z in range(label.info.shape[0])])
+        return LabelledVolume(
+            grey, classes, image.info.voxel_size, (content_sha256(image.files), content_sha256(label.files))
+        )
+
+
+def _checked(labels: Stack, z: int, n_classes: int) -> np.ndarray:
+    """Slice `z` of the labels as uint8."""
+    plane = labels.read(z)
+    low, high = int(plane.min()), int(plane.max())
+    if low < 0 or high >= n_classes:
+        wrong = low if low < 0 else high
+        raise StackError(
+            f"{labels.info.path}: slice {z} has the label {wrong}; expected 0 to {n_classes - 1} for {n_classes} "
+            "classes: name all classes with --classes, or correct the labels"
+        )
+    return plane.astype(np.uint8)
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))

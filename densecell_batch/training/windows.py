@@ -1,0 +1,167 @@
+"""Training windows: where they lie and how they are varied.
+
+Everything follows from (seed, step): a run that is resumed draws what it would have drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from densecell_batch.training.volumes import LabelledVolume
+
+__all__ = ["Augmentation", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far windows are varied.
+
+    Sections of EM volumes have no direction within the plane, nor along z: windows are turned about z and
+    mirrored in both. A turn about y or x would mix axes of different scale.
+    """
+
+    bent: float = (
+        0.5  # share of windows that are turned by any angle, scaled and bent; interpolation blurs them a little
+    )
+    scale: float = 0.15  # in y and x; 0.15: by 0.85 to 1.15
+    elastic: float = 4.0  # voxels, standard deviation of the displacement
+    elastic_sigma: float = 16.0  # voxels over which the displacement is smooth
+    brightness: float = 0.2  # standard deviations of the stack, of the whole window
+    slice_brightness: float = 0.15  # of each slice for itself: sections are stained and imaged one by one
+    contrast: float = 0.2
+    gamma: float = 0.2
+    noise: float = 0.1
+
+
+class Sampler:
+    """Draws batches of augmented windows from labelled volumes.
+
+    Parameters
+    ----------
+    volumes
+        To draw from, each with the probability of its share of all voxels.
+    window
+        Input window (z, y, x).
+    batch
+        Windows a batch.
+    n_classes
+        Number of classes.
+    augmentation
+        How far windows are varied; None for windows as they are.
+    rare
+        Share of windows that are centred on a voxel of a class that is drawn first, so that rare ones are met.
+    seed
+        Of all random numbers.
+    """
+
+    def __init__(
+        self,
+        volumes: list[LabelledVolume],
+        window: tuple[int, int, int],
+        batch: int,
+        n_classes: int,
+        *,
+        augmentation: Augmentation | None,
+        rare: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self._volumes, self._window, self._batch = volumes, window, batch
+        self._augmentation, self._rare, self._seed = augmentation, rare, seed
+        sizes = np.array([volume.labels.size for volume in volumes], float)
+        self._share = sizes / sizes.sum()
+        # Flat indices of each class, thinned out: any of some hundred thousand places will do.
+        self._places = [[_thinned(np.flatnonzero(volume.labels == c)) for c in range(n_classes)] for volume in volumes]
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batch of a step.
+
+        Returns
+        -------
+        images : numpy.ndarray
+            (batch, z, y, x, 1) float32.
+        labels : numpy.ndarray
+            (batch, z, y, x) int32.
+        """
+        rng = np.random.default_rng((self._seed, step))
+        pairs = [self._window_at(rng) for _ in range(self._batch)]
+        return np.stack([image for image, _ in pairs])[..., None], np.stack([labels for _, labels in pairs])
+
+    def _window_at(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        which = int(rng.choice(len(self._volumes), p=self._share))
+        volume = self._volumes[which]
+        z, y, x = self._centre(rng, which)
+        depth, height, width = self._window
+        first = int(np.clip(z - int(rng.integers(depth)), 0, volume.labels.shape[0] - depth))
+        slices = slice(first, first + depth)
+        if self._augmentation is None:
+            corner = [
+                int(np.clip(c - side // 2, 0, length - side))
+                for c, side, length in zip((y, x), (height, width), volume.labels.shape[1:], strict=True)
+            ]
+            region = (slices, slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
+            return volume.image[region], volume.labels[region].astype(np.int32)
+        rows, columns = _deformed_grid((height, width), (y, x), self._augmentation, rng)
+        image = np.stack([_at(plane, rows, columns, order=1) for plane in volume.image[slices]])
+        labels = np.stack([_at(plane, rows, columns, order=0) for plane in volume.labels[slices]])
+        if rng.random() < 0.5:
+            image, labels = image[::-1], labels[::-1]
+        return _regraded(image, self._augmentation, rng), labels.astype(np.int32)
+
+    def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
+        """A voxel near the middle of the window."""
+        shape, places = self._volumes[which].labels.shape, self._places[which]
+        filled = [c for c, there in enumerate(places) if len(there)]
+        if rng.random() < self._rare:
+            index = int(rng.choice(places[rng.choice(filled)]))
+        else:
+            index = int(rng.integers(np.prod(shape)))
+        z, y, x = np.unravel_index(index, shape)
+        return int(z), int(y), int(x)
+
+
+def _thinned(indices: np.ndarray, most: int = 200_000) -> np.ndarray:
+    return indices[:: max(1, len(indices) // most)]
+
+
+def _deformed_grid(
+    sides: tuple[int, int], centre: tuple[int, int], by: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source row and column of each pixel of a window: flipped, turned, scaled and bent, the same for all slices."""
+    grid = np.stack(np.meshgrid(*(np.arange(side) - (side - 1) / 2 for side in sides), indexing="ij"))
+    bent = rng.random() < by.bent
+    angle = rng.uniform(0, 2 * np.pi) if bent else 0.5 * np.pi * rng.integers(4)
+    zoom = 1 + rng.uniform(-by.scale, by.scale) if bent else 1.0
+    turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if rng.random() < 0.5:
+        turn[:, 0] *= -1
+    grid = np.einsum("ij,jyx->iyx", turn, grid)
+    if bent and by.elastic:
+        bend = np.stack([gaussian_filter(rng.standard_normal(sides), by.elastic_sigma, mode="wrap") for _ in sides])
+        grid += bend * (by.elastic / bend.std())
+    shift = rng.uniform(-0.25, 0.25, 2) * np.array(sides)
+    rows, columns = grid + (np.array(centre) + shift)[:, None, None]
+    return (rows, columns) if bent else (np.rint(rows - 0.25), np.rint(columns - 0.25))  # no tie at halves
+
+
+def _at(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, order: int) -> np.ndarray:
+    """Values at fractional places, mirrored beyond the edge; of the same dtype."""
+    values: np.ndarray = map_coordinates(plane, [rows, columns], order=order, mode="mirror", prefilter=False)
+    return values
+
+
+def _regraded(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Other contrast, brightness, gamma and noise; (z, y, x) float32."""
+    contrast = 1 + rng.uniform(-by.contrast, by.contrast)
+    brightness = rng.uniform(-by.brightness, by.brightness)
+    each = rng.uniform(-by.slice_brightness, by.slice_brightness, (len(image), 1, 1))
+    image = image * contrast + brightness + each
+    if by.gamma:
+        low, high = float(image.min()), float(image.max())
+        share = (image - low) / max(high - low, 1e-6)
+        image = low + (high - low) * share ** np.exp(rng.uniform(-by.gamma, by.gamma))
+    if by.noise:
+        image = image + rng.uniform(0, by.noise) * rng.standard_normal(image.shape)
+    return image.astype(np.float32)

@@ -1,12 +1,30 @@
-"""How well a class map agrees with the truth."""
+"""How well a class map agrees with the truth.
+
+All but the boundary score follow from one confusion matrix, which is added up slice by slice.
+
+References
+----------
+.. [1] Hubert, Arabie 1985, "Comparing partitions", J Classification 2:193.
+.. [2] Meila 2007, "Comparing clusterings: an information based distance", J Multivariate Analysis 98:873.
+.. [3] Csurka, Larlus, Perronnin 2013, "What is a good evaluation measure for semantic segmentation?", BMVC.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
+from skimage.segmentation import find_boundaries
 
-__all__ = ["Scores", "confusion_matrix", "score"]
+__all__ = [
+    "Scores",
+    "adjusted_rand_index",
+    "boundary_f_score",
+    "confusion_matrix",
+    "score",
+    "variation_of_information",
+]
 
 
 @dataclass(frozen=True)
@@ -49,3 +67,58 @@ def score(truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndar
     if counted is not None:
         truth, found = truth[counted], found[counted]
     return Scores(confusion_matrix(truth, found, n_classes))
+
+
+def adjusted_rand_index(confusion: np.ndarray) -> float:
+    """Adjusted Rand index, from a confusion matrix: 1 for equal class maps, about 0 by chance (ref. 1)."""
+
+    def pairs(counts: np.ndarray) -> float:
+        wide = counts.astype(float)
+        return float((wide * (wide - 1) / 2).sum())
+
+    together, rows, columns = pairs(confusion), pairs(confusion.sum(1)), pairs(confusion.sum(0))
+    by_chance = rows * columns / pairs(confusion.sum(keepdims=True))
+    highest = (rows + columns) / 2
+    return 1.0 if highest == by_chance else (together - by_chance) / (highest - by_chance)
+
+
+def variation_of_information(confusion: np.ndarray) -> tuple[float, float]:
+    """Bits of splitting H(found | truth) and of merging H(truth | found), from a confusion matrix (ref. 2)."""
+    joint = confusion / confusion.sum()
+
+    def entropy(shares: np.ndarray) -> float:
+        shares = shares[shares > 0]
+        return float(-(shares * np.log2(shares)).sum())
+
+    whole = entropy(joint.ravel())
+    return whole - entropy(joint.sum(1)), whole - entropy(joint.sum(0))
+
+
+def boundary_f_score(truth: np.ndarray, found: np.ndarray, tolerance: float = 2) -> float:
+    """F-score of the boundaries between classes, slice by slice (ref. 3).
+
+    Parameters
+    ----------
+    truth, found
+        Class maps (z, y, x).
+    tolerance
+        Distance in voxels, in the slice, within which a boundary voxel counts as met.
+
+    Returns
+    -------
+    float
+        Harmonic mean of precision and recall over all slices; 1 where neither has a boundary.
+    """
+    met, there = np.zeros(2), np.zeros(2)  # of the found boundaries, of the true ones
+    for planes in zip(found, truth, strict=True):
+        edges = [find_boundaries(plane, mode="inner") for plane in planes]  # type: ignore[no-untyped-call]
+        for i, (mine, other) in enumerate((edges, edges[::-1])):
+            near = distance_transform_edt(~other) <= tolerance if other.any() else np.zeros(other.shape, bool)
+            met[i] += np.count_nonzero(mine & near)
+            there[i] += np.count_nonzero(mine)
+    if not there.any():
+        return 1.0
+    if not there.all() or not met.all():
+        return 0.0
+    precision, recall = met / there
+    return float(2 * precision * recall / (precision + recall))

@@ -48,11 +48,18 @@ class Predictor:
         *,
         may_split: bool = True,
     ) -> None:
-        self._architecture, self._precision, self._may_split = architecture, precision, may_split
+        self.architecture, self.precision, self._may_split = architecture, precision, may_split
         self._members = members
         self._variables: list[list[Any]] = []
+        self._net: Any = None  # of the last shape; its variables say the order of the tensors
         self._forward: dict[Triple, Callable[[list[Any], np.ndarray], np.ndarray]] = {}
         self._too_large: set[Triple] = set()
+
+    def reload(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take other members of the same architecture; what was compiled stays."""
+        self._members = members
+        if self._net is not None:
+            self._load()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -108,7 +115,7 @@ class Predictor:
 
     def _halves(self, shape: Triple) -> tuple[int, int] | None:
         """Axis to cut and the input side of each of two overlapping parts; None when parts would not be smaller."""
-        net = self._architecture
+        net = self.architecture
         axis = 1 if shape[1] >= shape[2] else 2
         lossless = net.residue + 2 * net.margin
         side = shape[axis] // 2 + net.margin + net.halo + 1
@@ -120,7 +127,7 @@ class Predictor:
         length = tile.shape[axis]
         low = np.moveaxis(self._predict(tile.take(range(side), axis), member), axis, 0)
         high = np.moveaxis(self._predict(tile.take(range(length - side, length), axis), member), axis, 0)
-        n = length - 2 * self._architecture.margin
+        n = length - 2 * self.architecture.margin
         return np.moveaxis(np.concatenate([low[: n // 2], high[n // 2 - n :]]), 0, axis)
 
     def _run(self, tile: np.ndarray, member: int) -> np.ndarray:
@@ -128,29 +135,38 @@ class Predictor:
         forward = self._forward.get((z, y, x))
         if forward is None:
             forward = self._forward[z, y, x] = self._build((z, y, x))
-        batch = tile[..., None] if isinstance(self._architecture, UNet2D) else tile[None, ..., None]
+        batch = tile[..., None] if isinstance(self.architecture, UNet2D) else tile[None, ..., None]
         probabilities = forward(self._variables[member], batch)
-        return probabilities if isinstance(self._architecture, UNet2D) else probabilities[0]
+        return probabilities if isinstance(self.architecture, UNet2D) else probabilities[0]
 
     def _build(self, shape: Triple) -> Callable[[list[Any], np.ndarray], np.ndarray]:
         """Trace the net for one input shape: (weights, (n, ..., 1) float32) -> probabilities as numpy float32."""
         import keras
 
-        from densecell_batch.nets import assign_weights, build_net, compiled
+        from densecell_batch.nets import build_net, compiled
 
-        net = build_net(self._architecture, shape, self._precision)
+        net = self._net = build_net(self.architecture, shape, self.precision)
         if not self._variables:
-            for weights in self._members:
-                assign_weights(net, weights)
-                self._variables.append([keras.ops.copy(v.value) for v in net.variables])
+            self._load()
 
         def forward(variables: list[Any], batch: Any) -> Any:
-            outputs, _ = net.stateless_call(variables, [], keras.ops.cast(batch, self._precision), training=False)
+            outputs, _ = net.stateless_call(variables, [], keras.ops.cast(batch, self.precision), training=False)
             logits = keras.tree.flatten(outputs)[0]
             return keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
 
         run = compiled(forward)
         return lambda variables, batch: np.asarray(run(variables, batch))
+
+    def _load(self) -> None:
+        """Tensors of each member, in the order of the net's variables and in its dtype."""
+        from keras import ops
+
+        from densecell_batch.nets import assign_weights
+
+        self._variables = []
+        for weights in self._members:
+            assign_weights(self._net, weights)
+            self._variables.append([ops.copy(v.value) for v in self._net.variables])
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -21,7 +21,7 @@ LAYERS = [
     {"stitch", "nets", "metrics"},
     {"device", "predict"},
     {"published", "weights"},
-    {"planning", "preview", "report", "tally"},
+    {"planning", "preview", "report", "tally", "evaluation"},
     {"outputs"},
     {"pipeline", "training"},
     {"batch"},

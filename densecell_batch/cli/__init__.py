@@ -21,6 +21,7 @@ __all__ = ["cli", "main"]
 _VERBS = {
     "segment": "Segment TIFF stacks with an ensemble of 2D-3D nets.",
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
+    "evaluate": "Score class maps, or models, against true labels.",
     "models": "List, show, import, pack, verify and fetch model bundles.",
     "doctor": "Check what this machine has and whether it suffices.",
     "demo": "Segment a small real EM stack that comes with the package.",

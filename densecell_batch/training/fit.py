@@ -21,6 +21,7 @@ from densecell_batch.architecture import Architecture, tensor_shapes
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import OptionError, Stopped
 from densecell_batch.metrics import Scores, score
+from densecell_batch.predict import Predictor
 from densecell_batch.training.volumes import LabelledVolume
 from densecell_batch.training.windows import Augmentation, Sampler
 
@@ -53,6 +54,11 @@ class Recipe:
     def over(self, steps: int) -> Recipe:
         """The same over another number of steps, evaluated about twenty times."""
         return replace(self, steps=steps, evaluate_every=max(1, steps // 20), warm_up=min(self.warm_up, steps // 10))
+
+    @property
+    def inference_precision(self) -> str:
+        """What the evaluation computes in."""
+        return self.precision.removeprefix("mixed_")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -126,6 +132,13 @@ def fit_member(
     state = _load(checkpoint, architecture, net) or _fresh(net)
     step_function = _compiled_step(net, recipe, _class_weights(train, architecture.n_classes))
     sampler = _sampler(train, architecture, recipe, seed)
+    judge = Predictor(architecture, [_named(architecture, net, state.averaged)], recipe.inference_precision)
+
+    def evaluate() -> Scores:
+        judge.reload([_named(architecture, net, state.averaged)])
+        labels = predict_labels(evaluation.image, judge, recipe.window)
+        return score(evaluation.labels, labels, architecture.n_classes)
+
     losses: list[float] = []
     since = time.monotonic()
     try:
@@ -136,7 +149,7 @@ def fit_member(
                 upcoming = reader.submit(sampler, state.step + 1)
                 losses.append(_advance(state, step_function, recipe, images, labels))
                 if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
-                    found = _evaluate(architecture, net, state, evaluation, recipe)
+                    found = evaluate()
                     seconds = (time.monotonic() - since) / len(losses)
                     row = {
                         "step": state.step,
@@ -152,8 +165,7 @@ def fit_member(
     except Stopped:
         _save(checkpoint, architecture, net, state)
         raise
-    members = _named(architecture, net, state.averaged)
-    return Member(seed, members, _evaluate(architecture, net, state, evaluation, recipe), state.history)
+    return Member(seed, _named(architecture, net, state.averaged), evaluate(), state.history)
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
@@ -171,26 +183,15 @@ def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], re
     return float(np.median(times[3:]))
 
 
-def predict_labels(
-    image: np.ndarray,
-    architecture: Architecture,
-    window: tuple[int, int, int],
-    members: list[Arrays],
-    precision: str = "float32",
-) -> np.ndarray:
+def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
     """Class map (z, y, x) uint8 of a normalized volume (z, y, x), with the tiles and the stitch of `segment`."""
     from densecell_batch.ensemble import combine
     from densecell_batch.planning import plan_tiles
-    from densecell_batch.predict import Predictor
     from densecell_batch.stitch import Canvas
 
-    sides = (image.shape[0], image.shape[1], image.shape[2])
-    plan = plan_tiles(sides, architecture, window, precision=precision, members=len(members))
-    predictor, canvas = (
-        Predictor(architecture, members, precision),
-        Canvas(plan.grid, plan.rule, architecture.n_classes),
-    )
-    labels = np.empty(image.shape, np.uint8)
+    shape, net = (image.shape[0], image.shape[1], image.shape[2]), predictor.architecture
+    plan = plan_tiles(shape, net, window, precision=predictor.precision, members=len(predictor))
+    canvas, labels = Canvas(plan.grid, plan.rule, net.n_classes), np.empty(shape, np.uint8)
     for row in range(len(plan.grid.z.corners)):
         for tile in plan.grid.row(row):
             indices = (axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True))
@@ -265,13 +266,6 @@ def _advance(state: _State, step: Callable[..., Any], recipe: Recipe, images: np
             f"the loss of step {state.step} is {value}: the training diverged; try a lower --learning-rate, or float32"
         )
     return value
-
-
-def _evaluate(architecture: Architecture, net: Any, state: _State, volume: LabelledVolume, recipe: Recipe) -> Scores:
-    averaged = _named(architecture, net, state.averaged)
-    precision = recipe.precision.removeprefix("mixed_")
-    labels = predict_labels(volume.image, architecture, recipe.window, [averaged], precision)
-    return score(volume.labels, labels, architecture.n_classes)
 
 
 def _named(architecture: Architecture, net: Any, values: list[Any]) -> Arrays:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from densecell_batch.atomic import write_file
 from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
 from densecell_batch.errors import OptionError
 from densecell_batch.metrics import Scores, score
+from densecell_batch.predict import Predictor, golden_pair, verify_bundle
 from densecell_batch.preview import render_preview, write_preview
 from densecell_batch.training.curves import render_curves
 from densecell_batch.training.fit import Arrays, Member, Recipe, fit_member, predict_labels, seconds_per_step
@@ -61,6 +63,9 @@ class Run:
             raise OptionError(f"--keep is {self.keep}; expected 1 to {self.restarts}, the number of --restarts")
         if len(self.classes) != self.architecture.n_classes:
             raise OptionError(f"{len(self.classes)} classes for a net of {self.architecture.n_classes}")
+        twice = [name for name, n in Counter(c.name for c in self.classes).items() if n > 1]
+        if twice:
+            raise OptionError(f"the class {twice[0]!r} is named twice; expected each once")
 
 
 def train_ensemble(
@@ -106,8 +111,8 @@ def train_ensemble(
         members.append(_member(run, train, evaluation, folder, seed, first, progress))
         write_preview(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
     kept = sorted(members, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
-    precision = run.recipe.precision.removeprefix("mixed_")
-    labels = predict_labels(evaluation.image, run.architecture, run.recipe.window, [m.weights for m in kept], precision)
+    ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
+    labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
     scores = score(evaluation.labels, labels, run.architecture.n_classes)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
     _write_sample(run, evaluation, labels, folder)
@@ -177,7 +182,7 @@ def _same_run(
 def _identity(
     run: Run, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
 ) -> dict[str, Any]:
-    """JSON values of all that decides the result."""
+    """JSON values of all that decides a member. How many are trained and kept may change: restarts can be added."""
     import hashlib
 
     sums = [
@@ -188,7 +193,6 @@ def _identity(
         "architecture": architecture_to_dict(run.architecture),
         "classes": [c.name for c in run.classes],
         "recipe": asdict(run.recipe),
-        "restarts": run.restarts,
         "seed": run.seed,
         "minutes": run.minutes,
         "init": sums,
@@ -231,8 +235,6 @@ def _write(
     scores: Scores,
     folder: Path,
 ) -> ModelBundle:
-    from densecell_batch.predict import golden_pair, verify_bundle
-
     path = folder / f"{run.name}.zip"
     weights = [m.weights for m in kept]
     # An earlier bundle of this very run, made when fewer members were kept, say.

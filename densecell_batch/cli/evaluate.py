@@ -1,0 +1,118 @@
+"""`densecell-batch evaluate`: how well class maps agree with the truth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from densecell_batch.errors import OptionError, StackError
+
+__all__ = ["evaluate"]
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("predicted", nargs=-1, type=_FILE, metavar="[LABELS...]")
+@click.option("--labels", required=True, type=_FILE, help="The truth: class of each voxel.")
+@click.option("--model", multiple=True, help="Score what this bundle makes of --images. Repeatable.")
+@click.option("--members", is_flag=True, help="Also score each member of the bundles alone.")
+@click.option("--images", type=_FILE, help="Image stack of the labels, for --model.")
+@click.option("--mask", type=_FILE, help="Stack of the same shape; only voxels above 0 count.")
+@click.option("--ignore-label", type=int, help="Voxels with this true label do not count.")
+@click.option("--json", "json_path", type=_FILE, help="Also write the scores to this file.")
+@click.option("--confusion", type=_FILE, help="Also draw the confusion matrix of the first one, as PNG.")
+def evaluate(
+    predicted: tuple[Path, ...],
+    labels: Path,
+    model: tuple[str, ...],
+    members: bool,
+    images: Path | None,
+    mask: Path | None,
+    ignore_label: int | None,
+    json_path: Path | None,
+    confusion: Path | None,
+) -> None:
+    """Score class maps (LABELS...), or what models make of an image stack, against the true labels.
+
+    Prints a table: mean IoU with and without class 0, accuracy, adjusted Rand index, variation of information in bits,
+    boundary F-score (2 voxels of tolerance), and the IoU of each class.
+    """
+    from densecell_batch.atomic import write_file
+    from densecell_batch.evaluation import as_table, compare, read_classes, render_confusion
+    from densecell_batch.preview import write_preview
+
+    if not predicted and not model:
+        raise OptionError("nothing to score: give label files, or --model with --images")
+    if model and images is None:
+        raise OptionError("--model needs --images: the stack that the labels belong to")
+    truth = read_classes(labels)
+    counted = _counted(truth, labels, mask, ignore_label)
+    truth = np.where(truth == ignore_label, 0, truth)
+    found: list[tuple[str, np.ndarray]] = [
+        (path.stem, _same_shape(read_classes(path), truth, path)) for path in predicted
+    ]
+    names: list[str] = []
+    for bundle_name in model:
+        made, names = _segmented(bundle_name, images, members)
+        found += [(name, _same_shape(volume, truth, labels)) for name, volume in made]
+    n_classes = max(int(truth.max()), *(int(volume.max()) for _, volume in found), len(names) - 1) + 1
+    names = [*names, *(f"class {i}" for i in range(len(names), n_classes))]
+    results = [(name, *compare(truth, volume, n_classes, counted)) for name, volume in found]
+    click.echo(as_table([(name, summary) for name, _, summary in results], names))
+    if json_path is not None:
+        write_file(json_path, json.dumps({name: summary for name, _, summary in results}, indent=2).encode())
+    if confusion is not None:
+        write_preview(confusion, render_confusion(results[0][1].confusion, names))
+
+
+def _counted(truth: np.ndarray, labels: Path, mask: Path | None, ignore_label: int | None) -> np.ndarray | None:
+    """Voxels that count; None for all."""
+    from densecell_batch.evaluation import read_classes
+
+    if mask is None and ignore_label is None:
+        return None
+    counted = np.ones(truth.shape, bool) if ignore_label is None else truth != ignore_label
+    if mask is not None:
+        counted &= _same_shape(read_classes(mask), truth, mask) > 0
+    if not counted.any():
+        raise StackError(f"{labels}: no voxel is left to score: the mask or --ignore-label leaves out all of them")
+    return counted
+
+
+def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray:
+    if volume.shape != truth.shape:
+        shapes = [" x ".join(map(str, v.shape)) for v in (volume, truth)]
+        raise StackError(
+            f"{path}: it is {shapes[0]} (z, y, x), what it is compared with is {shapes[1]}; expected the same"
+        )
+    return volume
+
+
+def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
+    """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
+    from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.normalize import measure, normalize
+    from densecell_batch.predict import Predictor
+    from densecell_batch.stack_io import open_stack
+    from densecell_batch.training.fit import predict_labels
+    from densecell_batch.weights import find_bundle
+
+    bundle = find_bundle(name)
+    precision = choose_precision("auto", select_device("auto")).name
+    with open_stack(Path(str(images))) as stack:
+        statistics = measure(stack)
+        image = np.stack([normalize(stack.read(z), statistics) for z in range(stack.info.shape[0])])
+    weights: list[Any] = [bundle.weights(i) for i in range(len(bundle.members))]
+    chosen = [(bundle.name, weights)]
+    if members:
+        chosen += [(f"member {i}", [w]) for i, w in enumerate(weights)]
+    made = [
+        (label, predict_labels(image, Predictor(bundle.architecture, which, precision), bundle.window).astype(np.int64))
+        for label, which in chosen
+    ]
+    return made, [c.name for c in bundle.classes]

@@ -1,0 +1,112 @@
+"""Compare class maps with the truth: read, count, and say it as a table, as JSON and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from densecell_batch.errors import StackError
+from densecell_batch.metrics import (
+    Scores,
+    adjusted_rand_index,
+    boundary_f_score,
+    score,
+    variation_of_information,
+)
+from densecell_batch.stack_io import open_stack
+
+__all__ = ["as_table", "compare", "read_classes", "render_confusion"]
+
+
+def read_classes(path: Path, n_classes: int | None = None) -> np.ndarray:
+    """A class map as (z, y, x) int64.
+
+    Raises
+    ------
+    StackError
+        If it cannot be read, is not of whole numbers, or has a class below 0 or, where `n_classes` is given, above.
+    """
+    with open_stack(path) as stack:
+        if stack.info.dtype == "float32":
+            raise StackError(f"{path}: the labels are float32; expected whole numbers: convert them to 8-bit")
+        labels = np.stack([stack.read(z) for z in range(stack.info.shape[0])]).astype(np.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (n_classes is not None and high >= n_classes):
+        wanted = "0 or more" if n_classes is None else f"0 to {n_classes - 1}"
+        raise StackError(f"{path}: it has the label {low if low < 0 else high}; expected {wanted}")
+    return labels
+
+
+def compare(
+    truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None
+) -> tuple[Scores, dict[str, Any]]:
+    """Score a class map.
+
+    Parameters
+    ----------
+    truth, found
+        Class maps (z, y, x), 0 to `n_classes` - 1.
+    counted
+        Bool (z, y, x): voxels that count; all when None.
+
+    Returns
+    -------
+    scores : Scores
+    summary : dict
+        JSON values of all scores.
+    """
+    scores = score(truth, found, n_classes, counted)
+    if counted is not None:  # where nothing counts, there shall be no boundary of the one and not of the other
+        truth, found = np.where(counted, truth, 0), np.where(counted, found, 0)
+    split, merge = variation_of_information(scores.confusion)
+    return scores, {
+        "mean_iou": scores.mean_iou,
+        "mean_iou_without_class_0": scores.mean_iou_without_first,
+        "accuracy": scores.accuracy,
+        "adjusted_rand_index": adjusted_rand_index(scores.confusion),
+        "variation_of_information_split": split,
+        "variation_of_information_merge": merge,
+        "boundary_f_score": boundary_f_score(truth, found),
+        "iou": [None if np.isnan(value) else float(value) for value in scores.iou],
+        "confusion": scores.confusion.tolist(),
+        "voxels": int(scores.confusion.sum()),
+    }
+
+
+def as_table(summaries: Sequence[tuple[str, dict[str, Any]]], names: Sequence[str]) -> str:
+    """Scores of several class maps side by side, a line each score."""
+    keys = [key for key, value in summaries[0][1].items() if isinstance(value, float)]
+    rows = [(key.replace("_", " "), [summary[key] for _, summary in summaries]) for key in keys]
+    rows += [(f"IoU {name}", [summary["iou"][i] for _, summary in summaries]) for i, name in enumerate(names)]
+    width = max(len(title) for title, _ in rows)
+    columns = [max(len(name), 6) for name, _ in summaries]
+    lines = [" " * width + "".join(f"  {name:>{n}}" for (name, _), n in zip(summaries, columns, strict=True))]
+    for title, values in rows:
+        cells = ("-" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{n}}" for cell, n in zip(cells, columns, strict=True)))
+    return "\n".join(lines)
+
+
+def render_confusion(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Confusion matrix as a picture (height, width, 3) uint8: each row in shares of the true class, darker for more."""
+    cell, left, top = 74, 190, 60
+    n, font = len(names), ImageFont.load_default(13)
+    sheet = Image.new("RGB", (left + n * cell + 20, top + n * cell + 20), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((12, 12), "rows: truth, columns: found", fill=(110, 110, 110), font=font)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    for i, name in enumerate(names):
+        draw.text((12, top + i * cell + cell // 2 - 8), f"{i} {name}"[:24], fill=(30, 30, 30), font=font)
+        draw.text((left + i * cell + cell // 2 - 4, top - 20), str(i), fill=(30, 30, 30), font=font)
+        for j in range(n):
+            share = float(shares[i, j])
+            shade = tuple(round(255 - share * (255 - c)) for c in (30, 80, 140))
+            x, y = left + j * cell, top + i * cell
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
+            ink = (255, 255, 255) if share > 0.5 else (30, 30, 30)
+            draw.text((x + 18, y + cell // 2 - 8), f"{share:.3f}", fill=ink, font=font)
+    return np.asarray(sheet)

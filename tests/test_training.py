@@ -1,0 +1,374 @@
+"""Training: windows, losses, steps, resuming, the bundle that comes out."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from scipy.special import log_softmax, softmax
+
+from densecell_batch.architecture import Hybrid2D3D
+from densecell_batch.bundle import ClassInfo, load_bundle
+from densecell_batch.errors import OptionError, StackError, Stopped
+from densecell_batch.training.adam import Adam
+from densecell_batch.training.curves import render_curves
+from densecell_batch.training.fit import Recipe, fit_member
+from densecell_batch.training.losses import class_weights, cross_entropy, improved_loss, soft_dice
+from densecell_batch.training.restarts import Run, train_ensemble
+from densecell_batch.training.volumes import LabelledVolume, load_labelled
+from densecell_batch.training.windows import Augmentation, Sampler
+
+RNG = np.random.default_rng(0)
+NET = Hybrid2D3D(3, 4, pyramid_kernels=4, relu_on_logits=False, pyramid_unpools_z=False)
+RECIPE = Recipe(window=(5, 32, 32), batch=1, augmentation=Augmentation(elastic_sigma=4)).over(20)
+CLASSES = tuple(ClassInfo(name, (10, 20, 30)) for name in ("outside", "cell", "dot"))
+
+
+def phantom(shape=(6, 72, 80), seed=0):
+    """A volume that can be learned: bright cells with dark dots in noise."""
+    rng = np.random.default_rng(seed)
+    _, y, x = np.indices(shape)
+    labels = ((y // 18 + x // 20) % 2).astype(np.uint8)
+    labels[((y % 18 - 9) ** 2 + (x % 20 - 10) ** 2 < 12) & (labels == 1)] = 2
+    image = np.choose(labels, [-1.0, 1.0, -0.2]) + 0.3 * rng.standard_normal(shape)
+    return LabelledVolume(
+        ((image - image.mean()) / image.std()).astype(np.float32), labels, None, (f"i{seed}", f"l{seed}")
+    )
+
+
+# Windows
+
+
+def sampler(volume, window=(5, 32, 32), seed=0, **options):
+    return Sampler([volume], window, 2, 3, **{"augmentation": Augmentation(), "seed": seed, **options})
+
+
+def test_windows_follow_from_seed_and_step():
+    volume = phantom()
+    first, again, other = (sampler(volume, seed=seed) for seed in (1, 1, 2))
+    for step in (7, 0):
+        for a, b in zip(first(step), again(step), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first(3)[0], first(4)[0])
+    assert not np.array_equal(first(3)[0], other(3)[0])
+
+
+def test_image_and_labels_are_moved_together():
+    """An image that is its own labels stays so through every turn and bend, but at the seams of interpolation."""
+    labels = phantom().labels
+    volume = LabelledVolume((labels * 10.0).astype(np.float32), labels, None, ("", ""))
+    still = replace(Augmentation(), brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0)
+    draw = sampler(volume, augmentation=still)
+    agreement = [np.mean(np.rint(images[..., 0] / 10) == labels) for images, labels in map(draw, range(20))]
+    assert np.mean(agreement) > 0.9
+    exact = sampler(volume, augmentation=replace(still, bent=0.0))
+    for step in range(20):
+        images, labels = exact(step)
+        np.testing.assert_array_equal(images[..., 0], labels * 10)
+
+
+def test_flips_really_flip():
+    """All 8 positions of a corner and both orders of the slices occur."""
+    image = np.zeros((5, 32, 32), np.float32)
+    image[0], image[:, 0, :], image[:, :, 0] = 1, 2, 4
+    volume = LabelledVolume(image, np.zeros(image.shape, np.uint8), None, ("", ""))
+    still = Augmentation(bent=0.0, brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0)
+    seen = set()
+    for step in range(200):
+        for window in Sampler([volume], (5, 32, 32), 2, 1, augmentation=still)(step)[0][..., 0]:
+            inner = window[:, 12:20, 12:20]
+            seen.add((bool(inner[0].max() == 1), bool(inner[-1].max() == 1)))
+    assert {(True, False), (False, True)} <= seen
+
+
+def test_rare_classes_are_met():
+    volume = phantom()
+    labels = volume.labels.copy()
+    labels[labels == 2] = 1
+    labels[2, 30, 30] = 2
+    rare = LabelledVolume(volume.image, labels, None, ("", ""))
+    share = {r: np.mean([(sampler(rare, rare=r)(s)[1] == 2).any() for s in range(100)]) for r in (0.0, 1.0)}
+    assert share[1.0] > share[0.0] + 0.2
+
+
+def test_windows_as_they_are():
+    volume = phantom()
+    images, labels = sampler(volume, augmentation=None)(0)
+    assert images.shape == (2, 5, 32, 32, 1)
+    assert labels.shape == (2, 5, 32, 32)
+    windows = np.lib.stride_tricks.sliding_window_view(volume.image, (5, 32, 32))
+    assert (windows == images[0, ..., 0]).all((-3, -2, -1)).any()
+
+
+# Losses, against numpy
+
+
+def test_cross_entropy_and_dice_by_hand():
+    logits, labels = RNG.standard_normal((2, 3, 4, 4, 3)).astype(np.float32), RNG.integers(0, 3, (2, 3, 4, 4))
+    weights = np.float32([1, 2, 3])
+    expected = -np.take_along_axis(log_softmax(logits, -1), labels[..., None], -1)[..., 0] * weights[labels]
+    np.testing.assert_allclose(cross_entropy(labels, logits, weights), expected, rtol=1e-5)
+    p, t = softmax(logits, -1), np.eye(3)[labels]
+    axes = (0, 1, 2, 3)
+    dice = np.mean(1 - (2 * (p * t).sum(axes) + 1) / (p.sum(axes) + t.sum(axes) + 1))
+    assert float(soft_dice(labels, logits)) == pytest.approx(dice, rel=1e-5)
+    both = float(improved_loss(labels, [logits, logits], weights, dice=0.5))
+    assert both == pytest.approx(1.33 * (expected.mean() + 0.5 * dice), rel=1e-5)
+
+
+def test_class_weights_average_to_one():
+    shares = np.array([0.9, 0.09, 0.01, 0])
+    weights = class_weights(shares)
+    assert (weights * shares).sum() == pytest.approx(1)
+    assert weights[2] / weights[0] == pytest.approx(np.sqrt(90), rel=1e-5)
+    assert weights[3] == 0
+
+
+def test_adam_is_that_of_keras():
+    import keras
+
+    start, gradients = RNG.standard_normal((4, 3)).astype(np.float32), RNG.standard_normal((5, 4, 3)).astype(np.float32)
+    variable = keras.Variable(start)
+    theirs = keras.optimizers.Adam(0.01, 0.9, 0.99, 1e-7)
+    theirs.build([variable])
+    weights, means, squares = [start], [np.zeros_like(start)], [np.zeros_like(start)]
+    for i, gradient in enumerate(gradients):
+        theirs.apply([keras.ops.convert_to_tensor(gradient)])
+        weights, means, squares = Adam(0.9, 0.99, 1e-7).step(weights, [gradient], means, squares, 0.01, i + 1.0)
+    np.testing.assert_allclose(weights[0], variable.numpy(), rtol=1e-5)
+
+
+def test_decay_shrinks_kernels_only():
+    kernel, bias, zeros = (
+        np.ones((2, 2), np.float32),
+        np.ones(2, np.float32),
+        [np.zeros((2, 2), np.float32), np.zeros(2, np.float32)],
+    )
+    weights, _, _ = Adam(decay=0.1).step([kernel, bias], zeros, zeros, zeros, 0.5, 1.0)
+    np.testing.assert_allclose(weights[0], 0.95)
+    np.testing.assert_allclose(weights[1], 1)
+
+
+# Steps, resuming
+
+
+def test_learns_and_resumes_to_the_same_weights(tmp_path):
+    train, evaluation = [phantom()], phantom(seed=1)
+    recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
+    whole = fit_member(NET, train, evaluation, recipe, tmp_path / "a.state", 3)
+    assert whole.history[-1]["loss"] < 0.7 * whole.history[0]["loss"]
+    assert whole.scores.mean_iou > 0.5
+
+    def stop(row):
+        if row["step"] >= 60:
+            raise Stopped("now")
+
+    with pytest.raises(Stopped):
+        fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3, progress=stop)
+    resumed = fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3)
+    for name, weights in whole.weights.items():
+        np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-5, err_msg=name)
+    assert [row["step"] for row in resumed.history] == [row["step"] for row in whole.history]
+
+
+def test_learning_rate_rises_and_falls():
+    recipe = Recipe(steps=1000, warm_up=100, learning_rate=1.0)
+    rates = [recipe.rate(step) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(1, abs=0.05)
+    assert rates[-1] < 1e-4
+    assert np.argmax(rates) == 99
+
+
+def test_divergence_is_said(tmp_path):
+    with pytest.raises(OptionError, match="diverged; try a lower --learning-rate"):
+        fit_member(NET, [phantom()], phantom(), replace(RECIPE, learning_rate=1e30), tmp_path / "x.state", 0)
+
+
+# Runs
+
+
+def a_run(**changes):
+    return Run(
+        **{
+            "name": "phantom",
+            "architecture": NET,
+            "classes": CLASSES,
+            "recipe": RECIPE,
+            "restarts": 2,
+            "keep": 1,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return train_ensemble(a_run(), [phantom()], phantom(seed=1), folder), folder
+
+
+def test_bundle_of_the_best(trained):
+    bundle, folder = trained
+    assert load_bundle(bundle.path).architecture == NET
+    scores = [json.loads((folder / f"member-{seed}.json").read_text())["mean_iou"] for seed in (0, 1)]
+    assert bundle.scores["members"][0]["mean_iou"] == max(scores)
+    assert bundle.provenance["seeds kept"] == [int(np.argmax(scores))]
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 2 * 20
+    for name in ("curves.png", "sample.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.size[0] > 300
+
+
+def test_what_is_trained_is_not_trained_again(trained):
+    bundle, folder = trained
+    before = bundle.path.read_bytes()
+    start = time.monotonic()
+    again = train_ensemble(a_run(), [phantom()], phantom(seed=1), folder)
+    assert time.monotonic() - start < 20
+    assert again.path.read_bytes() == before
+    assert len((folder / "log.jsonl").read_text().splitlines()) == 2 * 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": replace(RECIPE, learning_rate=0.1)}, "recipe learning_rate was 0.001, is 0.1"),
+        ({"recipe": RECIPE.over(40)}, "recipe steps was 20, is 40"),
+        ({"seed": 5}, "seed was 0, is 5"),
+        ({"architecture": replace(NET, n_kernels=6)}, "architecture n_kernels was 4, is 6"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(trained, change, message):
+    with pytest.raises(OptionError, match=message):
+        train_ensemble(a_run(**change), [phantom()], phantom(seed=1), trained[1])
+
+
+def test_other_data_in_the_same_folder_are_refused(trained):
+    with pytest.raises(OptionError, match=r"train was .*i0.*, is .*i7"):
+        train_ensemble(a_run(), [phantom(seed=7)], phantom(seed=1), trained[1])
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_keep_out_of_range(keep):
+    with pytest.raises(OptionError, match="expected 1 to 2"):
+        a_run(keep=keep)
+
+
+def test_curves_of_one_point_and_none():
+    row = {"step": 1, "loss": 2.0, "mean_iou": 0.1}
+    for histories in ({}, {"a": []}, {"a": [row]}, {"a": [row, row | {"step": 2}]}):
+        assert render_curves(histories).dtype == np.uint8
+
+
+# The command
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = {}
+    for name, seed in (("train", 0), ("eval", 1)):
+        volume = phantom(seed=seed)
+        for kind, array in (("images", (volume.image * 20 + 128).astype(np.uint8)), ("labels", volume.labels)):
+            paths[f"{name}-{kind}"] = tmp_path / f"{name}-{kind}.tif"
+            tifffile.imwrite(paths[f"{name}-{kind}"], array, imagej=True, metadata={"axes": "ZYX"})
+    return paths
+
+
+def arguments(files, out, **more):
+    options = {
+        "images": files["train-images"], "labels": files["train-labels"], "eval-images": files["eval-images"],
+        "eval-labels": files["eval-labels"], "out": out, "classes": "outside,cell=#00ff00,dot", "kernels": 4,
+        "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "precision": "float32", **more,
+    }  # fmt: skip
+    return [str(word) for key, value in options.items() if value is not None for word in (f"--{key}", value)]
+
+
+def train_command(*words):
+    command = [sys.executable, "-m", "densecell_batch", "train", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_command_goes_on_after_a_stop(files, tmp_path, number):
+    words = arguments(files, tmp_path / "run", steps=200)
+    process = subprocess.Popen([sys.executable, "-m", "densecell_batch", "train", *words], stderr=subprocess.DEVNULL)
+    state = tmp_path / "run/member-0.state"
+    until = time.monotonic() + 120
+    while not state.exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert state.exists()
+    done = train_command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "going on after step" in done.stderr
+    bundle = load_bundle(tmp_path / "run/mine.zip")
+    assert [c.colour for c in bundle.classes][1] == (0, 255, 0)
+    verdict = done.stdout.strip().split("\t")
+    assert verdict[:3] == ["DENSECELL", "ok", str(bundle.path)]
+    assert float(verdict[3]) == bundle.scores["evaluation"]["mean_iou"]
+
+
+def test_minutes_and_fine_tuning(files, tmp_path, trained):
+    words = arguments(files, tmp_path / "run", steps=None, minutes=0.02, init=trained[0].path, name="tuned")
+    done = train_command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "steps in 0.02 minutes" in done.stderr
+    tuned = load_bundle(tmp_path / "run/tuned.zip")
+    assert tuned.architecture == NET
+    first = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    scratch = json.loads((trained[1] / "log.jsonl").read_text().splitlines()[0])
+    assert first["loss"] < scratch["loss"]
+
+
+BAD = [
+    ({"classes": "one"}, 2, "expected at least two"),
+    ({"classes": "a,b=green,c"}, 2, "'green' is no colour"),
+    ({"classes": "a,b"}, 1, "has the label 2; expected 0 to 1 for 2 classes"),
+    ({"classes": "a,b,a"}, 2, "the class 'a' is named twice"),
+    ({"minutes": 3}, 2, "one of --steps and --minutes"),
+    ({"steps": None}, 2, "one of --steps and --minutes"),
+    ({"steps": 3}, 2, "3 is not in the range"),
+    ({"keep": 2}, 2, "expected 1 to 1"),
+    ({"kernels": 5}, 2, "even number"),
+    ({"window": "5,512,512"}, 1, "smaller than the training window"),
+    ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
+    ({"images": "nowhere.tif"}, 1, "no such file"),
+    ({"init": "nowhere"}, 3, "no model 'nowhere'"),
+    ({"init": "stand-in-2d3d"}, 2, "has 7 classes, --classes 3"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "message"), BAD, ids=[str(row[0]) for row in BAD])
+def test_bad_options(files, tmp_path, change, code, message):
+    done = train_command(*arguments(files, tmp_path / "run", **change))
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "message"),
+    [
+        ("labels", lambda a: a[:, :40], "the labels are 6 x 40 x 80"),
+        ("labels", lambda a: a.astype(np.float32), "the labels are float32"),
+        ("labels", lambda a: a.astype(np.int16) - 1, "has the label -1"),
+        ("labels", lambda a: a + 9, "has the label 11"),
+        ("images", lambda a: a * 0, "every voxel is 0"),
+        ("images", lambda a: np.where(a > 150, np.nan, a).astype(np.float32), "NaN"),
+    ],
+)
+def test_bad_volumes(files, kind, make, message):
+    path = files[f"train-{kind}"]
+    tifffile.imwrite(path, make(tifffile.imread(path)), photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(StackError, match=message):
+        load_labelled(files["train-images"], files["train-labels"], 3, (5, 32, 32))

@@ -18,7 +18,7 @@ from typing import Any
 
 from keras import ops
 
-__all__ = ["Adam"]
+__all__ = ["PUBLISHED", "Adam"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,6 @@ class Adam:
             kept = weight * (1 - rate * self.decay) if self.decay and len(weight.shape) > 1 else weight
             after.append(kept - scale * mean / (ops.sqrt(square) + self.epsilon))
         return after, means, squares
+
+
+PUBLISHED = Adam(beta_1=1 - 10**-1.5, beta_2=1 - 10**-2.1, epsilon=1e-7)  # with a constant learning rate of 1e-3

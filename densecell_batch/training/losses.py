@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-__all__ = ["class_weights", "cross_entropy", "improved_loss", "soft_dice"]
+__all__ = [
+    "class_weights",
+    "cross_entropy",
+    "improved_loss",
+    "published_loss",
+    "published_penalty",
+    "soft_dice",
+    "value_and_gradients",
+]
 
 _SECOND = 0.33  # weight of the 2D predictor's loss (ref. Guay et al. 2021, and the published code)
 
@@ -60,6 +69,51 @@ def improved_loss(labels: Any, outputs: list[Any], weights: Any, dice: float = 0
         loss = ops.mean(cross_entropy(truth, logits, weights)) + dice * soft_dice(truth, logits)
         total = total + share * loss
     return total
+
+
+def published_loss(labels: Any, weights: Any, outputs: list[Any], floor: float = 0.01) -> tuple[Any, Any]:
+    """The published data term: sums over the voxels, not means.
+
+    Parameters
+    ----------
+    labels, weights
+        (n, z, y, x) int and float: classes and error weights of the output region.
+    outputs
+        Logits of the 3D and of the 2D predictor; of the only one for a 2D net.
+    floor
+        Added to the error weights, so that every voxel counts a little.
+
+    Returns
+    -------
+    tuple
+        The weighted cross-entropy of the 3D predictor, and of the 2D predictor; the loss takes 0.33 of the latter.
+    """
+    sums = [ops.sum(cross_entropy(labels, ops.cast(logits, "float32"), 1.0) * (weights + floor)) for logits in outputs]
+    return sums[0], sums[1] if len(sums) > 1 else ops.zeros_like(sums[0])
+
+
+def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
+    """The published L2 term: gamma / 2 |v|^2, gamma 10**-4.7 for the 2D part's convolutions, 1e-9 for the predictors.
+
+    Transposed convolutions and the pyramid have none. It is scaled by the share of voxels whose error weight is not 0.
+
+    Parameters
+    ----------
+    tensors
+        Canonical name -> tensor.
+    weights
+        Error weights, (n, z, y, x).
+    """
+    total: Any = 0.0
+    for name, tensor in tensors.items():
+        if name.startswith("net/") and "upsample_conv" not in name:
+            gamma = 10**-4.7
+        elif name.startswith("predictor"):
+            gamma = 1e-9
+        else:
+            continue
+        total = total + gamma / 2 * ops.sum(ops.square(tensor))
+    return total * ops.mean(ops.cast(ops.not_equal(weights, 0), "float32"))
 
 
 def _cropped(labels: Any, sides: tuple[int, ...]) -> Any:

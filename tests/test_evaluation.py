@@ -1,0 +1,109 @@
+"""`densecell-batch evaluate` as users start it."""
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from click.testing import CliRunner
+from PIL import Image
+
+from densecell_batch.cli.evaluate import evaluate
+from densecell_batch.errors import DensecellError, OptionError, StackError
+from densecell_batch.evaluation import render_confusion
+
+TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
+FOUND = np.array([[[0, 1, 1], [1, 2, 0]]], np.uint8)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(evaluate, [str(argument) for argument in arguments])
+    if isinstance(result.exception, DensecellError):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, volume in (("truth", TRUTH), ("found", FOUND)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", volume, photometric="minisblack", metadata={"axes": "ZYX"})
+    return tmp_path
+
+
+def scores(files, *arguments):
+    result = run("--labels", files / "truth.tif", *arguments, "--json", files / "scores.json")
+    assert result.exit_code == 0, result.output
+    return result.stdout, json.loads((files / "scores.json").read_text())
+
+
+def test_table_json_and_picture(files):
+    table, found = scores(files, files / "found.tif", files / "truth.tif", "--confusion", files / "c.png")
+    assert found["found"]["iou"] == pytest.approx([1 / 3, 2 / 3, 1 / 2])
+    assert found["truth"]["mean_iou"] == 1
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[0] == ["found", "truth"]
+    assert ["mean", "iou", "0.5000", "1.0000"] in lines
+    assert ["IoU", "class", "2", "0.5000", "1.0000"] in lines
+    with Image.open(files / "c.png") as picture:
+        assert picture.size[0] > 300
+
+
+@pytest.mark.parametrize("how", ["mask", "ignore-label"])
+def test_sparse_truth(files, how):
+    """Class 2 was not annotated."""
+    tifffile.imwrite(
+        files / "mask.tif", (TRUTH != 2).astype(np.uint8), photometric="minisblack", metadata={"axes": "ZYX"}
+    )
+    option = ["--mask", files / "mask.tif"] if how == "mask" else ["--ignore-label", 2]
+    _, found = scores(files, files / "found.tif", *option)
+    assert found["found"]["voxels"] == 4
+    assert found["found"]["iou"][:2] == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_a_label_that_marks_nothing_may_be_any_number(files):
+    truth = np.where(TRUTH == 2, 255, TRUTH).astype(np.uint8)
+    tifffile.imwrite(files / "truth.tif", truth, photometric="minisblack", metadata={"axes": "ZYX"})
+    _, found = scores(files, files / "found.tif", "--ignore-label", 255)
+    assert found["found"]["voxels"] == 4
+    assert len(found["found"]["iou"]) == 3
+
+
+def test_a_model_and_its_members(files, data):
+    image = tifffile.imread(data / "vnc-crop.tif")
+    tifffile.imwrite(files / "image.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    truth = np.ones(image.shape, np.uint8)
+    tifffile.imwrite(files / "truth.tif", truth, photometric="minisblack", metadata={"axes": "ZYX"})
+    bundle = data / "fly-vnc-small.zip"
+    table, found = scores(files, "--model", bundle, "--images", files / "image.tif", "--members")
+    assert set(found) == {"fly-vnc-small", "member 0"}
+    assert found["member 0"] == found["fly-vnc-small"]
+    assert found["fly-vnc-small"]["iou"][1] > 0.5  # most of it is the inside of cells
+    assert "IoU mitochondrion" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (lambda f: [], OptionError, "nothing to score"),
+        (lambda f: ["--model", "x"], OptionError, "--model needs --images"),
+        (lambda f: [f / "small.tif"], StackError, "small.tif: it is 1 x 2 x 2"),
+        (lambda f: [f / "float.tif"], StackError, "float.tif: the labels are float32"),
+        (lambda f: [f / "negative.tif"], StackError, "negative.tif: it has the label -1"),
+        (lambda f: [f / "found.tif", "--mask", f / "none.tif"], StackError, "none.tif: no such file"),
+        (lambda f: [f / "found.tif", "--mask", f / "nothing.tif"], StackError, "no voxel is left to score"),
+    ],
+)
+def test_bad_input(files, arguments, error, message):
+    made = {
+        "small": TRUTH[:, :, :2], "float": TRUTH.astype(np.float32), "negative": TRUTH.astype(np.int16) - 1,
+        "nothing": TRUTH * 0,
+    }  # fmt: skip
+    for name, volume in made.items():
+        tifffile.imwrite(files / f"{name}.tif", volume, photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(error, match=message):
+        run("--labels", files / "truth.tif", *arguments(files))
+
+
+def test_confusion_of_an_absent_class():
+    drawn = render_confusion(np.array([[5, 0], [0, 0]]), ["a", "b"])
+    assert drawn.dtype == np.uint8

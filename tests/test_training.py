@@ -239,7 +239,7 @@ def test_what_is_trained_is_not_trained_again(trained):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"recipe": replace(RECIPE, learning_rate=0.1)}, "recipe learning_rate was 0.001, is 0.1"),
+        ({"recipe": replace(RECIPE, learning_rate=0.1)}, "recipe learning_rate was 0.003, is 0.1"),
         ({"recipe": RECIPE.over(40)}, "recipe steps was 20, is 40"),
         ({"seed": 5}, "seed was 0, is 5"),
         ({"architecture": replace(NET, n_kernels=6)}, "architecture n_kernels was 4, is 6"),

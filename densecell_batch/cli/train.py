@@ -33,10 +33,10 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--window", type=TILE, default=(5, 160, 160), metavar="Z,Y,X", help="Training window.  [default: 5,160,160]"
 )
-@click.option("--batch", default=2, show_default=True, type=click.IntRange(1), help="Windows a step.")
+@click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Windows a step.")
 @click.option("--steps", type=click.IntRange(20), help="Steps of each member.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Or: minutes for each member.")
-@click.option("--learning-rate", default=1e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
+@click.option("--learning-rate", default=3e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--restarts", default=1, show_default=True, type=click.IntRange(1), help="Members to train.")
 @click.option("--keep", type=click.IntRange(1), help="Best members to keep.  [default: all, at most 4]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))

@@ -23,17 +23,15 @@ class Augmentation:
     mirrored in both. A turn about y or x would mix axes of different scale.
     """
 
-    bent: float = (
-        0.5  # share of windows that are turned by any angle, scaled and bent; interpolation blurs them a little
-    )
+    bent: float = 0.2  # share of windows turned by any angle, scaled and bent; interpolation blurs them
     scale: float = 0.15  # in y and x; 0.15: by 0.85 to 1.15
     elastic: float = 4.0  # voxels, standard deviation of the displacement
     elastic_sigma: float = 16.0  # voxels over which the displacement is smooth
     brightness: float = 0.2  # standard deviations of the stack, of the whole window
     slice_brightness: float = 0.15  # of each slice for itself: sections are stained and imaged one by one
     contrast: float = 0.2
-    gamma: float = 0.2
-    noise: float = 0.1
+    gamma: float = 0.1  # largest exponent of e
+    noise: float = 0.05  # largest standard deviation
 
 
 class Sampler:

@@ -44,9 +44,7 @@ class DeviceInfo:
 
     kind: str  # "cpu" or "gpu"
     name: str  # as the system names it
-    features: tuple[
-        str, ...
-    ]  # CPU: those of avx2, avx512f, avx512_bf16, amx_bf16 that are there; GPU: compute capability
+    features: tuple[str, ...]  # CPU: of avx2, avx512f, avx512_bf16, amx_bf16 those there are; GPU: compute capability
     threads: int  # CPU cores that this process may use
 
     def __str__(self) -> str:
@@ -90,16 +88,14 @@ def select_device(device: str = "auto") -> DeviceInfo:
         )
         raise DeviceError(
             f"--device gpu: {found}; install the GPU libraries (pip install 'densecell-batch[gpu]'), start the "
-            "container with "
-            "--gpus all (docker) or --nv (apptainer), or run with --device cpu; `densecell-batch doctor` shows more"
+            "container with --gpus all (docker) or --nv (apptainer), or run with --device cpu; `densecell-batch "
+            "doctor` shows more"
         )
     if device == "auto" and nvidia:
         _log.warning(
-            "WARNING: an NVIDIA device is present (%s) but cannot be used: running on the CPU, which is many "
-            "times slower. "
-            "Install the GPU libraries (pip install 'densecell-batch[gpu]') or start the container with --gpus "
-            "all / --nv; "
-            "--device cpu silences this",
+            "WARNING: an NVIDIA device is present (%s) but cannot be used: running on the CPU, which is many times "
+            "slower. Install the GPU libraries (pip install 'densecell-batch[gpu]') or start the container with "
+            "--gpus all / --nv; --device cpu silences this",
             nvidia,
         )
     return DeviceInfo("cpu", _cpu_name(), _cpu_features(), _threads())
@@ -230,9 +226,7 @@ def convolution_rates(*dtypes: str) -> dict[str, float]:
 
     The dtypes take turns and the best time counts, so that other work on the machine tells on neither.
     """
-    from keras import ops
-
-    from densecell_batch.nets import compiled
+    from densecell_batch.nets import compiled, ops
 
     rng = np.random.default_rng(0)
     image, kernel = (rng.standard_normal(shape, np.float32) for shape in ((1, 5, 64, 64, 64), (3, 3, 3, 64, 64)))

@@ -141,27 +141,23 @@ class Predictor:
 
     def _build(self, shape: Triple) -> Callable[[list[Any], np.ndarray], np.ndarray]:
         """Trace the net for one input shape: (weights, (n, ..., 1) float32) -> probabilities as numpy float32."""
-        import keras
-
-        from densecell_batch.nets import build_net, compiled
+        from densecell_batch.nets import build_net, compiled, ops
 
         net = self._net = build_net(self.architecture, shape, self.precision)
         if not self._variables:
             self._load()
 
         def forward(variables: list[Any], batch: Any) -> Any:
-            outputs, _ = net.stateless_call(variables, [], keras.ops.cast(batch, self.precision), training=False)
-            logits = keras.tree.flatten(outputs)[0]
-            return keras.ops.softmax(keras.ops.cast(logits, "float32"), axis=-1)
+            outputs, _ = net.stateless_call(variables, [], ops.cast(batch, self.precision), training=False)
+            logits = outputs[0] if isinstance(outputs, list) else outputs  # the deciding ones first
+            return ops.softmax(ops.cast(logits, "float32"), axis=-1)
 
         run = compiled(forward)
         return lambda variables, batch: np.asarray(run(variables, batch))
 
     def _load(self) -> None:
         """Tensors of each member, in the order of the net's variables and in its dtype."""
-        from keras import ops
-
-        from densecell_batch.nets import assign_weights
+        from densecell_batch.nets import assign_weights, ops
 
         self._variables = []
         for weights in self._members:

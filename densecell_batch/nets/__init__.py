@@ -11,6 +11,7 @@ from densecell_batch.quiet import quiet_stderr
 
 with quiet_stderr():
     import keras
+    from keras import ops
 
 from densecell_batch.architecture import Architecture, Hybrid2D3D, tensor_shapes
 from densecell_batch.errors import OptionError
@@ -18,7 +19,7 @@ from densecell_batch.nets.hybrid_2d3d import hybrid_2d3d
 from densecell_batch.nets.layers import layer_name
 from densecell_batch.nets.unet_2d import unet_2d
 
-__all__ = ["assign_weights", "backend", "build_net", "compiled", "extract_weights"]
+__all__ = ["assign_weights", "backend", "build_net", "compiled", "extract_weights", "ops"]
 
 
 def build_net(architecture: Architecture, shape: tuple[int, int, int], dtype: str = "float32") -> keras.Model:

@@ -121,11 +121,8 @@ def fit_member(
     Stopped
         After the state was saved, if the run is stopped.
     """
-    import keras
-
     from densecell_batch.nets import assign_weights, build_net
 
-    keras.utils.set_random_seed(seed)
     net = build_net(architecture, recipe.window, recipe.precision)
     if start is None:
         _initialize(net, seed)
@@ -307,7 +304,7 @@ def _initialize(net: Any, seed: int) -> None:
 
 
 def _fresh(net: Any) -> _State:
-    from keras import ops
+    from densecell_batch.nets import ops
 
     weights = [ops.copy(v.value) for v in net.trainable_variables]
     zeros = [ops.zeros_like(w) for w in weights]
@@ -328,9 +325,9 @@ def _save(path: Path, architecture: Architecture, net: Any, state: _State) -> No
 
 def _load(path: Path, architecture: Architecture, net: Any) -> _State | None:
     """The state in a checkpoint; None where there is none."""
-    from keras import ops
     from safetensors import safe_open
 
+    from densecell_batch.nets import ops
     from densecell_batch.nets.layers import layer_name
 
     if not path.exists():

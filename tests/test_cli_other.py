@@ -26,6 +26,13 @@ def test_version():
     assert __version__ in done.stdout
 
 
+def test_help_is_laid_out():
+    said = densecell("--help").stdout
+    assert said.startswith("Usage: densecell-batch [OPTIONS] COMMAND")
+    assert "Exit codes: 0 all done;" in said
+    assert "\\b" not in said
+
+
 def test_doctor_says_a_line_each(tmp_path):
     done = densecell("doctor", DENSECELL_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -51,12 +51,12 @@ class _Verbs(click.Group):
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr, with tracebacks of internal errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors on stderr.")
 def cli(verbose: bool, quiet: bool) -> None:
-    r"""Segment dense EM stacks without a screen.
+    """Segment dense EM stacks without a screen.
 
     \b
     Exit codes: 0 all done; 1 some stack failed; 2 misuse; 3 cannot start (no such model, no GPU when
     asked for); 75 stopped by a signal, run the same command again to continue.
-    """
+    """  # noqa: D301 (click reads the control character)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
@@ -68,7 +68,7 @@ def cli(verbose: bool, quiet: bool) -> None:
 def main() -> None:
     """Entry point of `densecell-batch`."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="densecell-batch", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except (click.Abort, KeyboardInterrupt):

@@ -26,7 +26,7 @@ from densecell_batch.training.windows import Augmentation, Sampler
 
 RNG = np.random.default_rng(0)
 NET = Hybrid2D3D(3, 4, pyramid_kernels=4, relu_on_logits=False, pyramid_unpools_z=False)
-RECIPE = Recipe(window=(5, 32, 32), batch=1, augmentation=Augmentation(elastic_sigma=4)).over(20)
+RECIPE = Recipe(window=(5, 32, 32), batch=1, floor=0, augmentation=Augmentation(elastic_sigma=4)).over(20)
 CLASSES = tuple(ClassInfo(name, (10, 20, 30)) for name in ("outside", "cell", "dot"))
 
 
@@ -255,6 +255,14 @@ def test_other_data_in_the_same_folder_are_refused(trained):
         train_ensemble(a_run(), [phantom(seed=7)], phantom(seed=1), trained[1])
 
 
+def test_hopeless_members_are_abandoned(tmp_path):
+    run = a_run(recipe=replace(RECIPE, floor=0.99), restarts=1)
+    with pytest.raises(OptionError, match=r"every member was abandoned: none reached a mean IoU of 0.99"):
+        train_ensemble(run, [phantom()], phantom(seed=1), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 10
+
+
 @pytest.mark.parametrize("keep", [0, 3])
 def test_keep_out_of_range(keep):
     with pytest.raises(OptionError, match="expected 1 to 2"):
@@ -285,7 +293,8 @@ def arguments(files, out, **more):
     options = {
         "images": files["train-images"], "labels": files["train-labels"], "eval-images": files["eval-images"],
         "eval-labels": files["eval-labels"], "out": out, "classes": "outside,cell=#00ff00,dot", "kernels": 4,
-        "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "precision": "float32", **more,
+        "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "floor": 0,
+        "precision": "float32", **more,
     }  # fmt: skip
     return [str(word) for key, value in options.items() if value is not None for word in (f"--{key}", value)]
 

@@ -39,6 +39,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--learning-rate", default=3e-3, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--restarts", default=1, show_default=True, type=click.IntRange(1), help="Members to train.")
 @click.option("--keep", type=click.IntRange(1), help="Best members to keep.  [default: all, at most 4]")
+@click.option("--floor", default=0.3, show_default=True, type=click.FloatRange(0, 1),
+              help="Mean IoU below which a member is abandoned half-way.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--init", type=str, help="Bundle to start from (fine-tuning); decides the architecture.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
@@ -112,6 +114,7 @@ def _run(classes: tuple[Any, ...], flags: dict[str, Any]) -> tuple[list[Any] | N
         window=flags["window"],
         batch=flags["batch"],
         learning_rate=flags["learning_rate"],
+        floor=flags["floor"],
         precision="float32" if precision.name == "float32" else f"mixed_{precision.name}",
     )
     if flags["steps"] is not None:

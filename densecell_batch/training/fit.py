@@ -49,11 +49,12 @@ class Recipe:
     rare: float = 0.33  # share of windows about a voxel of a class drawn first
     precision: str = "float32"  # or "mixed_bfloat16"
     evaluate_every: int = 250  # steps
+    floor: float = 0.3  # mean IoU below which a member is abandoned once half of its steps are done
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def over(self, steps: int) -> Recipe:
         """The same over another number of steps, evaluated about twenty times."""
-        return replace(self, steps=steps, evaluate_every=max(1, steps // 20), warm_up=min(self.warm_up, steps // 10))
+        return replace(self, steps=steps, evaluate_every=-(-steps // 20), warm_up=min(self.warm_up, steps // 10))
 
     @property
     def inference_precision(self) -> str:
@@ -74,6 +75,7 @@ class Member:
     weights: Arrays  # averaged, under canonical names
     scores: Scores  # on the evaluation volume
     history: list[dict[str, float]]
+    abandoned: bool = False  # its training was given up
 
 
 @dataclass
@@ -143,7 +145,7 @@ def fit_member(
     try:
         with ThreadPoolExecutor(1, "densecell-windows") as reader:
             upcoming = reader.submit(sampler, state.step)
-            while state.step < recipe.steps:
+            while state.step < recipe.steps and not _hopeless(state, recipe):
                 images, labels = upcoming.result()
                 upcoming = reader.submit(sampler, state.step + 1)
                 losses.append(_advance(state, step_function, recipe, images, labels))
@@ -164,7 +166,8 @@ def fit_member(
     except Stopped:
         _save(checkpoint, architecture, net, state)
         raise
-    return Member(seed, _named(architecture, net, state.averaged), evaluate(), state.history)
+    abandoned = state.step < recipe.steps
+    return Member(seed, _named(architecture, net, state.averaged), evaluate(), state.history, abandoned)
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
@@ -286,6 +289,12 @@ def _layer_variables(net: Any) -> list[tuple[Any, Any]]:
     """Each trainable variable of a net with its layer, in the order of `net.trainable_variables`."""
     owner = {id(variable): layer for layer in net.layers for variable in layer.trainable_variables}
     return [(owner[id(variable)], variable) for variable in net.trainable_variables]
+
+
+def _hopeless(state: _State, recipe: Recipe) -> bool:
+    """Whether the last evaluation came late and was poor: some random weights lead nowhere (Guay et al. 2021)."""
+    last = state.history[-1] if state.history else None
+    return last is not None and 2 * last["step"] >= recipe.steps and last["mean_iou"] < recipe.floor
 
 
 def _initialize(net: Any, seed: int) -> None:

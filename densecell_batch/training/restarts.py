@@ -110,13 +110,27 @@ def train_ensemble(
         first = start[(seed - run.seed) % len(start)] if start else None
         members.append(_member(run, train, evaluation, folder, seed, first, progress))
         write_preview(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
-    kept = sorted(members, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
+    kept = _best(members, run)
     ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
     labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
     scores = score(evaluation.labels, labels, run.architecture.n_classes)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
     _write_sample(run, evaluation, labels, folder)
     return _write(run, train, evaluation, members, kept, scores, folder)
+
+
+def _best(members: list[Member], run: Run) -> list[Member]:
+    """The members of the ensemble, best first."""
+    whole = [m for m in members if not m.abandoned]
+    for m in members:
+        if m.abandoned:
+            _log.warning("seed %d was abandoned at a mean IoU of %.3f", m.seed, m.scores.mean_iou)
+    if not whole:
+        raise OptionError(
+            f"every member was abandoned: none reached a mean IoU of {run.recipe.floor:g} in half of its steps; check "
+            "the labels (is class 0 what it should be?), train longer, or give a lower --floor"
+        )
+    return sorted(whole, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
 
 
 def _member(

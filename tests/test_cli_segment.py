@@ -316,8 +316,10 @@ def test_a_defect_of_ours_ends_one_stack_only(stack, volume, bundle, tmp_path, m
 
 
 @pytest.mark.parametrize(("flag", "said"), [("-q", False), ("-v", True)])
-def test_quiet_and_verbose(flag, said, stack, bundle, tmp_path):
-    done = densecell(flag, "segment", stack, "-o", tmp_path / "out", "--model", bundle)
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_quiet_and_verbose(flag, said, where, stack, bundle, tmp_path):
+    words = ["segment", stack, "-o", tmp_path / "out", "--model", bundle]
+    done = densecell(flag, *words) if where == "before" else densecell(*words, flag)
     assert done.returncode == 0
     assert bool(done.stderr) is said
 

@@ -13,6 +13,7 @@ import sys
 import click
 
 from densecell_batch import __version__
+from densecell_batch.cli.params import verbosity
 from densecell_batch.errors import DensecellError, Stopped
 
 __all__ = ["cli", "main"]
@@ -48,25 +49,23 @@ class _Verbs(click.Group):
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="densecell-batch")
-@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr, with tracebacks of internal errors.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors on stderr.")
-def cli(verbose: bool, quiet: bool) -> None:
+@verbosity
+def cli() -> None:
     """Segment dense EM stacks without a screen.
 
     \b
     Exit codes: 0 all done; 1 some stack failed; 2 misuse; 3 cannot start (no such model, no GPU when
     asked for); 75 stopped by a signal, run the same command again to continue.
     """  # noqa: D301 (click reads the control character)
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
-    logger = logging.getLogger("densecell_batch")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(level)
 
 
 def main() -> None:
     """Entry point of `densecell-batch`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
+    logger = logging.getLogger("densecell_batch")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
     try:
         cli.main(prog_name="densecell-batch", standalone_mode=False)
     except click.exceptions.Exit as done:

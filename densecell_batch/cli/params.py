@@ -1,8 +1,10 @@
-"""Parameter types of the command line; each says itself what it expects."""
+"""Parameter types of the command line, which say themselves what they expect, and options that several verbs have."""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -10,7 +12,7 @@ import click
 from densecell_batch.errors import OptionError
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["MEMORY", "TILE", "VOXEL_SIZE"]
+__all__ = ["MEMORY", "TILE", "VOXEL_SIZE", "verbosity"]
 
 
 class _Tile(click.ParamType):  # type: ignore[type-arg]
@@ -68,3 +70,24 @@ class _Memory(click.ParamType):  # type: ignore[type-arg]
 TILE = _Tile()
 VOXEL_SIZE = _VoxelSize()
 MEMORY = _Memory()
+
+
+def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add -v and -q, which stand before the verb as well as after it."""
+
+    def set_level(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
+        def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+            if value:
+                logging.getLogger("densecell_batch").setLevel(level)
+
+        return callback
+
+    for letter, name, level, text in (
+        ("q", "quiet", logging.WARNING, "Say only warnings and errors on stderr."),
+        ("v", "verbose", logging.DEBUG, "Say more on stderr, with tracebacks of internal errors."),
+    ):
+        flag = click.option(
+            f"-{letter}", f"--{name}", is_flag=True, expose_value=False, callback=set_level(level), help=text
+        )
+        command = flag(command)
+    return command

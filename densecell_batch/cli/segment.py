@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from densecell_batch.cli.params import MEMORY, TILE, VOXEL_SIZE
+from densecell_batch.cli.params import MEMORY, TILE, VOXEL_SIZE, verbosity
 from densecell_batch.errors import DensecellError, OptionError, Stopped
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ _log = logging.getLogger(__name__)
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
 @click.option("--no-preview", is_flag=True, help="Write no preview picture.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done: tiles, memory, time.")
+@verbosity
 def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_preview: bool, **flags: Any) -> None:
     """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of 2D-3D nets.
 

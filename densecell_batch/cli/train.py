@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from densecell_batch.cli.params import TILE
+from densecell_batch.cli.params import TILE, verbosity
 from densecell_batch.errors import OptionError, Stopped
 
 __all__ = ["train"]
@@ -46,6 +46,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
 @click.option("--licence", default="not stated", help="Licence of the weights, for the bundle.")
 @click.option("--citation", default="not stated", help="What users of the bundle shall cite.")
+@verbosity
 def train(
     images: tuple[Path, ...],
     labels: tuple[Path, ...],

@@ -22,7 +22,9 @@ from densecell_batch.nets.unet_2d import unet_2d
 __all__ = ["assign_weights", "backend", "build_net", "compiled", "extract_weights", "ops"]
 
 
-def build_net(architecture: Architecture, shape: tuple[int, int, int], dtype: str = "float32") -> keras.Model:
+def build_net(
+    architecture: Architecture, shape: tuple[int, int, int], dtype: str = "float32", *, normalized: bool = False
+) -> keras.Model:
     """Build the net of an architecture for inputs of one spatial shape, freshly initialized.
 
     Parameters
@@ -33,6 +35,8 @@ def build_net(architecture: Architecture, shape: tuple[int, int, int], dtype: st
         Input (z, y, x). A 2D net takes its slices as the batch: (z, y, x, 1) instead of (n, z, y, x, 1).
     dtype
         Keras dtype policy: "float32", "bfloat16", "float16", or "mixed_bfloat16" to train.
+    normalized
+        Whether batch normalizations follow the convolutions, to train. No bundle holds such a net: it is folded first.
 
     Returns
     -------
@@ -50,8 +54,8 @@ def build_net(architecture: Architecture, shape: tuple[int, int, int], dtype: st
     keras.config.set_dtype_policy(dtype)
     try:
         if isinstance(architecture, Hybrid2D3D):
-            return hybrid_2d3d(architecture, shape)
-        return unet_2d(architecture, shape[1:])
+            return hybrid_2d3d(architecture, shape, normalized=normalized)
+        return unet_2d(architecture, shape[1:], normalized=normalized)
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -7,16 +7,19 @@ References
 
 from __future__ import annotations
 
+from functools import partial
+
 import keras
 from keras import layers, ops
 
 from densecell_batch.architecture import Hybrid2D3D
-from densecell_batch.nets.layers import conv, crop_concat, crop_to, predictor, upsample
+from densecell_batch.nets import layers as blocks
+from densecell_batch.nets.layers import crop_concat, crop_to, predictor, upsample
 
 __all__ = ["hybrid_2d3d"]
 
 
-def hybrid_2d3d(config: Hybrid2D3D, shape: tuple[int, int, int]) -> keras.Model:
+def hybrid_2d3d(config: Hybrid2D3D, shape: tuple[int, int, int], *, normalized: bool = False) -> keras.Model:
     """Build the net for inputs of one spatial shape.
 
     Parameters
@@ -25,6 +28,8 @@ def hybrid_2d3d(config: Hybrid2D3D, shape: tuple[int, int, int]) -> keras.Model:
         The architecture.
     shape
         Input (z, y, x).
+    normalized
+        Whether batch normalizations follow the convolutions, to train.
 
     Returns
     -------
@@ -32,15 +37,16 @@ def hybrid_2d3d(config: Hybrid2D3D, shape: tuple[int, int, int]) -> keras.Model:
         (n, z, y, x, 1) -> [logits of the 3D predictor, logits of the 2D predictor], each (n, z, y', x', class).
     """
     image = keras.Input((*shape, 1), name="image")
-    features = _encoder_decoder(config, image)
+    features = _encoder_decoder(config, image, normalized)
     logits_2d = predictor(features, config.n_classes, "predictor_2d/logits", relu=config.relu_on_logits)
-    pyramid = _spatial_pyramid(config, features, ops.cast(logits_2d, features.dtype))
+    pyramid = _spatial_pyramid(config, features, ops.cast(logits_2d, features.dtype), normalized)
     logits_3d = predictor(pyramid, config.n_classes, "predictor_3d/logits", relu=config.relu_on_logits)
     return keras.Model(image, [logits_3d, crop_to(logits_2d, logits_3d.shape[1:-1])], name="hybrid_2d3d")
 
 
-def _encoder_decoder(config: Hybrid2D3D, x: keras.KerasTensor) -> keras.KerasTensor:
+def _encoder_decoder(config: Hybrid2D3D, x: keras.KerasTensor, normalized: bool) -> keras.KerasTensor:
     """The U-shaped part; features (n, z, y', x', n_kernels)."""
+    conv = partial(blocks.conv, normalized=normalized)
 
     def convs(x: keras.KerasTensor, block: str, n: int) -> keras.KerasTensor:
         for i in range(config.n_convs):
@@ -71,11 +77,12 @@ def _encoder_decoder(config: Hybrid2D3D, x: keras.KerasTensor) -> keras.KerasTen
 
 
 def _spatial_pyramid(
-    config: Hybrid2D3D, features: keras.KerasTensor, logits_2d: keras.KerasTensor
+    config: Hybrid2D3D, features: keras.KerasTensor, logits_2d: keras.KerasTensor, normalized: bool
 ) -> keras.KerasTensor:
     """Paths of 3x3x3 convolutions over [features, 2D logits] at 1, 1/2, ... of the resolution in y and x, summed in
     float32.
     """
+    conv = partial(blocks.conv, normalized=normalized)
     depth, total, rests = features.shape[1], None, []
     for i, n_convs in enumerate(config.pyramid_convs):
         path, n, factor = f"spatialpyramid/conv_block_{i}", config.pyramid_kernels * 2**i, 2**i

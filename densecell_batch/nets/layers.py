@@ -20,11 +20,18 @@ def conv(
     name: str,
     *,
     padding: str = "same",
-    activation: str | None = "relu",
+    normalized: bool = False,
 ) -> keras.KerasTensor:
-    """Convolution of stride 1 with bias; Glorot-uniform kernel, zero bias, ReLU unless said otherwise."""
+    """Convolution of stride 1 with bias and ReLU; Glorot-uniform kernel, zero bias.
+
+    To train, a batch normalization may stand between the two, in the place of the bias. Its moving averages have no
+    memory: after a batch they are the mean and the variance of that batch (`training.normalized` folds them in).
+    """
     layer = keras.layers.Conv3D if len(kernel) == 3 else keras.layers.Conv2D
-    return layer(filters, kernel, padding=padding, activation=activation, name=layer_name(name))(x)
+    if not normalized:
+        return layer(filters, kernel, padding=padding, activation="relu", name=layer_name(name))(x)
+    x = layer(filters, kernel, padding=padding, use_bias=False, name=layer_name(name))(x)
+    return ops.relu(keras.layers.BatchNormalization(momentum=0.0, name=f"{layer_name(name)}.norm")(x))
 
 
 def predictor(x: keras.KerasTensor, n_classes: int, name: str, *, relu: bool) -> keras.KerasTensor:

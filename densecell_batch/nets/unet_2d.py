@@ -16,7 +16,7 @@ from densecell_batch.nets.layers import conv, crop_concat, predictor, upsample
 __all__ = ["unet_2d"]
 
 
-def unet_2d(config: UNet2D, shape: tuple[int, int]) -> keras.Model:
+def unet_2d(config: UNet2D, shape: tuple[int, int], *, normalized: bool = False) -> keras.Model:
     """Build the net for slices of one shape.
 
     Parameters
@@ -25,6 +25,8 @@ def unet_2d(config: UNet2D, shape: tuple[int, int]) -> keras.Model:
         The architecture.
     shape
         Input (y, x).
+    normalized
+        Whether batch normalizations follow the convolutions, to train.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def unet_2d(config: UNet2D, shape: tuple[int, int]) -> keras.Model:
 
     def convs(x: keras.KerasTensor, block: str, n: int) -> keras.KerasTensor:
         for i in range(config.n_convs):
-            x = conv(x, n, (3, 3), f"{block}/comp_{i}/conv", padding="valid")
+            x = conv(x, n, (3, 3), f"{block}/comp_{i}/conv", padding="valid", normalized=normalized)
         return x
 
     x = image = keras.Input((*shape, 1), name="image")

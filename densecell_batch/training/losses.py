@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 __all__ = [
-    "class_weights",
+    "cropped",
     "cross_entropy",
     "improved_loss",
     "published_loss",
@@ -22,51 +21,43 @@ __all__ = [
 _SECOND = 0.33  # weight of the 2D predictor's loss (ref. Guay et al. 2021, and the published code)
 
 
-def class_weights(frequencies: np.ndarray) -> np.ndarray:
-    """Weights that rise with the rarity of a class as 1 / sqrt(frequency), 1 on average over the voxels.
-
-    The square root is between leaving rare classes to chance and drowning frequent ones. Absent classes get 0.
-    """
-    weights = np.where(frequencies > 0, 1 / np.sqrt(np.maximum(frequencies, 1e-12)), 0)
-    return (weights / (weights * frequencies).sum()).astype(np.float32)
-
-
-def cross_entropy(labels: Any, logits: Any, weights: Any) -> Any:
-    """Cross-entropy of each voxel times the weight of its class: labels (...) int, logits (..., class) -> (...)."""
+def cross_entropy(labels: Any, logits: Any) -> Any:
+    """Cross-entropy of each voxel: labels (...) int, logits (..., class) -> (...)."""
     logs = ops.log_softmax(logits, axis=-1)
     here = ops.one_hot(labels, logits.shape[-1], dtype=logs.dtype)
-    return -ops.sum(logs * here * weights, axis=-1)
+    return -ops.sum(logs * here, axis=-1)
 
 
-def soft_dice(labels: Any, logits: Any) -> Any:
-    """Mean over the classes of 1 - 2 |p t| / (|p| + |t|), over all voxels of the batch; a scalar from 0 to 1."""
+def soft_dice(labels: Any, logits: Any, weights: Any) -> Any:
+    """Mean over the classes of 1 - 2 |p t| / (|p| + |t|), over all voxels of the batch; a scalar from 0 to 1.
+
+    Voxels of weight 0 are left out; otherwise the weights do not matter.
+    """
     probabilities = ops.softmax(logits, axis=-1)
-    here = ops.one_hot(labels, logits.shape[-1], dtype=probabilities.dtype)
+    counted = ops.cast(ops.greater(weights, 0), probabilities.dtype)[..., None]
+    here = ops.one_hot(labels, logits.shape[-1], dtype=probabilities.dtype) * counted
     axes = tuple(range(len(logits.shape) - 1))
     both = ops.sum(probabilities * here, axis=axes)
-    each = ops.sum(probabilities, axis=axes) + ops.sum(here, axis=axes)
+    each = ops.sum(probabilities * counted, axis=axes) + ops.sum(here, axis=axes)
     return ops.mean(1 - (2 * both + 1) / (each + 1))
 
 
-def improved_loss(labels: Any, outputs: list[Any], weights: Any, dice: float = 0.5) -> Any:
-    """Mean weighted cross-entropy plus Dice of the deciding predictor, and 0.33 of that of the other one.
+def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0.5) -> Any:
+    """Mean cross-entropy, weighted, plus Dice of the deciding predictor, and 0.33 of that of the other one.
 
     Parameters
     ----------
-    labels
-        (n, z, y, x) int, of the input window; cropped about the centre where the net loses a margin.
+    labels, weights
+        (n, z, y, x) int and float: classes and error weights of the output region.
     outputs
-        Logits (n, z, y', x', class), the deciding ones first.
-    weights
-        (class,) float.
+        Logits (n, z, y, x, class), the deciding ones first.
     dice
         Weight of the Dice term.
     """
     total: Any = 0.0
     for logits, share in zip(outputs, (1.0, _SECOND), strict=False):
         logits = ops.cast(logits, "float32")
-        truth = _cropped(labels, logits.shape[1:-1])
-        loss = ops.mean(cross_entropy(truth, logits, weights)) + dice * soft_dice(truth, logits)
+        loss = ops.mean(cross_entropy(labels, logits) * weights) + dice * soft_dice(labels, logits, weights)
         total = total + share * loss
     return total
 
@@ -88,14 +79,16 @@ def published_loss(labels: Any, weights: Any, outputs: list[Any], floor: float =
     tuple
         The weighted cross-entropy of the 3D predictor, and of the 2D predictor; the loss takes 0.33 of the latter.
     """
-    sums = [ops.sum(cross_entropy(labels, ops.cast(logits, "float32"), 1.0) * (weights + floor)) for logits in outputs]
+    sums = [ops.sum(cross_entropy(labels, ops.cast(logits, "float32")) * (weights + floor)) for logits in outputs]
     return sums[0], sums[1] if len(sums) > 1 else ops.zeros_like(sums[0])
 
 
 def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
-    """The published L2 term: gamma / 2 |v|^2, gamma 10**-4.7 for the 2D part's convolutions, 1e-9 for the predictors.
+    """The published L2 term: gamma / 2 |v|^2 over the tensors.
 
-    Transposed convolutions and the pyramid have none. It is scaled by the share of voxels whose error weight is not 0.
+    In the 2D-3D net gamma is 10**-4.7 for the 2D part's convolutions and 1e-9 for the predictors; transposed
+    convolutions and the pyramid have none. In the 2D U-Net it is 1e-5 for all convolutions. The term is scaled by the
+    share of voxels whose error weight is not 0.
 
     Parameters
     ----------
@@ -105,8 +98,11 @@ def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
         Error weights, (n, z, y, x).
     """
     total: Any = 0.0
+    flat = "predictor/logits/kernel" in tensors  # the 2D U-Net has one predictor
     for name, tensor in tensors.items():
-        if name.startswith("net/") and "upsample_conv" not in name:
+        if flat and "upsample_conv" not in name:
+            gamma = 1e-5
+        elif name.startswith("net/") and "upsample_conv" not in name:
             gamma = 10**-4.7
         elif name.startswith("predictor"):
             gamma = 1e-9
@@ -116,8 +112,8 @@ def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
     return total * ops.mean(ops.cast(ops.not_equal(weights, 0), "float32"))
 
 
-def _cropped(labels: Any, sides: tuple[int, ...]) -> Any:
-    """The middle of (n, z, y, x)."""
+def cropped(labels: Any, sides: tuple[int, ...]) -> Any:
+    """The middle of (n, [z,] y, x), with these sides [z,] y, x."""
     starts = [(a - b) // 2 for a, b in zip(labels.shape[1:], sides, strict=True)]
     return labels[(slice(None), *(slice(s, s + b) for s, b in zip(starts, sides, strict=True)))]
 

@@ -32,7 +32,8 @@ from densecell_batch.metrics import Scores, score
 from densecell_batch.predict import Predictor, golden_pair, verify_bundle
 from densecell_batch.preview import render_preview, write_preview
 from densecell_batch.training.curves import render_curves
-from densecell_batch.training.fit import Arrays, Member, Recipe, fit_member, predict_labels, seconds_per_step
+from densecell_batch.training.fit import Arrays, Member, fit_member, predict_labels, seconds_per_step
+from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["Progress", "Run", "train_ensemble"]
@@ -127,7 +128,7 @@ def _best(members: list[Member], run: Run) -> list[Member]:
             _log.warning("seed %d was abandoned at a mean IoU of %.3f", m.seed, m.scores.mean_iou)
     if not whole:
         raise OptionError(
-            f"every member was abandoned: none reached a mean IoU of {run.recipe.floor:g} in half of its steps; check "
+            f"every member was abandoned: none reached a mean IoU of {run.recipe.floor:g} in its trial; check "
             "the labels (is class 0 what it should be?), train longer, or give a lower --floor"
         )
     return sorted(whole, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
@@ -206,7 +207,7 @@ def _identity(
     described = {
         "architecture": architecture_to_dict(run.architecture),
         "classes": [c.name for c in run.classes],
-        "recipe": asdict(run.recipe),
+        "recipe": {"preset": run.recipe.preset, **asdict(run.recipe)},
         "seed": run.seed,
         "minutes": run.minutes,
         "init": sums,

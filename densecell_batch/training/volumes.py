@@ -22,7 +22,8 @@ class LabelledVolume:
     image: np.ndarray  # (z, y, x) float32, normalized with its own mean and standard deviation
     labels: np.ndarray  # (z, y, x) uint8
     voxel_size: VoxelSize | None
-    sha256: tuple[str, str]  # of the image and the label file(s)
+    sha256: tuple[str, ...]  # of the image file(s), the label file(s), those of the weights
+    weights: np.ndarray | None = None  # (z, y, x) float32: how much each voxel counts; all alike if None
 
     def frequencies(self, n_classes: int) -> np.ndarray:
         """Share of each class in the labels, (n_classes,) float64."""
@@ -30,7 +31,11 @@ class LabelledVolume:
 
 
 def load_labelled(
-    images: Path, labels: Path, n_classes: int, window: tuple[int, int, int] | None = None
+    images: Path,
+    labels: Path,
+    n_classes: int,
+    window: tuple[int, int, int] | None = None,
+    weights: Path | None = None,
 ) -> LabelledVolume:
     """Read an image stack and its labels.
 
@@ -42,12 +47,14 @@ def load_labelled(
         Labels run from 0 to `n_classes` - 1.
     window
         Smallest shape (z, y, x) that will do; None when any will.
+    weights
+        Stack that says how much each voxel counts, 0 for not at all.
 
     Raises
     ------
     StackError
-        If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, or the
-        volume is smaller than the window.
+        If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
+        weights are negative or nowhere above 0, or the volume is smaller than the window.
     """
     with open_stack(images) as image, open_stack(labels) as label:
         if image.info.shape != label.info.shape:
@@ -65,9 +72,28 @@ def load_labelled(
         statistics = measure(image)
         grey = np.stack([normalize(image.read(z), statistics) for z in range(image.info.shape[0])])
         classes = np.stack([_checked(label, z, n_classes) for z in range(label.info.shape[0])])
-        return LabelledVolume(
-            grey, classes, image.info.voxel_size, (content_sha256(image.files), content_sha256(label.files))
-        )
+        sums = (content_sha256(image.files), content_sha256(label.files))
+        if weights is None:
+            return LabelledVolume(grey, classes, image.info.voxel_size, sums)
+        values, checksum = _read_weights(weights, image.info.shape)
+        return LabelledVolume(grey, classes, image.info.voxel_size, (*sums, checksum), values)
+
+
+def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
+    """Error weights and the checksum of their file."""
+    with open_stack(path) as stack:
+        if stack.info.shape != shape:
+            raise StackError(
+                f"{path}: the weights are {_by(stack.info.shape)}, the images {_by(shape)} (z, y, x); expected the "
+                "same shape"
+            )
+        values = np.stack([stack.read(z) for z in range(shape[0])]).astype(np.float32)
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
+            raise StackError(
+                f"{path}: the weights run from {values.min():g} to {values.max():g}; expected 0 and "
+                "above, and some above 0"
+            )
+        return values, content_sha256(stack.files)
 
 
 def _checked(labels: Stack, z: int, n_classes: int) -> np.ndarray:

@@ -12,7 +12,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from densecell_batch.training.volumes import LabelledVolume
 
-__all__ = ["Augmentation", "Sampler"]
+__all__ = ["Augmentation", "Batch", "Sampler", "flattened"]
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # images (n, z, y, x, 1) and labels, error weights (n, z, y, x)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Augmentation:
     mirrored in both. A turn about y or x would mix axes of different scale.
     """
 
-    bent: float = 0.2  # share of windows turned by any angle, scaled and bent; interpolation blurs them
+    bent: float = 0.5  # share of windows turned by any angle, scaled and bent; interpolation blurs them
     scale: float = 0.15  # in y and x; 0.15: by 0.85 to 1.15
     elastic: float = 4.0  # voxels, standard deviation of the displacement
     elastic_sigma: float = 16.0  # voxels over which the displacement is smooth
@@ -73,7 +75,13 @@ class Sampler:
         # Flat indices of each class, thinned out: any of some hundred thousand places will do.
         self._places = [[_thinned(np.flatnonzero(volume.labels == c)) for c in range(n_classes)] for volume in volumes]
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def epoch(self) -> int:
+        """Steps in which as many voxels are drawn as there are."""
+        voxels = sum(volume.labels.size for volume in self._volumes)
+        return -(-voxels // (self._batch * int(np.prod(self._window))))
+
+    def __call__(self, step: int) -> Batch:
         """The batch of a step.
 
         Returns
@@ -82,12 +90,14 @@ class Sampler:
             (batch, z, y, x, 1) float32.
         labels : numpy.ndarray
             (batch, z, y, x) int32.
+        weights : numpy.ndarray
+            (batch, z, y, x) float32.
         """
         rng = np.random.default_rng((self._seed, step))
-        pairs = [self._window_at(rng) for _ in range(self._batch)]
-        return np.stack([image for image, _ in pairs])[..., None], np.stack([labels for _, labels in pairs])
+        images, labels, weights = map(np.stack, zip(*(self._window_at(rng) for _ in range(self._batch)), strict=True))
+        return images[..., None], labels, weights
 
-    def _window_at(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _window_at(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         which = int(rng.choice(len(self._volumes), p=self._share))
         volume = self._volumes[which]
         z, y, x = self._centre(rng, which)
@@ -100,13 +110,17 @@ class Sampler:
                 for c, side, length in zip((y, x), (height, width), volume.labels.shape[1:], strict=True)
             ]
             region = (slices, slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
-            return volume.image[region], volume.labels[region].astype(np.int32)
+            weights = np.ones(self._window, np.float32) if volume.weights is None else volume.weights[region]
+            return volume.image[region], volume.labels[region].astype(np.int32), weights
         rows, columns = _deformed_grid((height, width), (y, x), self._augmentation, rng)
         image = np.stack([_at(plane, rows, columns, order=1) for plane in volume.image[slices]])
         labels = np.stack([_at(plane, rows, columns, order=0) for plane in volume.labels[slices]])
+        weights = np.ones(labels.shape, np.float32)
+        if volume.weights is not None:
+            weights = np.stack([_at(plane, rows, columns, order=0) for plane in volume.weights[slices]])
         if rng.random() < 0.5:
-            image, labels = image[::-1], labels[::-1]
-        return _regraded(image, self._augmentation, rng), labels.astype(np.int32)
+            image, labels, weights = image[::-1], labels[::-1], weights[::-1]
+        return _regraded(image, self._augmentation, rng), labels.astype(np.int32), weights
 
     def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
         """A voxel near the middle of the window."""
@@ -118,6 +132,12 @@ class Sampler:
             index = int(rng.integers(np.prod(shape)))
         z, y, x = np.unravel_index(index, shape)
         return int(z), int(y), int(x)
+
+
+def flattened(batch: Batch) -> Batch:
+    """The slices of a batch of windows as windows of their own, for a 2D net: (n, z, y, x, ...) -> (n z, y, x, ...)."""
+    images, labels, weights = (array.reshape(-1, *array.shape[2:]) for array in batch)
+    return images, labels, weights
 
 
 def _thinned(indices: np.ndarray, most: int = 200_000) -> np.ndarray:

@@ -30,9 +30,9 @@ def ours(architecture, recipe, volume, steps: int) -> float:
     from densecell_batch.nets import build_net
     from densecell_batch.training import fit
 
-    net = build_net(architecture, recipe.window, recipe.precision)
-    step = fit._compiled_step(net, recipe, np.ones(architecture.n_classes, np.float32))
-    state, sampler = fit._fresh(net), fit._sampler([volume], architecture, recipe, 0)
+    net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
+    step = fit._compiled_step(net, recipe)
+    state, sampler = fit._fresh(net), recipe.sampler([volume], architecture, 0)
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as reader:
@@ -42,7 +42,7 @@ def ours(architecture, recipe, volume, steps: int) -> float:
                 start = time.perf_counter()
             batch = upcoming.result()
             upcoming = reader.submit(sampler, i + 1)
-            fit._advance(state, step, recipe, *batch)
+            fit._advance(state, step, recipe, batch)
     return (time.perf_counter() - start) / steps
 
 
@@ -51,19 +51,21 @@ def keras_fit(architecture, recipe, volume, steps: int) -> float:
     import keras
 
     from densecell_batch.nets import build_net
-    from densecell_batch.training import fit
     from densecell_batch.training.losses import improved_loss
 
-    net = build_net(architecture, recipe.window, recipe.precision)
+    net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
     both = keras.Model(net.input, keras.ops.concatenate(net.outputs, axis=-1))
-    n, weights = architecture.n_classes, np.ones(architecture.n_classes, np.float32)
+    n = architecture.n_classes
 
     def loss(labels, logits):
-        return improved_loss(keras.ops.cast(labels, "int32"), [logits[..., :n], logits[..., n:]], weights, recipe.dice)
+        labels = keras.ops.cast(labels, "int32")
+        weights = keras.ops.ones(labels.shape, "float32")
+        return improved_loss(labels, weights, [logits[..., :n], logits[..., n:]], recipe.dice)
 
     both.compile(keras.optimizers.Adam(recipe.learning_rate), loss)
-    batches = [fit._sampler([volume], architecture, recipe, 0)(i) for i in range(8)]
-    images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    sampler = recipe.sampler([volume], architecture, 0)
+    batches = [sampler(i) for i in range(8)]
+    images, labels, _ = (np.concatenate(parts) for parts in zip(*batches, strict=True))
 
     def epochs(count: int) -> None:
         repeated = np.arange(count * recipe.batch) % len(images)
@@ -83,17 +85,18 @@ def main() -> None:
     options = parser.parse_args()
 
     from densecell_batch.architecture import Hybrid2D3D
-    from densecell_batch.training.fit import Recipe
+    from densecell_batch.training.recipes import Improved
 
     volume = phantom()
     architecture = Hybrid2D3D(5, options.kernels, pyramid_kernels=12, relu_on_logits=False, pyramid_unpools_z=False)
-    print(f"{'precision':<16}{'windows':>8}{'ours s/step':>13}{'fit s/step':>12}{'fit / ours':>12}")
+    print(f"{'precision':<16}{'windows':>8}{'normalized':>12}{'ours s/step':>13}{'fit s/step':>12}{'fit / ours':>12}")
     for precision in ("mixed_bfloat16", "float32"):
-        for batch in (1, 2):
-            recipe = Recipe(batch=batch, precision=precision)
+        for batch, normalized in ((1, True), (2, True), (2, False)):
+            recipe = Improved(batch=batch, precision=precision, normalized=normalized)
             mine = ours(architecture, recipe, volume, options.steps)
             theirs = keras_fit(architecture, recipe, volume, options.steps)
-            print(f"{precision:<16}{batch:>8}{mine:>13.3f}{theirs:>12.3f}{theirs / mine:>12.2f}", flush=True)
+            what = f"{precision:<16}{batch:>8}{normalized!s:>12}"
+            print(f"{what}{mine:>13.3f}{theirs:>12.3f}{theirs / mine:>12.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -160,8 +160,8 @@ def _check_classes(volumes: list[Any], evaluation: Any, classes: tuple[Any, ...]
     for index, info in enumerate(classes):
         if not any((volume.labels == index).any() for volume in volumes):
             raise OptionError(
-                f"--labels have no voxel of class {index}, {info.name!r}; expected some of each class: label some, or name "
-                "only the classes that are labelled"
+                f"--labels have no voxel of class {index}, {info.name!r}; expected some of each class: label some, or "
+                "name only the classes that are labelled"
             )
         if not (evaluation.labels == index).any():
             _log.warning("--eval-labels have no voxel of class %d, %r: its IoU will not count", index, info.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from densecell_batch.errors import OutputError
 
-__all__ = ["remove_remains", "replacing", "sync", "temporary_name", "write_file"]
+__all__ = ["explained", "need_space", "remove_remains", "replacing", "sync", "temporary_name", "write_file"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,41 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def need_space(path: Path, needed: int) -> None:
+    """Refuse to begin what cannot end: raise OutputError if the disk of `path` has no `needed` bytes left."""
+    with explained(path):
+        free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OutputError(
+            f"{path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in {path.parent}; make room, or "
+            "choose another output folder"
+        )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into words.
+
+    Raises
+    ------
+    OutputError
+        For any OSError; it names `path` and what to do.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedies = {
+            errno.ENOSPC: "the disk is full: make room, then run the same command again",
+            errno.EDQUOT: "the quota is used up: make room, then run the same command again",
+            errno.EACCES: "no permission to write there: choose another output folder",
+            errno.EROFS: "the folder is read-only: choose another output folder",
+            errno.ENOENT: "the folder is not there: was it moved or unmounted?",
+            errno.EFBIG: "the file system takes no file of this size: choose another output folder",
+        }
+        remedy = remedies.get(error.errno or 0, error.strerror or str(error))
+        raise OutputError(f"{path}: cannot be written; {remedy}") from error
+
+
 @contextmanager
 def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
@@ -53,12 +89,11 @@ def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
         raise OutputError(f"{path}: exists already; remove it or choose another name")
     temporary = temporary_name(path)
     try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); check folder, permissions and disk") from error
+        with explained(path):
+            yield temporary
+            sync(temporary)
+            temporary.replace(path)
+            sync(path.parent)
     finally:
         _remove(temporary)
 

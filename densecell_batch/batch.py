@@ -10,7 +10,7 @@ from pathlib import Path
 from densecell_batch.atomic import remove_remains
 from densecell_batch.errors import DensecellError, OptionError, Stopped
 from densecell_batch.outputs import OutputPaths
-from densecell_batch.pipeline import Progress, Segmenter, segment_stack
+from densecell_batch.pipeline import Progress, SegmentedStack, Segmenter, segment_stack
 
 __all__ = ["Verdict", "segment_batch", "without_outputs"]
 
@@ -26,15 +26,20 @@ class Verdict:
     report: Path | None = None
     reason: str = ""  # of a failure; one line
     skipped: bool = False
+    part: str = ""  # what was done of a stack that other processes work on, too
 
     @property
     def ok(self) -> bool:
-        """Whether the labels are there."""
-        return self.labels is not None
+        """Whether this process did what it was asked for."""
+        return not self.reason
 
     def __str__(self) -> str:
         """The line on stdout that macros and scripts read (contract)."""
-        fields = ("ok", self.labels, self.report) if self.ok else ("failed", self.stack, self.reason)
+        fields: tuple[object, ...] = ("ok", self.labels, self.report)
+        if self.reason:
+            fields = ("failed", self.stack, self.reason)
+        elif self.part:
+            fields = ("part", self.stack, self.part)
         return "\t".join(["DENSECELL", *(" ".join(str(f).split("\t")) for f in fields)])
 
 
@@ -85,4 +90,16 @@ def segment_batch(
             reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
             yield Verdict(stack, reason=" ".join(reason.split()))
         else:
-            yield Verdict(stack, result.labels, result.report, skipped=result.skipped)
+            yield _verdict(stack, result, segmenter)
+
+
+def _verdict(stack: Path, result: SegmentedStack, segmenter: Segmenter) -> Verdict:
+    shard = "shard {}/{}".format(*segmenter.options.shard or (1, 1))
+    if result.left_to_another:
+        return Verdict(stack, part=f"{shard} is done, another one writes the results")
+    if not result.missing:
+        return Verdict(stack, result.labels, result.report, skipped=result.skipped)
+    if segmenter.options.assemble:
+        reason = f"{result.missing} pieces are missing: run the shards that did not finish again"
+        return Verdict(stack, reason=reason)
+    return Verdict(stack, part=f"{shard} is done, {result.missing} pieces are missing")

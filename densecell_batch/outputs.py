@@ -14,10 +14,10 @@ from densecell_batch.atomic import sync
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import OutputError
 from densecell_batch.labels import find_instances
+from densecell_batch.pieces import StoredSlice
 from densecell_batch.preview import render_preview, write_preview
 from densecell_batch.stack_io import Stack, open_stack
 from densecell_batch.stack_writer import StackWriter, instance_colours
-from densecell_batch.stitch import FinishedSlice
 
 if TYPE_CHECKING:
     from densecell_batch.pipeline import SegmentOptions
@@ -97,10 +97,6 @@ class StackOutputs:
         self._writers: dict[str, StackWriter] = {}
 
     def __enter__(self) -> Self:
-        try:
-            self._paths.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self._paths.folder}: the output folder cannot be made: {error.strerror}") from error
         with ExitStack() as opened:
             z, y, x = self._stack.info.shape
             labels = self._writer(
@@ -128,7 +124,7 @@ class StackOutputs:
             path, shape, dtype, file_format=self._options.file_format, voxel_size=self._stack.info.voxel_size, **look
         )
 
-    def write(self, finished: FinishedSlice) -> None:
+    def write(self, finished: StoredSlice) -> None:
         """Write one slice to every file that is wanted."""
         self._writers["labels"].write(finished.z, finished.labels)
         if finished.probabilities is not None:

@@ -2,11 +2,11 @@
 
 ::
 
-    open_stack -> measure -> tiles of a row -> members predict each tile -> combine -> canvas -> finished slices ->
-    files
+    open_stack -> measure -> tiles of a row -> members predict each tile -> combine -> canvas -> pieces -> files
                   reader thread               net thread                   finisher thread
 
-Memory is that of a row of slices. Reading ahead, stitching and writing run beside the nets.
+Memory is that of a row of slices. Reading ahead, stitching and writing run beside the nets. Pieces that are there are
+not computed again, and several processes can share them (`pieces`).
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densecell_batch.atomic import explained, need_space
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
 from densecell_batch.ensemble import combine
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import OptionError, OutputError, StackError
 from densecell_batch.normalize import Statistics, measure, normalize
-from densecell_batch.outputs import OutputPaths, StackOutputs
+from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
+from densecell_batch.pieces import Job, remove_jobs, shard_of
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
@@ -66,13 +69,15 @@ class SegmentOptions:
     file_format: str = "imagej"
     preview: bool = True
     overwrite: bool = False
+    shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
+    assemble: bool = False  # compute nothing
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values of the options that shape the result; how much memory it takes and whether to overwrite do
-        not.
-        """
+        """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in ("memory", "overwrite")}
+        return {
+            name: value for name, value in values.items() if name not in ("memory", "overwrite", "shard", "assemble")
+        }
 
 
 @dataclass(frozen=True)
@@ -82,25 +87,22 @@ class SegmentedStack:
     labels: Path
     report: Path
     skipped: bool = False  # it was done before, from the same input with the same nets and options
+    missing: int = 0  # pieces that other shards have to make before there are results
+    left_to_another: bool = False  # which makes the results of the pieces at this moment
 
 
 @dataclass
 class Segmenter:
-    """An ensemble loaded once, for any number of stacks.
+    """An ensemble loaded once, for any number of stacks: when it is first needed, or by `load`.
 
     Raises
     ------
-    DeviceError
-        If the device asked for is not usable.
     OptionError
         If a class of `options.instances` is not one of the bundle's, or there is a smallest volume of no class.
     """
 
     bundle: ModelBundle
     options: SegmentOptions
-    device: DeviceInfo = field(init=False)
-    precision: Precision = field(init=False)
-    predictor: Predictor = field(init=False)
 
     def __post_init__(self) -> None:
         names = [c.name for c in self.bundle.classes]
@@ -109,13 +111,38 @@ class Segmenter:
                 raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(names)}")
         if self.options.min_volume > 0 and not self.options.instances:
             raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
+
+    @cached_property
+    def device(self) -> DeviceInfo:
+        """What the nets run on; raises DeviceError if the one asked for is not usable."""
+        return select_device(self.options.device)
+
+    @cached_property
+    def precision(self) -> Precision:
+        """What the nets compute in."""
+        precision = choose_precision(self.options.precision, self.device)
+        _log.info("device %s; precision %s (%s)", self.device, precision.name, precision.reason)
+        return precision
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The nets with their weights."""
         weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
-        self.device = select_device(self.options.device)
-        self.precision = choose_precision(self.options.precision, self.device)
-        _log.info("device %s; precision %s (%s)", self.device, self.precision.name, self.precision.reason)
-        self.predictor = Predictor(
+        return Predictor(
             self.bundle.architecture, weights, self.precision.name, may_split=self.options.stitch != "deepest"
         )
+
+    def load(self) -> None:
+        """Fail now for what would fail at the first stack.
+
+        Raises
+        ------
+        DeviceError
+            If the device asked for is not usable.
+        ModelError
+            If a member is not as the bundle says.
+        """
+        _ = self.predictor
 
     def plan(self, shape: tuple[int, int, int]) -> Plan:
         """The tiles of a stack of `shape` (z, y, x)."""
@@ -159,43 +186,137 @@ def segment_stack(
         If the stack cannot be read or segmented, or the results cannot be written. No output then stands under its
         final name, and a result of an earlier run is as it was.
     """
-    options, bundle = segmenter.options, segmenter.bundle
-    paths = OutputPaths(folder, path)
+    options, paths = segmenter.options, OutputPaths(folder, path)
     with open_stack(path, options.voxel_size) as stack:
         if options.min_volume > 0 and stack.info.voxel_size is None:
             raise StackError(
                 f"{path}: it has no voxel size, so --min-volume cannot be applied; give --voxel-size as well"
             )
-        plan = segmenter.plan(stack.info.shape)
-        report = _describe(stack, segmenter, plan)
-        if not options.overwrite and is_done(paths.report, report):
+        wanted = _identify(stack, segmenter)
+        if not options.overwrite and is_done(paths.report, wanted):
             _log.info("%s was done before: skipped", path)
+            remove_jobs(folder, stack_name(path))
             return SegmentedStack(paths.labels, paths.report, skipped=True)
-        for warning in report["warnings"]:
+        for warning in wanted["warnings"]:
             _log.warning("%s: %s", path, warning)
         clock = {"start": time.perf_counter()}
-        statistics = measure(stack, lambda z: progress("measuring", z + 1, stack.info.shape[0]))
-        clock["measured"] = time.perf_counter()
-        tally = Tally(len(bundle.classes))
-        with StackOutputs(paths, stack, bundle, options) as outputs:
+        with _open_job(stack, segmenter, paths, wanted) as job:
+            _check_job(job, stack, segmenter, paths)
+            made = _make_pieces(job, stack, segmenter, clock, progress)
+            missing = job.missing()
+            if missing and (options.shard or options.assemble):
+                return SegmentedStack(paths.labels, paths.report, missing=len(missing))
+            with job.assembling() as ours:
+                if not ours and options.shard:  # a shard that was ready a moment earlier does it
+                    return SegmentedStack(paths.labels, paths.report, left_to_another=True)
+                if not ours:
+                    raise OutputError(f"{paths.labels}: another process is writing it; wait until that is done")
+                _assemble(job, stack, segmenter, paths, wanted, clock, made)
+                job.remove()
+    return SegmentedStack(paths.labels, paths.report)
 
-            def finish(finished: FinishedSlice) -> None:
-                tally.add(finished.labels, finished.confidence, finished.disagreement)
-                outputs.write(finished)
 
-            segment_slices(stack, statistics, plan, segmenter, finish, progress)
-            clock["segmented"] = time.perf_counter()
-            files, instances = outputs.commit()
-        clock["written"] = time.perf_counter()
+def _open_job(stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: dict[str, Any]) -> Job:
+    """The pieces of a stack that are there, or none yet."""
+    options = segmenter.options
+    with explained(paths.folder):
+        paths.folder.mkdir(parents=True, exist_ok=True)
+    identity = {key: wanted[key] for key in ("model", "options")}
+    # Other nodes of a cluster may see the stack under another path.
+    identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}
+    identity["densecell-batch"] = wanted["versions"]["densecell-batch"]
+
+    def describe() -> tuple[dict[str, Any], Plan]:
+        plan = segmenter.plan(stack.info.shape)
+        return wanted | _describe_tiles(segmenter, plan), plan
+
+    return Job(paths.folder, stack_name(stack.info.path), identity, describe, fresh=options.overwrite)
+
+
+def _check_job(job: Job, stack: Stack, segmenter: Segmenter, paths: OutputPaths) -> None:
+    """Refuse to go on with pieces that this process would not make, or without room for all of it."""
+    options, missing = segmenter.options, len(job.missing())
+    if missing and not options.assemble:
+        begun, here = job.report["precision"]["name"], segmenter.precision.name
+        if begun != here:
+            raise OptionError(
+                f"{stack.info.path}: the work was begun in {begun}, here it would go on in {here}; give "
+                f"--precision {begun}, or --overwrite to begin anew"
+            )
+    n_classes = len(segmenter.bundle.classes)
+    per_voxel = 1 + 4 * n_classes * options.probabilities + 4 * options.uncertainty
+    twice = (missing / len(job.spans) + 1) * per_voxel + 2 * len(options.instances)  # pieces, then outputs
+    need_space(paths.labels, int(twice * stack.info.n_voxels))
+
+
+def _make_pieces(job: Job, stack: Stack, segmenter: Segmenter, clock: dict[str, float], progress: Progress) -> int:
+    """Compute the missing pieces of this process; how many voxels that were."""
+    depth, options = stack.info.shape[0], segmenter.options
+    share = shard_of(len(job.spans), *options.shard or (1, 1))
+    missing = [] if options.assemble else job.missing(share)
+    if missing:
+        statistics = job.statistics(lambda: measure(stack, lambda z: progress("measuring", z + 1, depth)))
+    clock["measured"] = time.perf_counter()
+    if len(missing) < len(share) and not options.assemble:
+        _log.info("%s: %d of %d pieces are there already", stack.info.path, len(share) - len(missing), len(share))
+    per_slice = stack.info.shape[1] * stack.info.shape[2]
+    counts = [per_slice * (stop - start) for start, stop in job.spans]
+    total, done = sum(counts[i] for i in share), sum(counts[i] for i in share if i not in missing)
+    begun = done
+    for pieces in _neighbours(missing):
+        start, stop = job.spans[pieces[0]][0], job.spans[pieces[-1]][1]
+        size = sum(counts[i] for i in pieces)
+
+        def say(share_done: float, size: int = size, done: int = done) -> None:
+            progress("segmenting", round(done + size * share_done), total)
+
+        with job.writer(pieces, len(segmenter.bundle.classes)) as finish:
+            segment_slices(stack, statistics, job.plan, segmenter, finish, (start, stop), say)
+        done += size
+    clock["segmented"] = time.perf_counter()
+    return done - begun
+
+
+def _neighbours(numbers: list[int]) -> Iterator[list[int]]:
+    """Runs of consecutive numbers of an ascending list."""
+    run: list[int] = []
+    for number in numbers:
+        if run and number > run[-1] + 1:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
+
+
+def _assemble(
+    job: Job,
+    stack: Stack,
+    segmenter: Segmenter,
+    paths: OutputPaths,
+    wanted: dict[str, Any],
+    clock: dict[str, float],
+    made: int,
+) -> None:
+    """Make the outputs of the pieces, and the report."""
+    bundle = segmenter.bundle
+    tally = Tally(len(bundle.classes))
+    with StackOutputs(paths, stack, bundle, segmenter.options) as outputs:
+        for stored in job.slices():
+            tally.add(stored.sums)
+            outputs.write(stored)
+        files, instances = outputs.commit()
+    clock["written"] = time.perf_counter()
+    # As the one who began the job described it, but the input as it is called here.
+    report = job.report | {"input": wanted["input"]}
     report |= tally.summary(bundle.classes, stack.info.voxel_size)
     report |= {
-        "statistics": statistics.as_dict(),
+        "statistics": job.statistics(lambda: measure(stack)).as_dict(),
         "instances": instances,
         "outputs": files,
-        "timings": _timings(clock, stack),
+        "timings": _timings(clock, made),
     }
     write_report(paths.report, report)
-    return SegmentedStack(paths.labels, paths.report)
 
 
 def segment_slices(
@@ -204,19 +325,25 @@ def segment_slices(
     plan: Plan,
     segmenter: Segmenter,
     finish: Callable[[FinishedSlice], None],
-    progress: Progress = lambda what, done, total: None,
+    slices: tuple[int, int],
+    progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Run the nets over all tiles of a stack and hand each slice to `finish` as soon as no later tile touches it.
+    """Run the nets over the tiles that decide the slices [start, stop) of a stack, and hand each slice to `finish` as
+    soon as no later tile touches it.
 
-    `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns.
+    `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It
+    gets slices outside of `slices`, too, those that the tiles touch: they are not right. `progress` gets the share of
+    the tiles that is done.
     """
     options, grid = segmenter.options, plan.grid
+    rows = grid.z.touching(plan.rule, *slices)
     canvas = Canvas(
         grid,
         plan.rule,
         len(segmenter.bundle.classes),
         keep_probabilities=options.probabilities,
         keep_disagreement=options.uncertainty,
+        first_row=rows[0],
     )
 
     def look(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -228,13 +355,13 @@ def segment_slices(
             for finished in canvas.finished(tile.index[0]):
                 finish(finished)
 
-    total = int(np.prod(grid.shape))
-    progress("segmenting", 0, total)
+    n_tiles = len(rows) * grid.tiles_per_row
+    progress(0)
     with ExitStack() as threads:
         reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
         net = threads.enter_context(_Thread("net", patient=False))
         painting: deque[Future[None]] = deque()
-        tiles = _read_ahead(stack, statistics, plan, reader)
+        tiles = _read_ahead(stack, statistics, plan, rows, reader)
         for n, (tile, voxels) in enumerate(tiles, start=1):
             # The main thread only waits, so that a signal is answered at once.
             probabilities, disagreement = net.submit(look, voxels).result()
@@ -242,7 +369,7 @@ def segment_slices(
             painting.append(finisher.submit(paint, tile, probabilities, disagreement, last))
             while len(painting) > 1:
                 painting.popleft().result()
-            progress("segmenting", total * n // grid.n_tiles, total)
+            progress(n / n_tiles)
         while painting:
             painting.popleft().result()
 
@@ -261,10 +388,10 @@ class _Thread(ThreadPoolExecutor):
 
 
 def _read_ahead(
-    stack: Stack, statistics: Statistics, plan: Plan, reader: ThreadPoolExecutor
+    stack: Stack, statistics: Statistics, plan: Plan, rows: range, reader: ThreadPoolExecutor
 ) -> Iterator[tuple[Tile, np.ndarray]]:
     """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
-    voxels = _input_regions(stack, statistics, plan)
+    voxels = _input_regions(stack, statistics, plan, rows)
     upcoming = reader.submit(next, voxels, None)
     while True:
         current = upcoming.result()
@@ -274,11 +401,11 @@ def _read_ahead(
         yield current
 
 
-def _input_regions(stack: Stack, statistics: Statistics, plan: Plan) -> Iterator[tuple[Tile, np.ndarray]]:
+def _input_regions(stack: Stack, statistics: Statistics, plan: Plan, rows: range) -> Iterator[tuple[Tile, np.ndarray]]:
     """Read each slice once: a row keeps the normalized slices that the next one shares."""
     grid = plan.grid
     slices: dict[int, np.ndarray] = {}
-    for row in range(len(grid.z.corners)):
+    for row in rows:
         needed = grid.z.input_indices(row)
         slices = {
             z: slices[z] if z in slices else normalize(stack.read(z), statistics) for z in sorted(set(needed.tolist()))
@@ -288,9 +415,9 @@ def _input_regions(stack: Stack, statistics: Statistics, plan: Plan) -> Iterator
             yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
 
 
-def _describe(stack: Stack, segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
-    """The report as far as it is known before the work begins."""
-    info, bundle, grid = stack.info, segmenter.bundle, plan.grid
+def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
+    """What goes in and what is asked: the beginning of the report."""
+    info, bundle = stack.info, segmenter.bundle
     files = [file.stat() for file in stack.files]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -312,6 +439,15 @@ def _describe(stack: Stack, segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
             "members": [member.sha256 for member in bundle.members],
         },
         "options": segmenter.options.as_dict(),
+        "versions": versions(),
+        "warnings": [*stack.notes, *_calibration_warnings(info.voxel_size, bundle.voxel_size)],
+    }
+
+
+def _describe_tiles(segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
+    """How it is computed, for the report."""
+    grid = plan.grid
+    return {
         "device": str(segmenter.device),
         "precision": asdict(segmenter.precision),
         "tiles": {
@@ -321,8 +457,6 @@ def _describe(stack: Stack, segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
             "redundancy": round(grid.redundancy, 4),
             "memory_bytes": plan.memory,
         },
-        "versions": versions(),
-        "warnings": [*stack.notes, *_calibration_warnings(info.voxel_size, bundle.voxel_size)],
     }
 
 
@@ -340,9 +474,9 @@ def _calibration_warnings(found: VoxelSize | None, trained: VoxelSize | None) ->
     ]
 
 
-def _timings(clock: dict[str, float], stack: Stack) -> dict[str, float]:
-    """Seconds of each stage, and voxels per second of the whole."""
+def _timings(clock: dict[str, float], voxels: int) -> dict[str, float]:
+    """Seconds of each stage in the process that made the outputs, and the voxels that it computed in a second."""
     steps = list(clock.items())
     seconds = {name: round(b - a, 3) for (_, a), (name, b) in pairwise(steps)}
     whole = clock["written"] - clock["start"]
-    return {**seconds, "total": round(whole, 3), "voxels_per_second": round(stack.info.n_voxels / whole, 1)}
+    return {**seconds, "total": round(whole, 3), "voxels_per_second": round(voxels / whole, 1)}

@@ -7,12 +7,9 @@ process.
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from densecell_batch.atomic import sync, temporary_name
+from densecell_batch.atomic import explained, need_space, sync, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
@@ -110,8 +107,8 @@ class StackWriter:
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
         look = _Look(voxel_size, channels, colours, class_names, display_range)
         options = layout(self.shape, self.dtype, look)
-        self._needs_space()
-        with self._explained():
+        need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
+        with explained(self.path):
             try:
                 self._offset = _lay_out(self._temporary, self.shape, self.dtype, options)
                 self._descriptor = os.open(self._temporary, os.O_RDWR)
@@ -133,7 +130,7 @@ class StackWriter:
             raise ValueError(f"slice {z} is {plane.shape} {plane.dtype}; expected {self.shape[1:]} {self.dtype}")
         data = np.ascontiguousarray(plane).view(np.uint8).data.cast("B")
         offset = self._offset + z * self._plane_bytes
-        with self._explained():
+        with explained(self.path):
             while data:
                 written = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[written:], offset + written
@@ -149,7 +146,7 @@ class StackWriter:
         """
         if self._missing:
             raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
-        with self._explained():
+        with explained(self.path):
             os.fsync(self._descriptor)
             self._close()
             self._temporary.replace(self.path)
@@ -166,34 +163,6 @@ class StackWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-    def _needs_space(self) -> None:
-        """Refuse to begin what cannot end."""
-        needed = self.shape[0] * self._plane_bytes + _ROOM
-        with self._explained():
-            free = shutil.disk_usage(self.path.parent).free
-        if free < needed:
-            raise OutputError(
-                f"{self.path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in "
-                f"{self.path.parent}; make room, or choose another output folder"
-            )
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of the file system into words."""
-        try:
-            yield
-        except OSError as error:
-            remedies = {
-                errno.ENOSPC: "the disk is full: make room, then run the same command again",
-                errno.EDQUOT: "the quota is used up: make room, then run the same command again",
-                errno.EACCES: "no permission to write there: choose another output folder",
-                errno.EROFS: "the folder is read-only: choose another output folder",
-                errno.ENOENT: "the folder is not there: was it moved or unmounted?",
-                errno.EFBIG: "the file system takes no file of this size: choose another output folder",
-            }
-            remedy = remedies.get(error.errno or 0, error.strerror or str(error))
-            raise OutputError(f"{self.path}: cannot be written; {remedy}") from error
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Canvas:
         Classes of the nets.
     keep_probabilities, keep_disagreement
         What finished slices carry beside labels and confidence.
+    first_row
+        Row of tiles that is painted first. Slices that an earlier row touches will not be right.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class Canvas:
         *,
         keep_probabilities: bool = False,
         keep_disagreement: bool = False,
+        first_row: int = 0,
     ) -> None:
         self._grid, self._rule = grid, rule
-        self._first = 0  # volume index of the lowest slice on the canvas
+        self._first = grid.z.inside[first_row][0]  # volume index of the lowest slice on the canvas
         slab = (min(grid.z.output, grid.z.length), grid.y.length, grid.x.length)
         self._probabilities = (
             np.zeros((*slab, n_classes), np.float32) if keep_probabilities or rule == "blend" else None

@@ -120,6 +120,12 @@ class Axis:
         covered = np.array([self.depth(i) > 0 for i in range(len(self.corners))])
         return self._runs(len(covered) - 1 - np.argmax(covered[::-1], axis=0))
 
+    def touching(self, rule: str, start: int, stop: int) -> range:
+        """The tiles that decide the voxels [start, stop) under a stitch rule."""
+        spans = {"crop": self.deepest, "latest": self.latest}.get(rule, self.inside)
+        tiles = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
+        return range(tiles[0], tiles[-1] + 1)
+
     def _runs(self, owner: np.ndarray) -> tuple[tuple[int, int], ...]:
         starts = np.searchsorted(owner, np.arange(len(self.corners)), side="left")
         stops = np.searchsorted(owner, np.arange(len(self.corners)), side="right")

@@ -20,6 +20,7 @@ import tifffile
 from PIL import Image
 
 from densecell_batch.cli import main
+from densecell_batch.published import import_published
 
 RNG = np.random.default_rng(0)
 ZYX = {"axes": "ZYX"}
@@ -444,7 +445,6 @@ OPTIONS = [
     (["--tile", "0,512,512"], 2, "above 0"),
     (["--tile", "5x60x60"], 2, "Z,Y,X"),
     (["--tile", "-5,60,60"], 2, "three whole numbers"),
-    (["--tile", "4,60,60", "--model", "stand-in-2d3d"], 1, "5 slices of its training window"),
     (["--tile", "5,60,60", "--stitch", "deepest"], 1, "--tile does not go with --stitch deepest"),
     (["--memory", "much"], 2, "such as 4G or 800M"),
     (["--memory", "0G"], 2, "such as 4G"),
@@ -469,6 +469,14 @@ OPTIONS = [
     (["--shards", "3"], 2, "No such option"),
     (["no-match-*.tif"], 2, "matches no TIFF file"),
 ]
+
+
+def test_tile_of_another_depth_than_a_published_net_has(data, good, tmp_path, monkeypatch, capsys):
+    published = import_published([data / "published/2d3d-small_A"], tmp_path / "a", "a").path
+    out = tmp_path / "out"
+    assert run(monkeypatch, "segment", good, "-o", out, "--model", published, "--tile", "4,60,60") == 1
+    assert "5 slices of its training window" in " ".join(capsys.readouterr().err.split())
+    assert not out.exists() or not list(out.iterdir())
 
 
 @pytest.mark.parametrize(("arguments", "code", "message"), OPTIONS, ids=[" ".join(row[0]) for row in OPTIONS])
@@ -539,4 +547,4 @@ def test_no_space_left(good, bundle, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 100, 100))
     assert run(monkeypatch, "segment", good, "-o", out, "--model", bundle) == 1
     assert "make room" in capsys.readouterr().out
-    assert not list(out.iterdir())
+    assert not out.exists() or not list(out.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -329,7 +330,7 @@ def test_quiet_and_verbose(flag, said, where, stack, bundle, tmp_path):
 
 @pytest.fixture
 def long_run(tmp_path, volume, bundle):
-    """Start a run of some seconds on a larger stack; yields (arguments, process) once slices are being written."""
+    """Start a run of some seconds on a larger stack; yields (arguments, process, folder) once a piece is there."""
     large = np.tile(volume, (8, 6, 6))
     save(tmp_path / "large.tif", large)
     out = tmp_path / "out"
@@ -337,10 +338,9 @@ def long_run(tmp_path, volume, bundle):
     arguments = ["segment", tmp_path / "large.tif", "-o", out, "--model", bundle, "--tile", "5,150,150", "--no-preview"]
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stop = time.monotonic() + 60
-    while process.poll() is None and not list(out.glob(".*.tmp")):
+    while process.poll() is None and not list(out.glob(".large.parts-*/piece-*.npz")):
         assert time.monotonic() < stop
         time.sleep(0.02)
-    time.sleep(1.5)
     yield arguments, process, out
     process.kill()
     process.communicate()
@@ -348,7 +348,7 @@ def long_run(tmp_path, volume, bundle):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_by_a_signal(long_run, number):
-    _, process, out = long_run
+    arguments, process, out = long_run
     assert process.poll() is None
     start = time.monotonic()
     process.send_signal(number)
@@ -358,7 +358,12 @@ def test_stopped_by_a_signal(long_run, number):
     assert stdout == ""
     assert "run the same command again to continue" in stderr
     assert "Traceback" not in stderr
-    assert list(out.iterdir()) == []  # nothing half, nothing temporary
+    (parts,) = out.iterdir()  # nothing under a final name
+    assert not list(parts.glob("*.tmp"))  # and in the pieces nothing half
+    done = densecell(*arguments)
+    assert done.returncode == 0
+    assert re.search("large.tif: [1-9][0-9]* of [0-9]+ pieces are there already", done.stderr)
+    assert {path.name for path in out.iterdir()} == {"large_labels.tif", "large_report.json"}
 
 
 def test_killed_and_started_again(long_run):

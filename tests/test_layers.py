@@ -15,13 +15,15 @@ PACKAGE = Path(densecell_batch.__file__).parent
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
     {"errors", "quiet"},
-    {"volume", "tiling", "atomic"},
+    {"volume", "tiling", "atomic", "identity"},
+    {"claim"},
     {"architecture", "archive"},
     {"stack_io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},
     {"device", "predict"},
     {"published", "weights"},
     {"planning", "preview", "report", "tally", "evaluation"},
+    {"pieces"},
     {"outputs"},
     {"pipeline", "training"},
     {"batch"},

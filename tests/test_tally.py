@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from densecell_batch.bundle import ClassInfo
-from densecell_batch.tally import Tally
+from densecell_batch.tally import Tally, slice_sums
 from densecell_batch.volume import VoxelSize
 
 CLASSES = [ClassInfo("a", (255, 0, 16)), ClassInfo("b", (0, 0, 0)), ClassInfo("c", (1, 2, 3))]
@@ -12,10 +12,10 @@ CLASSES = [ClassInfo("a", (255, 0, 16)), ClassInfo("b", (0, 0, 0)), ClassInfo("c
 
 def test_two_slices_by_hand():
     tally = Tally(3)
-    tally.add(
-        np.array([[0, 0], [1, 0]], np.uint8), np.float32([[0.5, 0.7], [0.9, 0.6]]), np.float32([[0, 1], [0.5, 0.5]])
-    )
-    tally.add(np.array([[1, 1], [1, 1]], np.uint8), np.full((2, 2), 0.4, np.float32), np.zeros((2, 2), np.float32))
+    first = np.array([[0, 0], [1, 0]], np.uint8), np.float32([[0.5, 0.7], [0.9, 0.6]]), np.float32([[0, 1], [0.5, 0.5]])
+    second = np.array([[1, 1], [1, 1]], np.uint8), np.full((2, 2), 0.4, np.float32), np.zeros((2, 2), np.float32)
+    tally.add(slice_sums(3, *first))
+    tally.add(slice_sums(3, *second))
     summary = tally.summary(CLASSES, VoxelSize(0.04, 0.01, 0.01))
     a, b, c = summary["classes"]
     assert [row["voxels"] for row in (a, b, c)] == [3, 5, 0]
@@ -32,7 +32,7 @@ def test_two_slices_by_hand():
 
 def test_what_is_not_known_is_none():
     tally = Tally(3)
-    tally.add(np.zeros((1, 1), np.uint8), np.ones((1, 1), np.float32), None)
+    tally.add(slice_sums(3, np.zeros((1, 1), np.uint8), np.ones((1, 1), np.float32), None))
     summary = tally.summary(CLASSES, None)
     assert summary["mean_disagreement_bits"] is None
     assert summary["classes"][0]["volume_um3"] is None

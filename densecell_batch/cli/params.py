@@ -12,7 +12,7 @@ import click
 from densecell_batch.errors import OptionError
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["MEMORY", "TILE", "VOXEL_SIZE", "verbosity"]
+__all__ = ["MEMORY", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
 
 
 class _Tile(click.ParamType):  # type: ignore[type-arg]
@@ -67,7 +67,22 @@ class _Memory(click.ParamType):  # type: ignore[type-arg]
         return int(float(match[1]) * 2 ** (10 * (1 + "KMGT".index(match[2].upper()))))
 
 
+class _Shard(click.ParamType):  # type: ignore[type-arg]
+    """Part I of N, from 1."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is not a part I of N with I from 1 to N, such as 3/8", param, ctx)
+        return int(match[1]), int(match[2])
+
+
 TILE = _Tile()
+SHARD = _Shard()
 VOXEL_SIZE = _VoxelSize()
 MEMORY = _Memory()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from densecell_batch.cli.params import MEMORY, TILE, VOXEL_SIZE, verbosity
+from densecell_batch.cli.params import MEMORY, SHARD, TILE, VOXEL_SIZE, verbosity
 from densecell_batch.errors import DensecellError, OptionError, Stopped
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ _log = logging.getLogger(__name__)
     help="Of all images written.",
 )
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
+@click.option("--shard", type=SHARD, help="Compute only part I of N; whoever is last writes the results.")
+@click.option("--assemble", is_flag=True, help="Compute nothing: write the results of the parts that are there.")
 @click.option("--no-preview", is_flag=True, help="Write no preview picture.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done: tiles, memory, time.")
 @verbosity
@@ -82,7 +84,8 @@ def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_pr
     """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of 2D-3D nets.
 
     For each stack one line goes to stdout: DENSECELL, "ok" with labels and report, or "failed" with stack and reason,
-    separated by tabs. Stacks that were done before, with the same input, model and options, are skipped.
+    separated by tabs. Stacks that were done before, with the same input, model and options, are skipped; what was
+    interrupted goes on where it was.
     """
     sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **flags))
 
@@ -94,6 +97,10 @@ def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bo
     from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
 
+    if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
+        raise OptionError(
+            "--shard goes neither with --assemble nor with --overwrite: the shards would undo each other's work"
+        )
     found = without_outputs(find_stacks(patterns), out)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")
@@ -101,6 +108,8 @@ def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bo
         signal.signal(name, _stop)
     bundle = find_bundle(model)
     segmenter = Segmenter(bundle, SegmentOptions(**flags))
+    if not segmenter.options.assemble:
+        segmenter.load()
     if dry_run:
         return _dry_run(found, segmenter)
     failed = 0

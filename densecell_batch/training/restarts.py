@@ -28,6 +28,7 @@ from densecell_batch.architecture import Architecture, architecture_to_dict
 from densecell_batch.atomic import write_file
 from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
 from densecell_batch.errors import OptionError
+from densecell_batch.identity import differences
 from densecell_batch.metrics import Scores, score
 from densecell_batch.predict import Predictor, golden_pair, verify_bundle
 from densecell_batch.preview import render_preview, write_preview
@@ -178,7 +179,7 @@ def _same_run(
         if run.minutes is not None and isinstance(found.get("recipe"), dict):
             wanted["recipe"]["steps"] = found["recipe"].get("steps")
             wanted["recipe"]["evaluate_every"] = found["recipe"].get("evaluate_every")
-        changed = _differences(found, wanted)
+        changed = differences(found, wanted)
         if changed:
             raise OptionError(
                 f"{folder} holds a run that was begun otherwise: {'; '.join(changed)}; to resume it, give what it was "
@@ -216,16 +217,6 @@ def _identity(
     }
     values: dict[str, Any] = json.loads(json.dumps(described))
     return values
-
-
-def _differences(found: Any, wanted: Any, where: str = "") -> list[str]:
-    """What differs between JSON values, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        return [
-            text for key in keys for text in _differences(found.get(key), wanted.get(key), f"{where} {key}".strip())
-        ]
-    return [] if found == wanted else [f"{where} was {json.dumps(found)}, is {json.dumps(wanted)}"]
 
 
 def _as_dict(scores: Scores, run: Run) -> dict[str, Any]:

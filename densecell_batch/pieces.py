@@ -1,0 +1,289 @@
+"""A stack in pieces, so that what is finished stays finished, and several processes can share the work.
+
+A piece is the slices that one row of tiles owns. Each is a file that is there whole or not at all; the folder of them
+is the journal of the job::
+
+    .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
+        job.json                 the report as far as it is known, and the tiles; whoever comes first decides them
+        statistics.json          of the grey values
+        piece-00012.npz          labels and more of some slices
+        assembling               claim of the process that writes the outputs
+
+The first process that finds all pieces there makes the outputs of them, slice by slice, so that they are the same
+bytes whoever computed which piece, and when.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from densecell_batch.atomic import explained, remove_remains, sync, temporary_name, write_file
+from densecell_batch.claim import claimed
+from densecell_batch.errors import OutputError, Stopped
+from densecell_batch.identity import differences, digest
+from densecell_batch.normalize import Statistics
+from densecell_batch.planning import Plan
+from densecell_batch.stitch import FinishedSlice
+from densecell_batch.tally import slice_sums
+from densecell_batch.tiling import Axis, TileGrid
+
+__all__ = ["Job", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of"]
+
+_log = logging.getLogger(__name__)
+
+
+def shard_of(n: int, index: int, count: int) -> range:
+    """Part `index` of `count`, from 1, of `n` pieces: neighbours, so that few tiles are computed in two shards."""
+    return range(n * (index - 1) // count, n * index // count)
+
+
+@dataclass(frozen=True)
+class StoredSlice:
+    """A finished slice in a piece."""
+
+    z: int
+    labels: np.ndarray  # (y, x) uint8
+    sums: np.ndarray  # (3, class) float64, see `tally.slice_sums`
+    probabilities: np.ndarray | None  # (y, x, class) float32, where kept
+    disagreement: np.ndarray | None  # (y, x) float32, bits, where computed
+
+
+class Job:
+    """The pieces of one stack on disk.
+
+    Parameters
+    ----------
+    folder
+        Output folder; it exists.
+    name
+        Of the stack, as in the names of its outputs.
+    identity
+        JSON values of all that decides the result.
+    describe
+        Makes the report as far as it is known, and the plan, if this process is the first.
+    fresh
+        Whether to forget pieces of an earlier run.
+
+    Attributes
+    ----------
+    report : dict
+        As the first process described it.
+    plan : Plan
+        Of the first process: all must cut the stack alike.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        identity: dict[str, Any],
+        describe: Callable[[], tuple[dict[str, Any], Plan]],
+        *,
+        fresh: bool = False,
+    ) -> None:
+        identity = json.loads(json.dumps(identity))
+        self._folder = folder / f".{name}.parts-{digest(identity)}"
+        with explained(self._folder):
+            for other in job_folders(folder, name):
+                if fresh or other != self._folder:
+                    _log_difference(other, identity)
+                    shutil.rmtree(other, ignore_errors=True)
+            self._folder.mkdir(exist_ok=True)
+        remove_remains(self._folder)
+        path = self._folder / "job.json"
+        if not path.exists():
+            report, plan = describe()
+            _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
+        described = self._json("job.json")
+        self.report: dict[str, Any] = described["report"]
+        self.plan = _plan(described["plan"])
+        self.spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
+
+    def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
+        """Those in the folder, or else computed and left there for others."""
+        path = self._folder / "statistics.json"
+        if not path.exists():
+            write_file(path, json.dumps(compute().as_dict()).encode())
+        return Statistics(**self._json("statistics.json"))
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self._folder / name
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"{path}: cannot be read ({error}); remove the folder {self._folder} and run the command again"
+            ) from error
+        return values
+
+    def missing(self, pieces: range | None = None) -> list[int]:
+        """Those of some pieces, or of all, that are not there."""
+        with explained(self._folder):
+            there = {entry.name for entry in os.scandir(self._folder)}
+        return [i for i in pieces or range(len(self.spans)) if self._path(i).name not in there]
+
+    def writer(self, pieces: Sequence[int], n_classes: int) -> PieceWriter:
+        """Receives the slices of neighbouring pieces."""
+        return PieceWriter([(self._path(i), range(*self.spans[i])) for i in pieces], n_classes)
+
+    def slices(self) -> Iterator[StoredSlice]:
+        """All slices of all pieces, in ascending z.
+
+        Raises
+        ------
+        OutputError
+            If a piece is damaged; it is removed, so that the next run makes it anew.
+        """
+        for i, (start, stop) in enumerate(self.spans):
+            path = self._path(i)
+            try:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                    for z in range(start, stop):
+                        yield StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                path.unlink(missing_ok=True)
+                raise OutputError(
+                    f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command "
+                    "again to make it anew"
+                ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        """Leave nothing behind of work that failed before its first piece; what was stopped goes on some day."""
+        if kind is not None and not issubclass(kind, Stopped) and len(self.missing()) == len(self.spans):
+            self.remove()
+
+    @contextmanager
+    def assembling(self) -> Iterator[bool]:
+        """Whether this process is the one that makes the outputs."""
+        with claimed(self._folder / "assembling") as ours:
+            yield ours
+
+    def remove(self) -> None:
+        """Remove the folder: the outputs are there."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _path(self, i: int) -> Path:
+        return self._folder / f"piece-{i:05d}.npz"
+
+
+_KINDS = ("labels", "sums", "probabilities", "disagreement")
+
+
+class PieceWriter:
+    """Writes finished slices, in ascending z, into the pieces that they belong to; a context.
+
+    Each piece gets its name once its last slice is on disk. Slices of no piece are passed over.
+    """
+
+    def __init__(self, pieces: list[tuple[Path, range]], n_classes: int) -> None:
+        self._pieces, self._n_classes = pieces, n_classes
+        self._archive: zipfile.ZipFile | None = None
+
+    def __call__(self, finished: FinishedSlice) -> None:
+        """Take a slice.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        if not self._pieces or finished.z not in self._pieces[0][1]:
+            return
+        path, span = self._pieces[0]
+        with explained(path):
+            if self._archive is None:
+                self._archive = zipfile.ZipFile(temporary_name(path), "w")
+            sums = slice_sums(self._n_classes, finished.labels, finished.confidence, finished.disagreement)
+            values = (finished.labels, sums, finished.probabilities, finished.disagreement)
+            for kind, array in zip(_KINDS, values, strict=True):
+                if array is not None:
+                    with self._archive.open(f"{kind}-{finished.z}.npy", "w", force_zip64=True) as stream:
+                        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+            if finished.z == span[-1]:
+                self._archive.close()
+                self._archive = None
+                sync(temporary_name(path))
+                temporary_name(path).replace(path)
+                sync(path.parent)
+                self._pieces = self._pieces[1:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        if self._archive is not None:
+            with suppress(OSError):  # what cannot be completed need not be
+                self._archive.close()
+            temporary_name(self._pieces[0][0]).unlink(missing_ok=True)
+
+
+def job_folders(folder: Path, name: str) -> list[Path]:
+    """Folders of pieces of a stack in an output folder."""
+    pattern = re.compile(re.escape(f".{name}.parts-") + "[0-9a-f]{12}")
+    return [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
+
+
+def remove_jobs(folder: Path, name: str) -> None:
+    """Remove what is left of jobs of a stack whose outputs are there."""
+    for path in job_folders(folder, name):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _log_difference(folder: Path, identity: dict[str, Any]) -> None:
+    """Say why the pieces of an earlier run are of no use."""
+    try:
+        found = json.loads((folder / "job.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changed = differences(found, identity)
+    if changed:
+        _log.warning("an unfinished run is begun anew, for what differs: %s", "; ".join(changed))
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Write a file unless another process has; whole or not at all."""
+    temporary = temporary_name(path)
+    with explained(path):
+        try:
+            temporary.write_bytes(content)
+            sync(temporary)
+            _link(temporary, path)
+            sync(path.parent)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # No hard links here (exFAT, some network mounts): nearly as good, if two processes do not begin at once.
+        if not target.exists():
+            source.replace(target)
+
+
+def _plan(values: dict[str, Any]) -> Plan:
+    """A plan from its JSON values."""
+    axes = (Axis(**{**axis, "corners": tuple(axis["corners"])}) for axis in map(values["grid"].get, "zyx"))
+    return Plan(**{**values, "grid": TileGrid(*axes)})

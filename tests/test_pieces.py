@@ -1,0 +1,348 @@
+"""One stack divided, interrupted, shared by several processes: always the same bytes."""
+
+import json
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+
+from densecell_batch import claim
+from densecell_batch.bundle import load_bundle
+from densecell_batch.claim import claimed
+from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.errors import OptionError, OutputError, Stopped
+from densecell_batch.identity import differences, digest
+from densecell_batch.pieces import shard_of
+from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+from densecell_batch.published import import_published
+
+# Dividing
+
+
+@pytest.mark.parametrize(("n", "count"), [(10, 3), (2, 5), (7, 7), (1, 1), (0, 2)])
+def test_shards_are_a_partition_of_neighbours(n, count):
+    parts = [shard_of(n, i, count) for i in range(1, count + 1)]
+    assert [i for part in parts for i in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_differences_in_words():
+    found = {"options": {"tile": None, "stitch": "crop"}, "model": {"name": "a"}}
+    wanted = {"options": {"tile": [5, 64, 64], "stitch": "crop"}, "model": {"name": "b"}}
+    assert differences(found, wanted) == ['model name was "a", is "b"', "options tile was null, is [5, 64, 64]"]
+    assert digest(found) != digest(wanted)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+# Claims
+
+
+def test_one_of_many_threads_gets_the_claim(tmp_path):
+    path, ready, owners, inside = tmp_path / "claim", threading.Barrier(8), [], []
+
+    def try_it(i):
+        ready.wait()
+        with claimed(path) as ours:
+            if ours:
+                owners.append(i)
+                inside.append(path.exists())
+                time.sleep(0.3)
+
+    threads = [threading.Thread(target=try_it, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(owners) == 1
+    assert inside == [True]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "age", "free"),
+    [
+        (f"{platform.node()} {os.getpid()}", 9999, False),  # it lives
+        (f"{platform.node()} 4194303", 0, True),  # no such process
+        ("elsewhere 1", 0, False),
+        ("elsewhere 1", 9999, True),  # no heartbeat for hours
+        ("", 0, False),  # it is just being written
+    ],
+)
+def test_claims_of_the_dead_are_taken_over(tmp_path, owner, age, free):
+    path = tmp_path / "claim"
+    path.write_text(owner)
+    os.utime(path, (time.time() - age,) * 2)
+    with claimed(path) as ours:
+        assert ours is free
+    assert path.exists() is not free
+
+
+def test_an_owner_has_a_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+    path = tmp_path / "claim"
+    with claimed(path):
+        os.utime(path, (0, 0))
+        time.sleep(0.4)
+        assert path.stat().st_mtime > 1e9
+
+
+# A stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stack") / "cells.tif"
+    tifffile.imwrite(
+        path, np.concatenate([tifffile.imread(SAMPLE)[:, :90, :100]] * 2)[:14], imagej=True, metadata={"axes": "ZYX"}
+    )
+    return path
+
+
+@pytest.fixture(scope="module", params=["crop", "blend", "deepest"])
+def segmenter(request, data, tmp_path_factory):
+    """A 2D-3D ensemble of two, with all that a piece can hold."""
+    folders = [data / "published/2d3d-small_A", data / "published/2d3d-small_B"]
+    bundle = import_published(folders, tmp_path_factory.mktemp("bundle") / "ab", "ab")
+    tile = None if request.param == "deepest" else (5, 64, 64)
+    options = SegmentOptions(
+        stitch=request.param, probabilities=True, uncertainty=True, precision="float32", tile=tile,
+        instances=(bundle.classes[1].name,),
+    )  # fmt: skip
+    return Segmenter(bundle, options)
+
+
+def asked(segmenter, **changes):
+    """The same nets, loaded once, with other options."""
+    other = Segmenter(segmenter.bundle, replace(segmenter.options, **changes))
+    other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
+    return other
+
+
+def files(folder):
+    """Outputs of a folder: name -> bytes; the report without what depends on the run."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
+    for path in folder.glob("*.json"):
+        report = json.loads(path.read_text())
+        del report["timings"], report["input"]
+        found[path.name] = report
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(stack, segmenter, tmp_path_factory):
+    """What an uninterrupted run writes."""
+    folder = tmp_path_factory.mktemp("whole")
+    segment_stack(stack, folder, segmenter)
+    found = files(folder)
+    assert len(found) == 6
+    return found
+
+
+def parts(folder):
+    """The pieces in an output folder."""
+    return sorted(folder.glob(".cells.parts-*/piece-*.npz"))
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
+def test_shards_make_the_same_bytes(stack, segmenter, whole, tmp_path, order):
+    for i in order:
+        result = segment_stack(stack, tmp_path, asked(segmenter, shard=(i, 3)))
+        assert bool(result.missing) == (i != order[-1])
+        assert result.labels.exists() == (i == order[-1])
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("lost", [[0], [1], [0, 2], [-1]])
+def test_lost_pieces_are_made_again(stack, segmenter, whole, tmp_path, lost):
+    for i in (1, 2, 3):
+        segment_stack(stack, tmp_path, asked(segmenter, shard=(i, 4)))
+    there = parts(tmp_path)
+    assert there
+    for i in lost:
+        there[min(i, len(there) - 1)].unlink(missing_ok=True)
+    segment_stack(stack, tmp_path, segmenter)
+    assert files(tmp_path) == whole
+
+
+def test_stopped_after_each_piece(stack, segmenter, whole, tmp_path):
+    """Stop after every single piece, start again, until it is done."""
+    starts = 0
+    while True:
+        starts += 1
+        before = len(parts(tmp_path))
+
+        def stop(what, done, total, before=before):
+            if len(parts(tmp_path)) > before:
+                raise Stopped("now")
+
+        try:
+            segment_stack(stack, tmp_path, segmenter, stop)
+        except Stopped:
+            continue
+        break
+    assert starts > 2
+    assert files(tmp_path) == whole
+
+
+def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, whole, tmp_path, monkeypatch):
+    segment_stack(stack, tmp_path, asked(segmenter, shard=(1, 2)))
+    assembler = Segmenter(segmenter.bundle, replace(segmenter.options, assemble=True))
+    result = segment_stack(stack, tmp_path, assembler)
+    assert result.missing > 0
+    with monkeypatch.context() as busy:  # the second shard finds somebody else assembling
+        busy.setattr(claim, "_take", lambda path: False)
+        assert segment_stack(stack, tmp_path, asked(segmenter, shard=(2, 2))).left_to_another
+        with pytest.raises(OutputError, match="another process is writing it"):
+            segment_stack(stack, tmp_path, assembler)
+    assert not segment_stack(stack, tmp_path, assembler).missing
+    assert "predictor" not in assembler.__dict__
+    assert files(tmp_path) == whole
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:2000] + b"?" * 9 + b[2009:]])
+def test_damaged_pieces_are_found_and_made_again(stack, segmenter, whole, tmp_path, damage):
+    segment_stack(stack, tmp_path, asked(segmenter, shard=(1, 2)))
+    victim = parts(tmp_path)[0]
+    victim.write_bytes(damage(victim.read_bytes()))
+    with pytest.raises(OutputError, match=r"piece-00000.npz: this piece .* damaged .* run the command again"):
+        segment_stack(stack, tmp_path, segmenter)
+    assert not list(tmp_path.glob("*.tif"))
+    segment_stack(stack, tmp_path, segmenter)
+    assert files(tmp_path) == whole
+
+
+# What the pieces are of
+
+
+@pytest.fixture(scope="module")
+def small(data):
+    return Segmenter(load_bundle(data / "fly-vnc-small.zip"), SegmentOptions(precision="float32", preview=False))
+
+
+def test_other_options_begin_anew_and_say_so(stack, small, tmp_path, caplog):
+    segment_stack(stack, tmp_path, asked(small, shard=(1, 2)))
+    old = parts(tmp_path)
+    segment_stack(stack, tmp_path, asked(small, uncertainty=True))
+    assert "begun anew, for what differs: options uncertainty was false, is true" in caplog.text
+    assert old
+    assert not any(path.exists() for path in old)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_changed_stack_begins_anew(stack, small, tmp_path, caplog):
+    own = tmp_path / "cells.tif"
+    shutil.copy(stack, own)
+    segment_stack(own, tmp_path / "out", asked(small, shard=(1, 2)))
+    volume = tifffile.imread(own)
+    volume[0, 0, 0] += 1
+    tifffile.imwrite(own, volume, imagej=True, metadata={"axes": "ZYX"})
+    segment_stack(own, tmp_path / "out", small)
+    assert "input sha256 was" in caplog.text
+
+
+def test_pieces_of_another_precision_are_not_mixed(stack, small, tmp_path):
+    """With --precision auto, a node without fast bfloat16 must not go on with what another one began."""
+    segment_stack(stack, tmp_path, asked(small, shard=(1, 2)))
+    other = asked(small)
+    other.__dict__["precision"] = replace(small.precision, name="bfloat16")
+    with pytest.raises(
+        OptionError, match="begun in float32, here it would go on in bfloat16; give --precision float32"
+    ):
+        segment_stack(stack, tmp_path, other)
+    assert parts(tmp_path)
+
+
+def test_later_processes_take_over_the_tiles_of_the_first(stack, small, tmp_path):
+    segment_stack(stack, tmp_path / "a", asked(small, shard=(1, 2), memory=2**30))
+    segment_stack(stack, tmp_path / "a", asked(small, shard=(2, 2), memory=8 * 2**30))
+    segment_stack(stack, tmp_path / "b", asked(small, memory=2**30))
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_the_remains_of_a_run_that_died_before_it_cleaned_up(stack, small, tmp_path):
+    segment_stack(stack, tmp_path, asked(small, shard=(1, 2)))
+    (folder,) = tmp_path.glob(".cells.parts-*")
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    segment_stack(stack, tmp_path, small)
+    kept.rename(folder)
+    assert segment_stack(stack, tmp_path, small).skipped
+    assert not folder.exists()
+
+
+def test_several_processes_may_begin_at_once(stack, small, data, tmp_path, tmp_path_factory):
+    command = [
+        sys.executable, "-m", "densecell_batch", "segment", stack, "-o", tmp_path, "--precision", "float32",
+        "--no-preview", "--model", data / "fly-vnc-small.zip",
+    ]  # fmt: skip
+    shards = [
+        subprocess.Popen([*command, "--shard", f"{i}/3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in (1, 2, 3)
+    ]
+    said = [process.communicate(timeout=300) for process in shards]
+    assert [process.returncode for process in shards] == [0, 0, 0], said
+    verdicts = sorted(out.split("\t")[1] for out, _ in said)
+    assert verdicts in (["ok", "part", "part"], ["part", "part", "part"])
+    done = subprocess.run([*command, "--assemble"], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.startswith("DENSECELL\tok\t")
+    alone = tmp_path_factory.mktemp("alone")
+    segment_stack(stack, alone, small)
+    assert files(tmp_path) == files(alone)
+
+
+def test_no_room(stack, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 1000})())
+    with pytest.raises(OutputError, match="0 MiB are free"):
+        segment_stack(stack, tmp_path, small)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Killed, for real
+
+
+def runs(default):
+    """How often to kill; DENSECELL_KILLS=200 for the long version."""
+    return int(os.environ.get("DENSECELL_KILLS", default))
+
+
+@pytest.mark.slow
+def test_killed_at_random_times(data, tmp_path):
+    """SIGKILL at a random time, start again until it is done: the same bytes, no leftovers, run after run."""
+    volume = np.tile(tifffile.imread(SAMPLE)[:, :128, :128], (3, 1, 1))
+    tifffile.imwrite(tmp_path / "cells.tif", volume, imagej=True, metadata={"axes": "ZYX"})
+    command = [
+        sys.executable, "-m", "densecell_batch", "segment", tmp_path / "cells.tif", "--model",
+        data / "fly-vnc-small.zip", "--precision", "float32", "--tile", "5,64,64", "-o",
+    ]  # fmt: skip
+    start = time.monotonic()
+    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    length = time.monotonic() - start
+    expected = files(tmp_path / "whole")
+    rng, killed = random.Random(0), 0
+    for run in range(runs(5)):
+        out = tmp_path / f"out{run}"
+        while True:
+            process = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                process.wait(rng.uniform(0.3, 1.1) * length)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+            else:
+                assert process.returncode == 0
+                break
+        found = files(out)
+        assert found == expected
+        shutil.rmtree(out)
+    print(f"{runs(5)} runs, {killed} kills")
+    assert killed

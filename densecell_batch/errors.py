@@ -10,6 +10,7 @@
     │   ├── BundleError            3   a model bundle is incomplete, changed or of an unknown schema
     │   ├── PublishedModelError    3   a published TensorFlow 1 model cannot be imported
     │   └── FetchError             3   a download is impossible or is not what it was
+    ├── ClusterError               3   there is no Slurm here, or it refuses a job
     ├── DeviceError                3   the device asked for is not there or not usable
     └── Stopped                   75   SIGTERM or SIGINT: run the same command again to continue
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "ClusterError",
     "DensecellError",
     "DeviceError",
     "FetchError",
@@ -69,6 +71,12 @@ class PublishedModelError(ModelError):
 
 class FetchError(ModelError):
     """A download is impossible, or what came is not what was recorded."""
+
+
+class ClusterError(DensecellError):
+    """There is no Slurm here, or it refuses a job."""
+
+    exit_code = 3
 
 
 class DeviceError(DensecellError):

@@ -26,7 +26,7 @@ LAYERS = [
     {"pieces"},
     {"outputs"},
     {"pipeline", "training"},
-    {"batch"},
+    {"batch", "cluster"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,110 @@
+"""`densecell-batch slurm`: the job scripts for a cluster."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import click
+
+from densecell_batch.cli.params import verbosity
+from densecell_batch.cli.segment import segment
+from densecell_batch.errors import OptionError
+
+__all__ = ["slurm"]
+
+# What the scripts decide themselves, and what would make the tasks undo each other's work.
+_NOT_FOR_TASKS = {"stacks", "out", "shard", "assemble", "overwrite", "dry_run", "workers"}
+
+
+def _segment_options() -> list[click.Option]:
+    """The options of `segment` that every task gets, with their values as they were written."""
+    options = []
+    for option in segment.params:
+        if isinstance(option, click.Option) and option.expose_value and option.name not in _NOT_FOR_TASKS:
+            copied = copy.copy(option)
+            if not option.is_flag:
+                copied.type, copied.default, copied.show_default = click.STRING, None, False
+            options.append(copied)
+    return options
+
+
+@click.command()
+@click.argument("stacks", nargs=-1, required=True, metavar="STACK...")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option(
+    "--array", "tasks", required=True, type=click.IntRange(1, 100_000), help="Tasks to divide the work among."
+)
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="GPUs of a task.")
+@click.option("--cpus", type=click.IntRange(1), help="Cores of a task.")
+@click.option("--mem", "ram", metavar="SIZE", help="Memory of a task, such as 32G.")
+@click.option("--time", metavar="LIMIT", help="Time limit of a task, such as 4:00:00.")
+@click.option("--partition", metavar="NAME")
+@click.option(
+    "--image", type=click.Path(path_type=Path), help="Apptainer image (densecell.sif); else this installation."
+)
+@click.option("--extra", default="", metavar="WORDS", help="Further options of sbatch, such as '--account=lab'.")
+@click.option("--name", default="densecell", show_default=True, help="Of the job and its scripts.")
+@click.option("--submit", "submitting", is_flag=True, help="Submit the array and, after it, the job that assembles.")
+@click.option("--dry-run", is_flag=True, help="Only show the script.")
+@verbosity
+@click.pass_context
+def slurm(
+    ctx: click.Context,
+    /,
+    stacks: tuple[str, ...],
+    out: Path,
+    ram: str | None,
+    submitting: bool,
+    dry_run: bool,
+    **flags: Any,
+) -> None:
+    """Write the job array that segments stacks on a Slurm cluster, and submit it with --submit.
+
+    Each task makes its part of the pieces of every stack; the last one writes the results, and a job after the array
+    says whether all is there. Tasks that are preempted, or stopped by their time limit, go on later. The options of
+    `segment` can be given, too.
+    """
+    from densecell_batch.cluster import ArrayJob, array_script, submit, write_scripts
+    from densecell_batch.stack_io import find_stacks
+
+    words = _words(ctx, flags)
+    segment.make_context("segment", [*stacks, "-o", str(out), *words])  # complains of bad values
+    found = find_stacks(stacks)
+    missing = [stack for stack in found if not stack.exists()]
+    if missing:
+        raise OptionError(f"{missing[0]}: no such file or folder")
+    job = ArrayJob(found, out, segment=words, memory=ram, **flags)
+    if job.image is not None and not job.image.exists():
+        raise OptionError(f"{job.image}: no such image; build it, or give the path that the nodes of the cluster see")
+    if dry_run:
+        click.echo(array_script(job, out.absolute() / "slurm" / f"{job.name}.sbatch"), nl=False)
+        return
+    scripts = write_scripts(job)
+    if not submitting:
+        click.echo(f"{scripts.array}\n{scripts.assemble}")
+        return
+    array, assemble = submit(scripts)
+    click.echo(f"{array}\t{scripts.array}\n{assemble}\t{scripts.assemble}")
+
+
+def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:
+    """Take the options of `segment` out of the flags, as words of its command line."""
+    words = []
+    for option in _segment_options():
+        name = str(option.name)
+        value = flags.pop(name)
+        if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if option.is_flag:
+            words.append(option.opts[-1])
+            continue
+        for each in value if option.multiple else [value]:
+            if name == "model" and Path(each).exists():
+                each = str(Path(each).absolute())
+            words += [option.opts[-1], each]
+    return words
+
+
+slurm.params += _segment_options()

@@ -1,0 +1,217 @@
+"""The Slurm scripts, and what real Slurm does with them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from slurm import MISSING, slurm, wait_for_jobs
+
+from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.cluster import ArrayJob, array_script, assemble_script, write_scripts
+from densecell_batch.errors import OptionError
+
+# Scripts
+
+
+def job(**changes):
+    return ArrayJob(**{"stacks": [Path("/data/cells.tif")], "out": Path("/data/out"), "tasks": 4, **changes})
+
+
+def test_script_is_bash_that_parses_whatever_the_paths(tmp_path):
+    nasty = tmp_path / 'it\'s "50 %" $(touch hacked) `x`; é'
+    scripts = write_scripts(job(stacks=[nasty / "a b.tif"], out=nasty, gpus=2, image=nasty / "d.sif", time="1-0:00:00"))
+    for script in (scripts.array, scripts.assemble):
+        subprocess.run(["bash", "-n", script], check=True)
+    text = scripts.array.read_text()
+    words = text.split("apptainer", 1)[1]
+    # What bash makes of the words of the command.
+    echoed = subprocess.run(
+        ["bash", "-c", "printf '%s\\n' apptainer" + words.split(" &\n")[0]],
+        capture_output=True, text=True, check=True, env={"SLURM_ARRAY_TASK_ID": "3", "PATH": os.environ["PATH"]},
+    ).stdout.splitlines()  # fmt: skip
+    assert echoed[:3] == ["apptainer", "run", "--nv"]
+    assert echoed[echoed.index("segment") + 1] == str(nasty / "a b.tif")
+    assert echoed[-2:] == ["--shard", "3/4"]
+    assert not (tmp_path / "hacked").exists()
+    assert "#SBATCH --gres=gpu:2\n" in text
+    assert "#SBATCH --time=1-0:00:00\n" in text
+    assert "50 %%" in text.split("--output=")[1].splitlines()[0]
+
+
+def test_scripts_hold_what_was_asked():
+    text = array_script(job(cpus=8, memory="32G", partition="gpu", extra="--account=lab --qos='a b'"), Path("x.sbatch"))
+    for line in ("--array=1-4", "--cpus-per-task=8", "--mem=32G", "--partition=gpu", "--account=lab", "--requeue"):
+        assert f"#SBATCH {line}\n" in text
+    assert "--assemble" not in text
+    assert "--shard" not in assemble_script(job())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory": "lots"}, "memory is 'lots'"),
+        ({"time": "1h"}, "time is '1h'"),
+        ({"partition": "a b"}, "partition"),
+        ({"name": "a\n#SBATCH --wrap"}, "name"),
+        ({"extra": "--x\ny"}, "--extra has 'y'"),
+        ({"extra": "'--x\ny'"}, "expected options of sbatch"),
+        ({"extra": "'"}, "No closing quotation"),
+        ({"stacks": [Path("a\nb.tif")]}, "line break"),
+    ],
+)
+def test_what_a_script_cannot_hold(changes, message):
+    with pytest.raises(OptionError, match=message):
+        job(**changes)
+
+
+# The command
+
+
+def densecell(*words, env=None):
+    command = [sys.executable, "-m", "densecell_batch", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("a folder") / "cells é.tif"
+    volume = np.tile(tifffile.imread(SAMPLE)[:, :160, :160], (3, 1, 1))
+    tifffile.imwrite(path, volume, imagej=True, metadata={"axes": "ZYX"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def options(data):
+    return ["--model", data / "fly-vnc-small.zip", "--tile", "5,64,64", "--precision", "float32", "--no-preview"]
+
+
+def test_options_of_segment_are_passed_on(stack, options, tmp_path):
+    done = densecell("slurm", stack, "-o", tmp_path, "--array", 3, "--dry-run", *options, "--instances", "cell body")
+    assert done.returncode == 0, done.stderr
+    for part in (
+        "--tile 5,64,64",
+        "--precision float32",
+        "--no-preview",
+        "--instances 'cell body'",
+        "fly-vnc-small.zip",
+    ):
+        assert part in done.stdout
+    assert "--stitch" not in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--tile", "5"], 2, "three whole numbers"),
+        (["--stitch", "x"], 2, "not one of"),
+        (["--array", "0"], 2, "0 is not in the range"),
+        (["--time", "soon"], 2, "'soon'"),
+        (["--image", "none.sif"], 2, "none.sif: no such image"),
+        (["--overwrite"], 2, "No such option"),
+    ],
+)
+def test_bad_options(words, code, message, stack, tmp_path):
+    done = densecell("slurm", stack, "-o", tmp_path, "--array", 3, *words)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_slurm_here(stack, tmp_path):
+    done = densecell("slurm", stack, "-o", tmp_path, "--array", 3, "--submit", env={**os.environ, "PATH": "/nowhere"})
+    assert done.returncode == 3
+    assert "there is no sbatch here; submit it on a login node" in done.stderr
+    assert (tmp_path / "slurm/densecell.sbatch").exists()
+
+
+# Slurm
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    if MISSING:
+        pytest.skip(f"Slurm is not installed: {', '.join(MISSING)}")
+    with slurm() as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def expected(stack, options, tmp_path_factory):
+    """The labels of an undivided run."""
+    out = tmp_path_factory.mktemp("alone")
+    assert densecell("segment", stack, "-o", out, *options).returncode == 0
+    return (out / "cells é_labels.tif").read_bytes()
+
+
+def submitted(cluster, stack, out, options, *words):
+    """Submit; the number of the array."""
+    done = densecell("slurm", stack, "-o", out, "--submit", *options, *words, env=cluster)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\t")[0]
+
+
+def logs(out):
+    return {path.name: path.read_text() for path in sorted((out / "slurm").glob("*.log"))}
+
+
+def whole(out, expected):
+    """Whether the outputs are those of an undivided run, made once, with nothing left over."""
+    verdicts = [line for text in logs(out).values() for line in text.splitlines() if line.startswith("DENSECELL")]
+    print("\n".join(verdicts))
+    names = {path.name for path in out.iterdir()}
+    assert names == {"cells é_labels.tif", "cells é_report.json", "slurm"}, logs(out)
+    report = json.loads((out / "cells é_report.json").read_text())
+    assert report["outputs"]["labels"]["file"] == "cells é_labels.tif"
+    return (out / "cells é_labels.tif").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_an_array_makes_the_same_bytes(cluster, stack, options, expected, tmp_path):
+    out = tmp_path / "o u t"
+    number = submitted(cluster, stack, out, options, "--array", 3)
+    wait_for_jobs(cluster)
+    assert whole(out, expected)
+    assert {f"{number}_{i}.log" for i in (1, 2, 3)} < set(logs(out))
+
+
+@pytest.mark.slow
+def test_a_killed_task_is_requeued_and_goes_on(cluster, stack, options, expected, tmp_path):
+    """SIGTERM, as before a time limit: exit code 75, back into the queue, the rest is done."""
+    number = submitted(cluster, stack, tmp_path, options, "--array", 2)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob(".*.parts-*/piece-*.npz")):
+        assert time.monotonic() < until, logs(tmp_path)
+        time.sleep(0.1)
+    subprocess.run(["scancel", "--signal=TERM", "--batch", f"{number}_1"], env=cluster, check=True)
+    wait_for_jobs(cluster)
+    assert whole(tmp_path, expected)
+    assert "stopped by SIGTERM" in logs(tmp_path)[f"{number}_1.log"], logs(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_failed_task_is_run_again_alone(cluster, stack, options, expected, tmp_path):
+    submitted(cluster, stack, tmp_path, options, "--array", 3)
+    wait_for_jobs(cluster)
+    assert whole(tmp_path, expected)
+    # As if task 2 had failed: without its pieces there are no outputs, and the job after the array says so.
+    own = tmp_path / "own"
+    done = [densecell("segment", stack, "-o", own, *options, "--shard", f"{i}/3", env=cluster) for i in (1, 3)]
+    assert [d.returncode for d in done] == [0, 0]
+    scripts = densecell("slurm", stack, "-o", own, "--array", 3, *options).stdout.split("\n")
+    failed = subprocess.run(
+        ["sbatch", "--wait", "--parsable", scripts[1]], env=cluster, capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    assert "pieces are missing: run the shards that did not finish again" in "".join(logs(own).values())
+    subprocess.run(["sbatch", "--wait", "--array=2", scripts[0]], env=cluster, check=True, capture_output=True)
+    assert whole(own, expected)
+    shutil.rmtree(own)

@@ -299,6 +299,51 @@ def test_several_processes_may_begin_at_once(stack, small, data, tmp_path, tmp_p
     assert files(tmp_path) == files(alone)
 
 
+@pytest.fixture
+def working(stack, data, tmp_path):
+    """A command with two workers, that writes into tmp_path / "out"."""
+    return [
+        sys.executable, "-m", "densecell_batch", "segment", stack, "-o", tmp_path / "out", "--precision", "float32",
+        "--no-preview", "--model", data / "fly-vnc-small.zip", "--workers", "2",
+    ]  # fmt: skip
+
+
+def test_workers(working, stack, small, tmp_path):
+    bad = tmp_path / "bad.tif"
+    bad.write_bytes(b"no TIFF")
+    done = subprocess.run([*working, bad], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    ok, failed = done.stdout.splitlines()
+    assert ok.split("\t")[:2] == ["DENSECELL", "ok"]
+    assert failed.split("\t")[1:3] == ["failed", str(bad)]
+    assert "not a TIFF" in failed
+    segment_stack(stack, tmp_path / "alone", small)
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
+
+
+def test_workers_stop_with_their_parent(working, tmp_path):
+    process = subprocess.Popen(working, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not parts(tmp_path / "out") if (tmp_path / "out").exists() else True:
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert out == ""
+    running = subprocess.run(["pgrep", "-f", str(tmp_path / "out")], capture_output=True, text=True, check=False)
+    assert running.stdout == ""
+    assert subprocess.run(working, capture_output=True, timeout=300, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("count", ["0", "two", "-1", "99999"])
+def test_no_number_of_workers(working, count):
+    done = subprocess.run([*working, "--workers", count], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "expected a number from 1 on, or auto" in done.stderr
+
+
 def test_no_room(stack, small, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("", (), {"free": 1000})())
     with pytest.raises(OutputError, match="0 MiB are free"):

@@ -203,6 +203,24 @@ def test_learns_and_resumes_to_the_same_weights(tmp_path):
     assert [row["step"] for row in resumed.history] == [row["step"] for row in whole.history]
 
 
+def test_the_best_evaluation_is_kept(tmp_path):
+    """Also across a stop: a rate that grows too high spoils the net, but not the member."""
+    train, evaluation = [phantom()], phantom(seed=1)
+    recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
+
+    def stop(row):
+        if row["step"] >= 90:
+            raise Stopped("now")
+
+    with pytest.raises(Stopped):
+        fit_member(NET, train, evaluation, recipe, tmp_path / "a.state", 3, progress=stop)
+    spoiling = replace(recipe, learning_rate=10.0, average=0.0)
+    member = fit_member(NET, train, evaluation, spoiling, tmp_path / "a.state", 3)
+    reached = [row["mean_iou"] for row in member.history]
+    assert member.scores.mean_iou == pytest.approx(max(reached), abs=1e-4)
+    assert reached[-1] < max(reached) - 0.02
+
+
 def test_learning_rate_rises_and_falls():
     recipe = Improved(steps=1000, warm_up=100, learning_rate=1.0)
     rates = [recipe.rate(step) for step in range(1000)]

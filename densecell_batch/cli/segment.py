@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
@@ -75,6 +77,7 @@ _log = logging.getLogger(__name__)
     help="Of all images written.",
 )
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
+@click.option("--workers", default="1", metavar="N|auto", help="Processes to share the work; auto: one for each GPU.")
 @click.option("--shard", type=SHARD, help="Compute only part I of N; whoever is last writes the results.")
 @click.option("--assemble", is_flag=True, help="Compute nothing: write the results of the parts that are there.")
 @click.option("--no-preview", is_flag=True, help="Write no preview picture.")
@@ -90,9 +93,13 @@ def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_pr
     sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **flags))
 
 
-def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bool = False, **flags: Any) -> int:
+def run_segment(
+    patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bool = False, workers: str = "1", **flags: Any
+) -> int:
     """Segment what the patterns name; the exit code (0 all done, 1 some failed)."""
     from densecell_batch.batch import segment_batch, without_outputs
+    from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
+    from densecell_batch.device import available_memory
     from densecell_batch.pipeline import Segmenter, SegmentOptions
     from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
@@ -107,6 +114,17 @@ def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bo
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, _stop)
     bundle = find_bundle(model)
+    n_workers, reasons = count_workers(workers), {}
+    if SHARD_VARIABLE in os.environ:  # this is a worker
+        index, n_workers = map(int, os.environ[SHARD_VARIABLE].split("/"))
+        share = available_memory() // 2 // n_workers
+        flags |= {"shard": (index, n_workers), "memory": flags.get("memory") or share}
+    elif n_workers > 1 and not dry_run:
+        if flags.get("shard") or flags.get("assemble") or flags.get("overwrite"):
+            raise OptionError("--workers goes neither with --shard, --assemble nor --overwrite")
+        Segmenter(bundle, SegmentOptions(**flags))  # complains once, not in each worker
+        reasons = run_workers(n_workers)
+        flags["assemble"] = True
     segmenter = Segmenter(bundle, SegmentOptions(**flags))
     if not segmenter.options.assemble:
         segmenter.load()
@@ -116,6 +134,8 @@ def run_segment(patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bo
     with _ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):
             bar.close()
+            if not verdict.ok and str(verdict.stack) in reasons:
+                verdict = replace(verdict, reason=reasons[str(verdict.stack)])
             click.echo(str(verdict))
             failed += not verdict.ok
     if len(found) > 1:

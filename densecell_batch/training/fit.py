@@ -1,7 +1,7 @@
 """Train one member: steps, schedule, running average of the weights, evaluation, checkpoints.
 
-The state is a value: (step, weights, averaged weights, the averages of Adam, history). A checkpoint holds all of it,
-and the windows follow from the step, so that a run that was killed goes on as if nothing had happened.
+The state is a value: (step, weights, averaged weights, the averages of Adam, history, best weights). A checkpoint holds
+all of it, and the windows follow from the step, so that a run that was killed goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Member:
     """A trained net."""
 
     seed: int
-    weights: Arrays  # averaged, under canonical names
+    weights: Arrays  # those with the best mean IoU of all evaluations, averaged, under canonical names
     scores: Scores  # on the evaluation volume
     history: list[dict[str, float]]
     abandoned: bool = False  # its training was given up
@@ -56,6 +56,7 @@ class _State:
     means: list[Any]  # of the gradients, for Adam
     squares: list[Any]
     history: list[dict[str, float]]
+    best: Arrays = field(default_factory=dict)  # plain weights of the evaluation with the highest mean IoU
 
 
 def fit_member(
@@ -112,8 +113,8 @@ def fit_member(
 
     judge = Predictor(architecture, [plain()], recipe.inference_precision)
 
-    def evaluate() -> Scores:
-        judge.reload([plain()])
+    def evaluate(weights: Arrays) -> Scores:
+        judge.reload([weights])
         labels = predict_labels(evaluation.image, judge, recipe.window)
         return score(evaluation.labels, labels, architecture.n_classes)
 
@@ -127,7 +128,8 @@ def fit_member(
                 upcoming = reader.submit(sampler, state.step + 1)
                 losses.append(_advance(state, step_function, recipe, batch))
                 if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
-                    found = evaluate()
+                    weights = plain()
+                    found = evaluate(weights)
                     seconds = (time.monotonic() - since) / len(losses)
                     row = {
                         "step": state.step,
@@ -136,6 +138,8 @@ def fit_member(
                         "mean_iou": round(found.mean_iou, 5),
                         "seconds_per_step": round(seconds, 4),
                     }
+                    if not state.best or row["mean_iou"] > max(earlier["mean_iou"] for earlier in state.history):
+                        state.best = weights
                     state.history.append(row)
                     progress(row)
                     _save(checkpoint, net, state)
@@ -144,7 +148,7 @@ def fit_member(
         _save(checkpoint, net, state)
         raise
     abandoned = state.step < recipe.steps
-    return Member(seed, plain(), evaluate(), state.history, abandoned)
+    return Member(seed, state.best, evaluate(state.best), state.history, abandoned)
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
@@ -276,7 +280,7 @@ def _save(path: Path, net: Any, state: _State) -> None:
         f"{kind}/{name}": np.ascontiguousarray(value, np.float32)
         for kind in _TENSORS
         for name, value in zip(_names(net), getattr(state, kind), strict=True)
-    }
+    } | {f"best/{name}": np.ascontiguousarray(value) for name, value in state.best.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, save(arrays, {"step": str(state.step), "history": json.dumps(state.history)}))
 
@@ -294,6 +298,7 @@ def _load(path: Path, net: Any) -> _State | None:
         weights, averaged, means, squares = (
             [ops.convert_to_tensor(file.get_tensor(f"{kind}/{name}")) for name in _names(net)] for kind in _TENSORS
         )
-    state = _State(int(metadata["step"]), weights, averaged, means, squares, json.loads(metadata["history"]))
+        best = {key.removeprefix("best/"): file.get_tensor(key) for key in file.keys() if key.startswith("best/")}  # noqa: SIM118
+    state = _State(int(metadata["step"]), weights, averaged, means, squares, json.loads(metadata["history"]), best)
     _log.info("%s: going on after step %d", path, state.step)
     return state

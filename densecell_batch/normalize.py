@@ -22,6 +22,9 @@ from densecell_batch.stack_io import Stack
 __all__ = ["Statistics", "measure", "normalize"]
 
 
+_BLOCK = 2**24  # voxels that are held in memory as int64 or float64
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Of all grey values of a stack."""
@@ -37,7 +40,7 @@ class Statistics:
 
 
 def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Statistics:
-    """Mean, standard deviation and range of a stack in one pass, a slice at a time.
+    """Mean, standard deviation and range of a stack in one pass, a block of rows at a time.
 
     Parameters
     ----------
@@ -59,21 +62,24 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
     total = squares = 0  # whole numbers of any size
     count, mean, spread = 0, 0.0, 0.0  # of float values: spread is the sum of squared deviations
     low, high = float("inf"), float("-inf")
-    for z in range(stack.info.shape[0]):
-        plane = stack.read(z)
-        if exact:
-            wide = plane.astype(np.int64)
-            total += int(wide.sum())
-            squares += int(np.square(wide).sum())
-        else:
-            _check_finite(plane, z, stack)
-            n, slice_mean = plane.size, float(plane.mean(dtype=np.float64))
-            slice_spread = float(np.square(np.subtract(plane, slice_mean, dtype=np.float64)).sum())
-            delta = slice_mean - mean
-            spread += slice_spread + delta * delta * count * n / (count + n)
-            mean += delta * n / (count + n)
-            count += n
-        low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+    depth, height, width = stack.info.shape
+    step = max(1, _BLOCK // width)
+    for z in range(depth):
+        for row in range(0, height, step):
+            block = stack.read(z, (row, min(row + step, height)))
+            if exact:
+                wide = block.astype(np.int64)
+                total += int(wide.sum())
+                squares += int(np.square(wide).sum())
+            else:
+                _check_finite(block, z, row, stack)
+                n, block_mean = block.size, float(block.mean(dtype=np.float64))
+                block_spread = float(np.square(np.subtract(block, block_mean, dtype=np.float64)).sum())
+                delta = block_mean - mean
+                spread += block_spread + delta * delta * count * n / (count + n)
+                mean += delta * n / (count + n)
+                count += n
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
         if on_slice is not None:
             on_slice(z)
     n = stack.info.n_voxels
@@ -94,13 +100,13 @@ def normalize(values: np.ndarray, statistics: Statistics) -> np.ndarray:
     return (centred / statistics.std).astype(np.float32)
 
 
-def _check_finite(plane: np.ndarray, z: int, stack: Stack) -> None:
-    finite = np.isfinite(plane)
+def _check_finite(block: np.ndarray, z: int, row: int, stack: Stack) -> None:
+    finite = np.isfinite(block)
     if finite.all():
         return
     y, x = np.argwhere(~finite)[0]
     raise StackError(
         f"{stack.info.path}: slice {z} has {np.count_nonzero(~finite)} values that are NaN or infinite, the "
-        f"first at y={y}, x={x}; "
+        f"first at y={row + y}, x={x}; "
         "expected finite grey values: replace them (in Fiji: Process > Math > NaN Background, or Remove NaNs)"
     )

@@ -1,6 +1,7 @@
 """A stack in pieces, so that what is finished stays finished, and several processes can share the work.
 
-A piece is the slices that one row of tiles owns. Each is a file that is there whole or not at all; the folder of them
+A piece is the slices that one row of tiles owns, or a band of them where slices are too large for the memory. Each is a
+file that is there whole or not at all; the folder of them
 is the journal of the job::
 
     .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
@@ -24,7 +25,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +42,7 @@ from densecell_batch.stitch import FinishedSlice
 from densecell_batch.tally import slice_sums
 from densecell_batch.tiling import Axis, TileGrid
 
-__all__ = ["Job", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of"]
+__all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,17 @@ def shard_of(n: int, index: int, count: int) -> range:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A part of the volume."""
+
+    band: int  # number of the band, from 0
+    z: tuple[int, int]  # slices [start, stop)
+    y: tuple[int, int]  # rows of them, those of the band
+
+
+@dataclass(frozen=True)
 class StoredSlice:
-    """A finished slice in a piece."""
+    """A finished slice in a piece, or of all bands."""
 
     z: int
     labels: np.ndarray  # (y, x) uint8
@@ -111,7 +121,8 @@ class Job:
         described = self._json("job.json")
         self.report: dict[str, Any] = described["report"]
         self.plan = _plan(described["plan"])
-        self.spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
+        spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
+        self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
 
     def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
         """Those in the folder, or else computed and left there for others."""
@@ -134,11 +145,11 @@ class Job:
         """Those of some pieces, or of all, that are not there."""
         with explained(self._folder):
             there = {entry.name for entry in os.scandir(self._folder)}
-        return [i for i in pieces or range(len(self.spans)) if self._path(i).name not in there]
+        return [i for i in pieces or range(len(self.pieces)) if self._path(i).name not in there]
 
     def writer(self, pieces: Sequence[int], n_classes: int) -> PieceWriter:
         """Receives the slices of neighbouring pieces."""
-        return PieceWriter([(self._path(i), range(*self.spans[i])) for i in pieces], n_classes)
+        return PieceWriter([(self._path(i), range(*self.pieces[i].z)) for i in pieces], n_classes)
 
     def slices(self) -> Iterator[StoredSlice]:
         """All slices of all pieces, in ascending z.
@@ -148,25 +159,19 @@ class Job:
         OutputError
             If a piece is damaged; it is removed, so that the next run makes it anew.
         """
-        for i, (start, stop) in enumerate(self.spans):
-            path = self._path(i)
-            try:
-                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                    for z in range(start, stop):
-                        yield StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-                path.unlink(missing_ok=True)
-                raise OutputError(
-                    f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command "
-                    "again to make it anew"
-                ) from error
+        rows = len(self.pieces) // len(self.plan.bands)
+        for row in range(rows):
+            with ExitStack() as opened:
+                bands = [opened.enter_context(_opened(self._path(i))) for i in range(row, len(self.pieces), rows)]
+                for z in range(*self.pieces[row].z):
+                    yield _joined([_stored(band, z) for band in bands])
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         """Leave nothing behind of work that failed before its first piece; what was stopped goes on some day."""
-        if kind is not None and not issubclass(kind, Stopped) and len(self.missing()) == len(self.spans):
+        if kind is not None and not issubclass(kind, Stopped) and len(self.missing()) == len(self.pieces):
             self.remove()
 
     @contextmanager
@@ -234,6 +239,41 @@ class PieceWriter:
             temporary_name(self._pieces[0][0]).unlink(missing_ok=True)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The arrays of a piece. One that turns out to be damaged is removed."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command again to "
+            "make it anew"
+        ) from error
+
+
+def _stored(arrays: Any, z: int) -> StoredSlice:
+    return StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
+
+
+def _joined(bands: list[StoredSlice]) -> StoredSlice:
+    """A whole slice of its bands."""
+    if len(bands) == 1:
+        return bands[0]
+
+    def along_y(arrays: list[Any]) -> Any:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    return StoredSlice(
+        bands[0].z,
+        along_y([band.labels for band in bands]),
+        np.sum([band.sums for band in bands], axis=0),
+        along_y([band.probabilities for band in bands]),
+        along_y([band.disagreement for band in bands]),
+    )
+
+
 def job_folders(folder: Path, name: str) -> list[Path]:
     """Folders of pieces of a stack in an output folder."""
     pattern = re.compile(re.escape(f".{name}.parts-") + "[0-9a-f]{12}")
@@ -286,4 +326,4 @@ def _link(source: Path, target: Path) -> None:
 def _plan(values: dict[str, Any]) -> Plan:
     """A plan from its JSON values."""
     axes = (Axis(**{**axis, "corners": tuple(axis["corners"])}) for axis in map(values["grid"].get, "zyx"))
-    return Plan(**{**values, "grid": TileGrid(*axes)})
+    return Plan(**{**values, "grid": TileGrid(*axes), "bands": tuple(map(tuple, values["bands"]))})

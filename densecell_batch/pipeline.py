@@ -32,14 +32,14 @@ from densecell_batch.ensemble import combine
 from densecell_batch.errors import OptionError, OutputError, StackError
 from densecell_batch.normalize import Statistics, measure, normalize
 from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
-from densecell_batch.pieces import Job, remove_jobs, shard_of
+from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
 from densecell_batch.stack_io import Stack, content_sha256, open_stack
 from densecell_batch.stitch import Canvas, FinishedSlice
 from densecell_batch.tally import Tally
-from densecell_batch.tiling import Tile
+from densecell_batch.tiling import Tile, TileGrid
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["Progress", "SegmentOptions", "SegmentedStack", "Segmenter", "segment_slices", "segment_stack"]
@@ -245,43 +245,42 @@ def _check_job(job: Job, stack: Stack, segmenter: Segmenter, paths: OutputPaths)
             )
     n_classes = len(segmenter.bundle.classes)
     per_voxel = 1 + 4 * n_classes * options.probabilities + 4 * options.uncertainty
-    twice = (missing / len(job.spans) + 1) * per_voxel + 2 * len(options.instances)  # pieces, then outputs
+    twice = (missing / len(job.pieces) + 1) * per_voxel + 2 * len(options.instances)  # pieces, then outputs
     need_space(paths.labels, int(twice * stack.info.n_voxels))
 
 
 def _make_pieces(job: Job, stack: Stack, segmenter: Segmenter, clock: dict[str, float], progress: Progress) -> int:
     """Compute the missing pieces of this process; how many voxels that were."""
     depth, options = stack.info.shape[0], segmenter.options
-    share = shard_of(len(job.spans), *options.shard or (1, 1))
+    share = shard_of(len(job.pieces), *options.shard or (1, 1))
     missing = [] if options.assemble else job.missing(share)
     if missing:
         statistics = job.statistics(lambda: measure(stack, lambda z: progress("measuring", z + 1, depth)))
     clock["measured"] = time.perf_counter()
     if len(missing) < len(share) and not options.assemble:
         _log.info("%s: %d of %d pieces are there already", stack.info.path, len(share) - len(missing), len(share))
-    per_slice = stack.info.shape[1] * stack.info.shape[2]
-    counts = [per_slice * (stop - start) for start, stop in job.spans]
+    counts = [(p.z[1] - p.z[0]) * (p.y[1] - p.y[0]) * stack.info.shape[2] for p in job.pieces]
     total, done = sum(counts[i] for i in share), sum(counts[i] for i in share if i not in missing)
     begun = done
-    for pieces in _neighbours(missing):
-        start, stop = job.spans[pieces[0]][0], job.spans[pieces[-1]][1]
+    for pieces in _neighbours(missing, job.pieces):
+        first, last = job.pieces[pieces[0]], job.pieces[pieces[-1]]
         size = sum(counts[i] for i in pieces)
 
         def say(share_done: float, size: int = size, done: int = done) -> None:
             progress("segmenting", round(done + size * share_done), total)
 
         with job.writer(pieces, len(segmenter.bundle.classes)) as finish:
-            segment_slices(stack, statistics, job.plan, segmenter, finish, (start, stop), say)
+            segment_slices(stack, statistics, job.plan, segmenter, finish, (first.z[0], last.z[1]), first.y, say)
         done += size
     clock["segmented"] = time.perf_counter()
     return done - begun
 
 
-def _neighbours(numbers: list[int]) -> Iterator[list[int]]:
-    """Runs of consecutive numbers of an ascending list."""
+def _neighbours(numbers: list[int], pieces: list[Piece]) -> Iterator[list[int]]:
+    """Runs of consecutive numbers of an ascending list, of pieces in one band."""
     run: list[int] = []
     for number in numbers:
-        if run and number > run[-1] + 1:
+        if run and (number > run[-1] + 1 or pieces[number].band != pieces[run[-1]].band):
             yield run
             run = []
         run.append(number)
@@ -326,17 +325,18 @@ def segment_slices(
     segmenter: Segmenter,
     finish: Callable[[FinishedSlice], None],
     slices: tuple[int, int],
+    band: tuple[int, int],
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Run the nets over the tiles that decide the slices [start, stop) of a stack, and hand each slice to `finish` as
-    soon as no later tile touches it.
+    """Run the nets over the tiles that decide the slices [start, stop) of a stack, or a band of rows [start, stop) of
+    them, and hand each slice to `finish` as soon as no later tile touches it.
 
     `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It
     gets slices outside of `slices`, too, those that the tiles touch: they are not right. `progress` gets the share of
     the tiles that is done.
     """
     options, grid = segmenter.options, plan.grid
-    rows = grid.z.touching(plan.rule, *slices)
+    rows, ys = grid.z.touching(plan.rule, *slices), grid.y.touching(plan.rule, *band)
     canvas = Canvas(
         grid,
         plan.rule,
@@ -344,6 +344,7 @@ def segment_slices(
         keep_probabilities=options.probabilities,
         keep_disagreement=options.uncertainty,
         first_row=rows[0],
+        band=band,
     )
 
     def look(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -355,17 +356,18 @@ def segment_slices(
             for finished in canvas.finished(tile.index[0]):
                 finish(finished)
 
-    n_tiles = len(rows) * grid.tiles_per_row
+    per_row = len(ys) * len(grid.x.corners)
+    n_tiles = len(rows) * per_row
     progress(0)
     with ExitStack() as threads:
         reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
         net = threads.enter_context(_Thread("net", patient=False))
         painting: deque[Future[None]] = deque()
-        tiles = _read_ahead(stack, statistics, plan, rows, reader)
+        tiles = _read_ahead(stack, statistics, plan.grid, rows, ys, reader)
         for n, (tile, voxels) in enumerate(tiles, start=1):
             # The main thread only waits, so that a signal is answered at once.
             probabilities, disagreement = net.submit(look, voxels).result()
-            last = n % grid.tiles_per_row == 0
+            last = n % per_row == 0
             painting.append(finisher.submit(paint, tile, probabilities, disagreement, last))
             while len(painting) > 1:
                 painting.popleft().result()
@@ -388,10 +390,10 @@ class _Thread(ThreadPoolExecutor):
 
 
 def _read_ahead(
-    stack: Stack, statistics: Statistics, plan: Plan, rows: range, reader: ThreadPoolExecutor
+    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
 ) -> Iterator[tuple[Tile, np.ndarray]]:
     """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
-    voxels = _input_regions(stack, statistics, plan, rows)
+    voxels = _input_regions(stack, statistics, grid, rows, ys)
     upcoming = reader.submit(next, voxels, None)
     while True:
         current = upcoming.result()
@@ -401,17 +403,20 @@ def _read_ahead(
         yield current
 
 
-def _input_regions(stack: Stack, statistics: Statistics, plan: Plan, rows: range) -> Iterator[tuple[Tile, np.ndarray]]:
+def _input_regions(
+    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range
+) -> Iterator[tuple[Tile, np.ndarray]]:
     """Read each slice once: a row keeps the normalized slices that the next one shares."""
-    grid = plan.grid
     slices: dict[int, np.ndarray] = {}
+    top, bottom = grid.y.read_by(ys)
     for row in rows:
         needed = grid.z.input_indices(row)
         slices = {
-            z: slices[z] if z in slices else normalize(stack.read(z), statistics) for z in sorted(set(needed.tolist()))
+            z: slices[z] if z in slices else normalize(stack.read(z, (top, bottom)), statistics)
+            for z in sorted(set(needed.tolist()))
         }
-        for tile in grid.row(row):
-            y, x = grid.y.input_indices(tile.index[1]), grid.x.input_indices(tile.index[2])
+        for tile in grid.row(row, ys):
+            y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
             yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
 
 
@@ -455,6 +460,7 @@ def _describe_tiles(segmenter: Segmenter, plan: Plan) -> dict[str, Any]:
             "output": grid.output,
             "number": grid.n_tiles,
             "redundancy": round(grid.redundancy, 4),
+            "bands": len(plan.bands),
             "memory_bytes": plan.memory,
         },
     }

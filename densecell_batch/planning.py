@@ -7,7 +7,7 @@ the tile, the less is computed twice and the more context each voxel has.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from math import ceil
 
 import numpy as np
@@ -25,6 +25,7 @@ Triple = tuple[int, int, int]
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
+_BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order
 _EDGE = 2  # mirrored voxels at the ends of the volume, as in the published windows
 
 
@@ -35,6 +36,7 @@ class Plan:
     grid: TileGrid
     rule: str  # of `stitch.Canvas`
     precision: str  # "float32", "bfloat16" or "float16"
+    bands: tuple[tuple[int, int], ...]  # rows [start, stop) along y that are computed at a time; all, if memory allows
     memory: int  # bytes, estimate of the peak
     gflop: float  # billions of floating-point operations of all members on all tiles
 
@@ -87,25 +89,62 @@ def plan_tiles(
     if stitch == "deepest":
         if tile is not None:
             raise OptionError("--tile does not go with --stitch deepest, whose windows are those of the training")
-        grid, rule = _published_grid(shape, architecture, window), "deepest"
+        grids, rule = [_published_grid(shape, architecture, window)], "deepest"
         if isinstance(architecture, UNet2D):
             rule = "latest"
     else:
         depth = _depth(architecture, window, tile)
         z = published_axis(shape[0], depth, 0, depth // 2 if stitch == "blend" else depth // 3)
         grids, rule = _wide_grids(shape, architecture, z, stitch, tile), stitch
-        # A tile that was asked for is taken as it is; cut further only when memory runs out.
-        fitting = grids if tile is not None else [grid for grid in grids if costs(grid) <= budget]
-        if not fitting:
-            least = min(map(costs, grids)) / 2**30
-            raise OptionError(
-                f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} "
-                "voxels: the smallest "
-                f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"
-            )
-        grid = fitting[0]
-    voxels = grid.n_tiles * float(np.prod(grid.output))
-    return Plan(grid, rule, precision, costs(grid), members * voxels * flop_per_voxel(architecture) / 1e9)
+    plans = (
+        Plan(
+            grid,
+            rule,
+            precision,
+            bands,
+            costs(grid, bands),
+            members * _voxels(grid) * flop_per_voxel(architecture) / 1e9,
+        )
+        for n_bands in _BANDS
+        for grid in grids
+        for bands in [_bands(grid.y, n_bands)]
+    )
+    smallest: Plan | None = None
+    for plan in plans:
+        if plan.memory <= budget:
+            return plan
+        smallest = plan if smallest is None or plan.memory < smallest.memory else smallest
+    assert smallest is not None
+    if tile is not None or stitch == "deepest":
+        return smallest  # as it was asked for; tiles are cut further when memory runs out
+    least = smallest.memory / 2**30
+    raise OptionError(
+        f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the smallest "
+        f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _bands(y: Axis, n: int) -> tuple[tuple[int, int], ...]:
+    """Cut the rows of a slice into at most `n` bands, each of whole tiles."""
+    if n == 1:
+        return ((0, y.length),)
+    spans = [span for span in y.deepest if span[0] < span[1]]
+    groups = [spans[len(spans) * i // n : len(spans) * (i + 1) // n] for i in range(n)]
+    return tuple((group[0][0], group[-1][1]) for group in groups if group)
+
+
+@lru_cache(maxsize=10_000)
+def _rows_read(y: Axis, bands: tuple[tuple[int, int], ...]) -> int:
+    """Rows that the largest band needs to see."""
+    if len(bands) == 1:
+        return y.length
+    spans = (y.read_by(y.touching("inside", *band)) for band in bands)
+    return max(stop - start for start, stop in spans)
+
+
+def _voxels(grid: TileGrid) -> float:
+    return grid.n_tiles * float(np.prod(grid.output))
 
 
 def _published_grid(shape: Triple, architecture: Architecture, window: Triple) -> TileGrid:
@@ -152,13 +191,23 @@ def _wide_grids(shape: Triple, architecture: Architecture, z: Axis, stitch: str,
     return sorted(grids, key=lambda grid: (grid.redundancy, grid.n_tiles))
 
 
-def _memory(grid: TileGrid, *, architecture: Architecture, precision: str, keep_probabilities: bool) -> int:
+def _memory(
+    grid: TileGrid,
+    bands: tuple[tuple[int, int], ...],
+    *,
+    architecture: Architecture,
+    precision: str,
+    keep_probabilities: bool,
+) -> int:
     """Peak bytes of a run, estimated (docs/benchmarks.md compares it with what is measured)."""
     voxels = float(grid.input[0]) * grid.input[1] * grid.input[2]
     outputs = 4 * architecture.n_classes * float(grid.output[0]) * grid.output[1] * grid.output[2]
-    slice_voxels = float(grid.y.length) * grid.x.length
-    slab = min(grid.z.output, grid.z.length) * slice_voxels
+    rows = max(stop - start for start, stop in bands)
+    rows_read = _rows_read(grid.y, bands)
     net = voxels * live_channels(architecture) * _ITEM_BYTES[precision]
+    slab = min(grid.z.output, grid.z.length) * float(rows) * grid.x.length
     canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
-    source = slice_voxels * 4 * (grid.z.input + 1) + 2 * 4 * voxels
-    return int(_PROGRAM_BYTES + net + 4 * outputs + canvas + source)
+    source = float(rows_read) * grid.x.length * 4 * (grid.z.input + 1) + 2 * 4 * voxels
+    # A slice at a time is put together of its bands, and its objects are found.
+    assembly = float(grid.y.length) * grid.x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
+    return int(_PROGRAM_BYTES + max(net + 4 * outputs + canvas + source, assembly))

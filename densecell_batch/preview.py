@@ -49,6 +49,10 @@ def render_preview(
     numpy.ndarray
         (height, width, 3) uint8.
     """
+    # No more of a large slice than the picture can show: in colour it would take twelve times its memory.
+    step = max(1, max(images[0][1].shape) // (2 * _SIDE))
+    images = [(z, image[::step, ::step]) for z, image in images]
+    labels = [here[::step, ::step] for here in labels]
     low, high = np.percentile(np.concatenate([image[::4, ::4].ravel() for _, image in images]), [0.5, 99.5])
     colours = np.array([colour for _, colour in classes], np.uint8)
     tinted = np.array([name.lower() != "background" for name, _ in classes])
@@ -75,7 +79,7 @@ def render_preview(
             sheet.paste(picture, (_GAP + k * (width + _GAP), y))
         draw.text((_GAP, y + height + 2), f"slice {z + 1}", fill=_FAINT, font=font)
     left = 2 * width + 3 * _GAP
-    scale = width / images[0][1].shape[1]
+    scale = width / images[0][1].shape[1] / step
     y = _scale_bar(draw, (left, top), voxel_size, scale, font)
     for name, colour in classes:
         draw.rectangle((left, y, left + 14, y + 14), fill=colour, outline=_FAINT)

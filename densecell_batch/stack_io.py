@@ -40,6 +40,9 @@ _AXES = {
 }
 
 
+_Reader = Callable[[int, int, int], np.ndarray]  # (slice, first row, one past the last row) -> (y, x)
+
+
 class Stack:
     """An open stack. Slices may be read from any thread, in any order; close it, or use it as a context.
 
@@ -57,7 +60,7 @@ class Stack:
         self,
         info: StackInfo,
         files: Sequence[Path],
-        read: Callable[[int], np.ndarray],
+        read: _Reader,
         close: Callable[[], None],
         notes: Sequence[str] = (),
     ) -> None:
@@ -65,18 +68,21 @@ class Stack:
         self._read, self._close = read, close
         self._lock = threading.Lock()
 
-    def read(self, z: int) -> np.ndarray:
-        """Slice `z` as (y, x), of dtype `info.dtype` in native byte order.
+    def read(self, z: int, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Slice `z`, or its rows [start, stop), as (y, x), of dtype `info.dtype` in native byte order.
+
+        No more than these rows is held in memory, if the file is uncompressed or has tiles or strips.
 
         Raises
         ------
         StackError
             If the slice cannot be decoded, or is not of the shape and dtype of the stack.
         """
+        start, stop = rows or (0, self.info.shape[1])
         with self._lock, _explained(self.info.path, f"slice {z} cannot be read; the file may be damaged"):
-            plane = self._read(z)
-        if plane.shape != self.info.shape[1:] or plane.dtype.newbyteorder("=") != np.dtype(self.info.dtype):
-            y, x = self.info.shape[1:]
+            plane = self._read(z, start, stop)
+        y, x = stop - start, self.info.shape[2]
+        if plane.shape != (y, x) or plane.dtype.newbyteorder("=") != np.dtype(self.info.dtype):
             raise StackError(
                 f"{self.files[z] if len(self.files) > 1 else self.info.path}: slice {z} is {plane.shape} "
                 f"{plane.dtype.name}; "
@@ -206,11 +212,13 @@ def _open_folder(folder: Path) -> Stack:
             f"stack of its own, give {folder}/*{files[0].suffix}"
         )
 
-    def read(z: int) -> np.ndarray:
+    def read(z: int, start: int, stop: int) -> np.ndarray:
         with _open_file(files[z]) as single:
             if single.info.shape[0] > 1:
                 raise StackError(f"{files[z]}: has {single.info.shape[0]} slices; expected one, as in {files[0].name}")
-            return single.read(0)
+            if single.info.shape[1:] != info.shape[1:]:
+                return single.read(0)  # of another shape, as the caller will say
+            return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
     return Stack(info, files, read, lambda: None, notes)
@@ -304,10 +312,8 @@ def _volume_length(series: tifffile.TiffPageSeries, path: Path) -> int:
     return others[0][1] if others else 1
 
 
-def _slice_reader(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, length: int, path: Path
-) -> Callable[[int], np.ndarray]:
-    """A reader of slice z as (y, x). Checks that the file is as long as its header says."""
+def _slice_reader(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, length: int, path: Path) -> _Reader:
+    """A reader of rows of slice z as (y, x). Checks that the file is as long as its header says."""
     size, shape = path.stat().st_size, series.shape[-2:]
     dtype = series.dtype.newbyteorder(tiff.byteorder)  # a series of plain pages says its dtype in native order
     if tiff.is_imagej and (described := (tiff.imagej_metadata or {}).get("images", length)) != length:
@@ -318,9 +324,10 @@ def _slice_reader(
         if end > size:
             raise StackError(f"{path}: truncated: {size} bytes, expected {end} for {length} slices; copy it again")
 
-        def read_contiguous(z: int) -> np.ndarray:
-            data = os.pread(tiff.filehandle.fileno(), per_slice, start + z * per_slice)
-            return np.frombuffer(data, dtype).reshape(shape)
+        def read_contiguous(z: int, first: int, stop: int) -> np.ndarray:
+            row = shape[1] * dtype.itemsize
+            data = os.pread(tiff.filehandle.fileno(), (stop - first) * row, start + z * per_slice + first * row)
+            return np.frombuffer(data, dtype).reshape(stop - first, shape[1])
 
         return read_contiguous
 
@@ -335,13 +342,38 @@ def _slice_reader(
         if end > size:
             raise StackError(f"{path}: truncated: {size} bytes, expected at least {end}; copy it again")
 
-    def read_page(z: int) -> np.ndarray:
+    def read_page(z: int, first: int, stop: int) -> np.ndarray:
         page = pages[z]
         if page is None:
             raise StackError(f"{path}: slice {z} is missing in the file; export it again")
-        return np.asarray(page.asarray())
+        if stop - first == shape[0] or page.shape != shape:
+            return np.asarray(page.asarray())
+        return _page_rows(page, first, stop)
 
     return read_page
+
+
+def _page_rows(page: Any, first: int, stop: int) -> np.ndarray:
+    """Rows of a page, of which only the tiles or strips that hold them are decoded."""
+    if isinstance(page, tifffile.TiffFrame):
+        page = page.aspage()
+    found = np.zeros((stop - first, page.imagewidth), page.dtype)
+    file = page.parent.filehandle
+    height = page.tilelength if page.is_tiled else page.rowsperstrip
+    across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
+    for index in range(first // height * across, -(-stop // height) * across):
+        offset, size = page.dataoffsets[index], page.databytecounts[index]
+        data = None
+        if size:
+            file.seek(offset)
+            data = file.read(size)
+        decoded, place, extent = page.decode(data, index, jpegtables=page.jpegtables)
+        top, left = place[2], place[3]
+        rows, columns = extent[1], min(extent[2], page.imagewidth - left)
+        low, high = max(top, first), min(top + rows, stop)
+        values = page.nodata if decoded is None else decoded[0, low - top : high - top, :columns, 0]
+        found[low - first : high - first, left : left + columns] = values
+    return found
 
 
 def _voxel_size(tiff: tifffile.TiffFile) -> tuple[VoxelSize | None, list[str]]:

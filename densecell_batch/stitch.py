@@ -1,7 +1,8 @@
 """How tiles become a volume, a row of tiles at a time.
 
-A `Canvas` is the slab of slices that tiles of the current row touch. Tiles are painted into it; when a row is done, the
-slices that no later row touches leave it. Memory is that of a few slices, whatever the depth of the stack.
+A `Canvas` is the slab of slices, or of a band of their rows, that tiles of the current row touch. Tiles are painted
+into it; when a row is done, the slices that no later row touches leave it. Memory is that of a few slices, whatever the
+depth of the stack.
 
 =========  ===========================================================================================================
 crop       each voxel from the tile in which it is deepest along each axis: no voxel is stitched twice
@@ -56,6 +57,8 @@ class Canvas:
         What finished slices carry beside labels and confidence.
     first_row
         Row of tiles that is painted first. Slices that an earlier row touches will not be right.
+    band
+        Rows [start, stop) of the slices along y; what tiles paint beside it is passed over. None for all.
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class Canvas:
         keep_probabilities: bool = False,
         keep_disagreement: bool = False,
         first_row: int = 0,
+        band: tuple[int, int] | None = None,
     ) -> None:
         self._grid, self._rule = grid, rule
         self._first = grid.z.inside[first_row][0]  # volume index of the lowest slice on the canvas
-        slab = (min(grid.z.output, grid.z.length), grid.y.length, grid.x.length)
+        self._band = band or (0, grid.y.length)
+        slab = (min(grid.z.output, grid.z.length), self._band[1] - self._band[0], grid.x.length)
         self._probabilities = (
             np.zeros((*slab, n_classes), np.float32) if keep_probabilities or rule == "blend" else None
         )
@@ -96,11 +101,11 @@ class Canvas:
         if self._rule == "blend":
             self._blend(tile, probabilities, disagreement)
             return
-        region = {"crop": tile.owned, "deepest": tile.inside, "latest": tile.latest}[self._rule]
+        region = self._within_band({"crop": tile.owned, "deepest": tile.inside, "latest": tile.latest}[self._rule])
         part = tile.within(region)
         where: np.ndarray | bool = True
         if self._depth is not None:
-            depth, best = _published_depth(tile), self._depth[self._on_canvas(region)]
+            depth, best = _published_depth(tile, region), self._depth[self._on_canvas(region)]
             where = depth > best
             best[where] = depth[where]
         labels, confidence = decide(probabilities[part])
@@ -116,9 +121,11 @@ class Canvas:
                 np.copyto(canvas[self._on_canvas(region)], values, where=mask)
 
     def _blend(self, tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None) -> None:
-        region = tile.inside
+        region = self._within_band(tile.inside)
         part, there = tile.within(region), self._on_canvas(region)
         wz, wy, wx = (weights[i] for weights, i in zip(self._weights, tile.index, strict=True))
+        first = region[1].start - tile.inside[1].start
+        wy = wy[first : first + region[1].stop - region[1].start]
         weight = wz[:, None, None] * wy[:, None] * wx
         if self._probabilities is not None:
             self._probabilities[there] += weight[..., None] * probabilities[part]
@@ -127,7 +134,13 @@ class Canvas:
 
     def _on_canvas(self, region: Region) -> Region:
         z, y, x = region
-        return slice(z.start - self._first, z.stop - self._first), y, x
+        top = self._band[0]
+        return slice(z.start - self._first, z.stop - self._first), slice(y.start - top, y.stop - top), x
+
+    def _within_band(self, region: Region) -> Region:
+        z, y, x = region
+        start = min(max(y.start, self._band[0]), self._band[1])
+        return z, slice(start, max(start, min(y.stop, self._band[1]))), x
 
     def finished(self, row: int) -> Iterator[FinishedSlice]:
         """The slices that no row after `row` touches, lowest first; they leave the canvas once the iterator is used
@@ -163,11 +176,9 @@ class Canvas:
         self._first = stop
 
 
-def _published_depth(tile: Tile) -> np.ndarray:
-    """min(4 dz, dy, dx) over the inside of a tile, 1-based distances to the outside of its output region; int32."""
-    z, y, x = (
-        axis.depth(i)[s].astype(np.int32) for axis, i, s in zip(tile.grid.axes, tile.index, tile.inside, strict=True)
-    )
+def _published_depth(tile: Tile, region: Region) -> np.ndarray:
+    """min(4 dz, dy, dx) over a region of a tile, 1-based distances to the outside of its output region; int32."""
+    z, y, x = (axis.depth(i)[s].astype(np.int32) for axis, i, s in zip(tile.grid.axes, tile.index, region, strict=True))
     return np.minimum(4 * z[:, None, None], np.minimum(y[:, None], x))
 
 

@@ -126,6 +126,13 @@ class Axis:
         tiles = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
         return range(tiles[0], tiles[-1] + 1)
 
+    def read_by(self, tiles: range) -> tuple[int, int]:
+        """The voxels [start, stop) that the input regions of neighbouring tiles reach, mirrored ones included."""
+        reached = np.concatenate([self.input_indices(i) for i in (tiles[0], tiles[-1])])
+        low = max(0, self.corners[tiles[0]] - self.margin)
+        high = min(self.length, self.corners[tiles[-1]] + self.output + self.margin)
+        return min(low, int(reached.min())), max(high, int(reached.max()) + 1)
+
     def _runs(self, owner: np.ndarray) -> tuple[tuple[int, int], ...]:
         starts = np.searchsorted(owner, np.arange(len(self.corners)), side="left")
         stops = np.searchsorted(owner, np.arange(len(self.corners)), side="right")
@@ -256,7 +263,7 @@ class TileGrid:
         """Output voxels computed per voxel of the volume."""
         return self.n_tiles * float(np.prod(self.output)) / float(np.prod(self.shape))
 
-    def row(self, z: int) -> Iterator[Tile]:
-        """The tiles of row `z`, y before x."""
-        for y, x in product(range(len(self.y.corners)), range(len(self.x.corners))):
+    def row(self, z: int, ys: range | None = None) -> Iterator[Tile]:
+        """The tiles of row `z`, y before x; of `ys` along y, or of all."""
+        for y, x in product(range(len(self.y.corners)) if ys is None else ys, range(len(self.x.corners))):
             yield Tile((z, y, x), self)

@@ -193,6 +193,29 @@ def test_stopped_after_each_piece(stack, segmenter, whole, tmp_path):
     assert files(tmp_path) == whole
 
 
+def test_bands_of_slices_make_the_same_bytes(stack, segmenter, whole, tmp_path):
+    """Slices that do not fit the memory are computed in bands of their rows."""
+    banded = asked(segmenter, memory=1, tile=segmenter.options.tile and (5, 24, 64))
+    undivided = whole
+    if segmenter.options.tile:  # other tiles, other context
+        segment_stack(stack, tmp_path / "undivided", asked(segmenter, tile=(5, 24, 64)))
+        undivided = files(tmp_path / "undivided")
+    assert len(banded.plan((14, 90, 100)).bands) > 1
+    for i in (2, 1):
+        segment_stack(stack, tmp_path / "banded", asked(banded, shard=(i, 2)))
+    found = files(tmp_path / "banded")
+    for report in (name for name in found if name.endswith(".json")):
+        bands = found[report].pop("tiles").pop("bands")
+        assert bands > 1
+        undivided = {**undivided, report: {k: v for k, v in undivided[report].items() if k != "tiles"}}
+        for key in ("mean_confidence", "mean_disagreement_bits", "classes"):  # sums in another order
+            mine, theirs = found[report].pop(key), undivided[report].pop(key)
+            rows = zip(mine, theirs, strict=True) if key == "classes" else [({"all": mine}, {"all": theirs})]
+            for a, b in rows:
+                assert a == {k: pytest.approx(v, abs=2e-6) if isinstance(v, float) else v for k, v in b.items()}
+    assert found == undivided
+
+
 def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, whole, tmp_path, monkeypatch):
     segment_stack(stack, tmp_path, asked(segmenter, shard=(1, 2)))
     assembler = Segmenter(segmenter.bundle, replace(segmenter.options, assemble=True))

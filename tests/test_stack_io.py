@@ -218,3 +218,30 @@ def test_sha256(tmp_path):
     assert content_sha256([a, tmp_path / "c"]) != before
     with pytest.raises(StackError, match="cannot be read"):
         content_sha256([b])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"compression": "zlib"},
+        {"compression": "zlib", "predictor": True, "rowsperstrip": 7},
+        {"tile": (32, 48)},
+        {"tile": (16, 32), "compression": "lzw"},
+        {"rowsperstrip": 5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_rows_of_slices(tmp_path, options, dtype):
+    """Bands of rows are those of the whole slice, however the file is cut."""
+    volume = np.random.default_rng(0).integers(0, 250, (4, 70, 90)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", volume, photometric="minisblack", **options)
+    (tmp_path / "slices").mkdir()
+    for z, plane in enumerate(volume):
+        tifffile.imwrite(tmp_path / f"slices/{z}.tif", plane, photometric="minisblack", **options)
+    for path in (tmp_path / "a.tif", tmp_path / "slices"):
+        with open_stack(path) as stack:
+            for rows in ((0, 70), (0, 1), (3, 40), (69, 70), (31, 33)):
+                np.testing.assert_array_equal(stack.read(2, rows), volume[2, rows[0] : rows[1]])
+                assert stack.read(2, rows).dtype == dtype

@@ -450,7 +450,7 @@ BAD = [
     ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
     ({"images": "nowhere.tif"}, 1, "no such file"),
     ({"init": "nowhere"}, 3, "no model 'nowhere'"),
-    ({"init": "stand-in-2d3d"}, 2, "has 7 classes, --classes 3"),
+    ({"init": "fly-vnc-2d3d"}, 2, "has 5 classes, --classes 3"),
 ]
 
 

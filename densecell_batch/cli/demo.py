@@ -11,7 +11,6 @@ __all__ = ["demo"]
 
 _PACKAGE = Path(__file__).parents[1]
 SAMPLE = _PACKAGE / "models" / "sample" / "fly-vnc-sample.tif"
-STAND_IN = "stand-in-2d3d"
 
 
 @click.command()
@@ -20,19 +19,8 @@ STAND_IN = "stand-in-2d3d"
 def demo(out: Path) -> None:
     """Segment a small EM stack of fly nerve cord (CC BY-NC-SA 3.0) that comes with the package."""
     from densecell_batch.cli.segment import DEFAULT_MODEL, run_segment
-    from densecell_batch.weights import bundled_names
 
-    model = DEFAULT_MODEL if DEFAULT_MODEL in bundled_names() else STAND_IN
-    if model == STAND_IN:
-        click.echo(
-            "densecell-batch: NOTE: no trained ensemble is bundled yet. The demo runs a stand-in, imported from "
-            "two small reference "
-            "models that were trained on synthetic data: it shows the whole path from stack to labels, but its "
-            "labels mean "
-            "nothing biologically.",
-            err=True,
-        )
-    code = run_segment((str(SAMPLE),), out, model, uncertainty=True)
+    code = run_segment((str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True, instances=("mitochondrion",))
     if code == 0:
         click.echo(f"densecell-batch: the results are in {out}: look at the preview, open the labels in Fiji", err=True)
     sys.exit(code)

@@ -129,15 +129,37 @@ def choose_precision(precision: str, device: DeviceInfo) -> Precision:
 def available_memory() -> int:
     """Bytes that this process may still take: the smaller of free memory and what its control group leaves."""
     free = _meminfo().get("MemAvailable", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, max(int(Path(limit).read_text()) - int(Path(used).read_text()), 0))
-        except (OSError, ValueError):  # no such control group, or "max"
+    return min([free, *_left_in_cgroups()])
+
+
+def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that the control groups of this process leave it: those of a container, or of a job of Slurm.
+
+    The groups are nested, and each has a limit. What files in the cache take counts as used, but can be had.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
             continue
-    return free
+        group = top / path.lstrip("/")
+        # Within a container the path may be that of the host; what is mounted at the top is then the container's own.
+        for folder in [group, *group.parents][: len(group.parts) - len(top.parts) + 1]:
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                statistics = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group here, or no limit ("max")
+                continue
+            left.append(max(limit - used + int(statistics.get(names[2], 0)), 0))
+    return left
 
 
 def _meminfo() -> dict[str, int]:

@@ -75,3 +75,22 @@ def test_unusable_nvidia_is_a_loud_warning_under_auto(monkeypatch, caplog, nvidi
 
 def test_available_memory_is_plausible():
     assert 2**26 < available_memory() < 2**50
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_memory_of_nested_control_groups(tmp_path, version):
+    """A container, or a job of Slurm, has less than the machine; what files in the cache take can be had."""
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
+    root = tmp_path / "cgroup"
+    top = root / "memory" if version == 1 else root
+    for path, limit, used, cache in (("", "max", 9, 0), ("slurm", 500, 200, 50), ("slurm/job", 400, 390, 100)):
+        (top / path).mkdir(parents=True, exist_ok=True)
+        (top / path / names[0]).write_text(str(limit))
+        (top / path / names[1]).write_text(str(used))
+        (top / path / "memory.stat").write_text(f"total_inactive_file {cache}\ninactive_file {cache}\n")
+    own = tmp_path / "own"
+    own.write_text("3:cpu,cpuacct:/x\n" + ("5:memory:/slurm/job\n" if version == 1 else "0::/slurm/job\n"))
+    assert device._left_in_cgroups(root, own) == [110, 350]
+    own.write_text("0::/of/the/host\n")
+    assert device._left_in_cgroups(tmp_path / "none", own) == []
+    assert device._left_in_cgroups(root, tmp_path / "none") == []

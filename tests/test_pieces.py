@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from limits import memory_limit, peak, run_in
 
 from densecell_batch import claim
 from densecell_batch.bundle import load_bundle
@@ -374,6 +376,47 @@ def test_no_room(stack, small, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 5 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "none", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here: that takes root, outside of a container")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up(disk, small, tmp_path, monkeypatch):
+    """While it runs, somebody else takes the room: a clear error, what is done stays, and it goes on later."""
+    volume = np.tile(tifffile.imread(SAMPLE), (2, 1, 1))[:18]
+    tifffile.imwrite(tmp_path / "cells.tif", volume, imagej=True, metadata={"axes": "ZYX"})
+    hog = disk / "hog"
+
+    def take(what, done, total):
+        if parts(disk) and not hog.exists():
+            hog.write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - 100_000))
+
+    with pytest.raises(OutputError, match="the disk is full: make room, then run the same command again"):
+        segment_stack(tmp_path / "cells.tif", disk, small, take)
+    there = parts(disk)
+    assert there
+    assert not list(disk.glob("*.tif"))
+    assert not list(disk.rglob("*.tmp"))
+    hog.unlink()
+    times = [path.stat().st_mtime_ns for path in there]
+    seen = []
+
+    def watch(what, done, total):
+        seen.append([path.stat().st_mtime_ns for path in there if path.exists()])
+
+    segment_stack(tmp_path / "cells.tif", disk, small, watch)
+    assert times in seen  # they were not made again
+    segment_stack(tmp_path / "cells.tif", tmp_path / "whole", small)
+    assert files(disk) == files(tmp_path / "whole")
+
+
 # Killed, for real
 
 
@@ -383,8 +426,9 @@ def runs(default):
 
 
 @pytest.mark.slow
-def test_killed_at_random_times(data, tmp_path):
-    """SIGKILL at a random time, start again until it is done: the same bytes, no leftovers, run after run."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_at_random_times(data, tmp_path, number):
+    """Killed at a random time, started again until it is done: the same bytes, no leftovers, run after run."""
     volume = np.tile(tifffile.imread(SAMPLE)[:, :128, :128], (3, 1, 1))
     tifffile.imwrite(tmp_path / "cells.tif", volume, imagej=True, metadata={"axes": "ZYX"})
     command = [
@@ -403,8 +447,8 @@ def test_killed_at_random_times(data, tmp_path):
             try:
                 process.wait(rng.uniform(0.3, 1.1) * length)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                process.send_signal(number)
+                assert process.wait(30) in (-number, 75 if number == signal.SIGTERM else -number, 0)
                 killed += 1
             else:
                 assert process.returncode == 0
@@ -414,3 +458,28 @@ def test_killed_at_random_times(data, tmp_path):
         shutil.rmtree(out)
     print(f"{runs(5)} runs, {killed} kills")
     assert killed
+
+
+@pytest.mark.slow
+def test_a_stack_four_times_larger_than_the_memory(data, tmp_path):
+    """The kernel kills what takes more than 1.25 GiB; the stack has 5."""
+    side, slices, limit = 1600, 525, 5 * 2**28
+    path = tmp_path / "large.tif"
+    volume = tifffile.memmap(path, shape=(slices, side, side), dtype="float32", imagej=True, metadata={"axes": "ZYX"})
+    rng = np.random.default_rng(0)
+    block = rng.standard_normal((side, side)).astype(np.float32)
+    for z in range(slices):
+        volume[z] = np.roll(block, z)
+    del volume
+    assert path.stat().st_size > 4 * limit
+    with memory_limit(limit) as group:
+        if group is None:
+            pytest.skip("no cgroup can be made here: that takes root, outside of a container")
+        command = [sys.executable, "-m", "densecell_batch", "segment", path, "-o", tmp_path / "out", "--model",
+                   data / "fly-vnc-small.zip", "--no-preview", "--memory", "1100M"]  # fmt: skip
+        done = run_in(group, command)
+        print(f"{peak(group) / 2**30:.2f} GiB at most, files in the cache included")
+    assert done.returncode == 0, done.stderr
+    with tifffile.TiffFile(tmp_path / "out/large_labels.tif") as labels:
+        assert labels.series[0].shape == (slices, side, side)
+    path.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from densecell_batch.nets.layers import layer_name
 from densecell_batch.nets.unet_2d import unet_2d
 
 __all__ = ["assign_weights", "backend", "build_net", "compiled", "extract_weights", "ops"]
+
+# Each member and each tile shape is a function of its own; TensorFlow suspects a mistake and warns of it at length.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def build_net(

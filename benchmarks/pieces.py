@@ -1,0 +1,139 @@
+"""What it costs that a run can be resumed and divided, and how much memory large slices take.
+
+    python benchmarks/pieces.py [--repeats 3]
+
+The first table: the whole pipeline on 40 x 1024 x 1024 with a small net (4 kernels, so that everything around the net
+weighs most), against the same without pieces on disk, and as 8 shards one after the other; medians of alternating runs
+in one process. The second: peak of resident memory for slices of growing size under one --memory, each in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from inference import random_bundle, random_stack
+
+MEMORY = 2 * 2**30
+SIDES = (1000, 4000, 8000, 12000)
+
+
+def timed(function) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def without_pieces(path: Path, folder: Path, segmenter) -> None:
+    """The pipeline with its slices written to the outputs at once: it could neither be resumed nor divided."""
+    from densecell_batch.normalize import measure
+    from densecell_batch.outputs import OutputPaths, StackOutputs
+    from densecell_batch.pieces import StoredSlice
+    from densecell_batch.pipeline import segment_slices
+    from densecell_batch.stack_io import content_sha256, open_stack
+    from densecell_batch.tally import Tally, slice_sums
+
+    n = len(segmenter.bundle.classes)
+    folder.mkdir(exist_ok=True)
+    with open_stack(path) as stack:
+        content_sha256(stack.files)
+        plan, tally = segmenter.plan(stack.info.shape), Tally(n)
+        with StackOutputs(OutputPaths(folder, path), stack, segmenter.bundle, segmenter.options) as outputs:
+
+            def finish(found) -> None:
+                sums = slice_sums(n, found.labels, found.confidence, found.disagreement)
+                tally.add(sums)
+                outputs.write(StoredSlice(found.z, found.labels, sums, found.probabilities, found.disagreement))
+
+            z, y, _ = stack.info.shape
+            segment_slices(stack, measure(stack), plan, segmenter, finish, (0, z), (0, y))
+            outputs.commit()
+
+
+def overhead(repeats: int) -> None:
+    """Print the first table."""
+    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        options = SegmentOptions(precision="float32", memory=4 * 2**30, preview=False)
+        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
+        stack = random_stack(folder / "stack.tif", (40, 1024, 1024))
+        again = replace(options, overwrite=True)
+        segmenter.options = again
+
+        def shards() -> None:
+            for path in (folder / "shards").glob("*"):
+                path.unlink()
+            for i in range(1, 9):
+                segmenter.options = replace(options, shard=(i, 8))
+                segment_stack(stack, folder / "shards", segmenter)
+            segmenter.options = again
+
+        ways = {
+            "without pieces": lambda: without_pieces(stack, folder / "plain", segmenter),
+            "with pieces": lambda: segment_stack(stack, folder / "pieces", segmenter),
+            "8 shards": shards,
+        }
+        segment_stack(stack, folder / "warm", segmenter)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, way in ways.items():
+                times[name].append(timed(way))
+        plain = statistics.median(times["without pieces"])
+        print(f"{'40 x 1024 x 1024':<20}{'seconds':>10}{'of without':>12}")
+        for name, found in times.items():
+            print(f"{name:<20}{statistics.median(found):>10.2f}{statistics.median(found) / plain:>12.3f}", flush=True)
+
+
+def large_slices(side: int) -> dict[str, float]:
+    """Segment 6 slices of side x side; the peak of memory in GiB."""
+    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        options = SegmentOptions(precision="float32", memory=MEMORY, preview=True)
+        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
+        stack = random_stack(folder / "stack.tif", (6, side, side))
+        plan = segmenter.plan((6, side, side))
+        spent = timed(lambda: segment_stack(stack, folder / "out", segmenter))
+    return {
+        "bands": len(plan.bands),
+        "estimate": plan.memory / 2**30,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "time": 1e6 * spent / (6 * side * side),
+    }
+
+
+def main() -> None:
+    """Measure and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(large_slices(options.side)))
+        return
+    overhead(options.repeats)
+    print(f"\n--memory {MEMORY >> 30}G{'bands':>16}{'estimate GiB':>14}{'peak GiB':>10}{'us/voxel':>10}")
+    for side in SIDES:
+        command = [sys.executable, __file__, "--side", str(side)]
+        row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        name = f"6 x {side} x {side}"
+        print(
+            f"{name:<20}{row['bands']:>7}{row['estimate']:>14.2f}{row['peak']:>10.2f}{row['time']:>10.3f}", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

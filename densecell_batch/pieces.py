@@ -1,8 +1,7 @@
 """A stack in pieces, so that what is finished stays finished, and several processes can share the work.
 
-A piece is the slices that one row of tiles owns, or a band of them where slices are too large for the memory. Each is a
-file that is there whole or not at all; the folder of them
-is the journal of the job::
+A piece is the slices that one row of tiles owns, or a band of their rows where slices are too large for the memory.
+Each is a file that is there whole or not at all; the folder of them is the journal of the job::
 
     .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
         job.json                 the report as far as it is known, and the tiles; whoever comes first decides them
@@ -112,12 +111,13 @@ class Job:
                 if fresh or other != self._folder:
                     _log_difference(other, identity)
                     shutil.rmtree(other, ignore_errors=True)
-            self._folder.mkdir(exist_ok=True)
-        remove_remains(self._folder)
         path = self._folder / "job.json"
         if not path.exists():
             report, plan = describe()
+            with explained(self._folder):
+                self._folder.mkdir(exist_ok=True)
             _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
+        remove_remains(self._folder)
         described = self._json("job.json")
         self.report: dict[str, Any] = described["report"]
         self.plan = _plan(described["plan"])

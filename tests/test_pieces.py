@@ -3,15 +3,14 @@
 import json
 import os
 import platform
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 
+import kills
 import numpy as np
 import pytest
 import tifffile
@@ -379,13 +378,10 @@ def test_no_room(stack, small, tmp_path, monkeypatch):
 @pytest.fixture
 def disk(tmp_path):
     """A disk of 5 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "none", folder]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no tmpfs can be mounted here: that takes root, outside of a container")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with kills.small_disk(tmp_path / "disk", 5) as folder:
+        if folder is None:
+            pytest.skip("no tmpfs can be mounted here: that takes root, outside of a container")
+        yield folder
 
 
 def test_a_disk_that_fills_up(disk, small, tmp_path, monkeypatch):
@@ -420,44 +416,20 @@ def test_a_disk_that_fills_up(disk, small, tmp_path, monkeypatch):
 # Killed, for real
 
 
-def runs(default):
-    """How often to kill; DENSECELL_KILLS=200 for the long version."""
-    return int(os.environ.get("DENSECELL_KILLS", default))
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    return kills.Job(tmp_path_factory.mktemp("kills"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_at_random_times(data, tmp_path, number):
-    """Killed at a random time, started again until it is done: the same bytes, no leftovers, run after run."""
-    volume = np.tile(tifffile.imread(SAMPLE)[:, :128, :128], (3, 1, 1))
-    tifffile.imwrite(tmp_path / "cells.tif", volume, imagej=True, metadata={"axes": "ZYX"})
-    command = [
-        sys.executable, "-m", "densecell_batch", "segment", tmp_path / "cells.tif", "--model",
-        data / "fly-vnc-small.zip", "--precision", "float32", "--tile", "5,64,64", "-o",
-    ]  # fmt: skip
-    start = time.monotonic()
-    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
-    length = time.monotonic() - start
-    expected = files(tmp_path / "whole")
-    rng, killed = random.Random(0), 0
-    for run in range(runs(5)):
-        out = tmp_path / f"out{run}"
-        while True:
-            process = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            try:
-                process.wait(rng.uniform(0.3, 1.1) * length)
-            except subprocess.TimeoutExpired:
-                process.send_signal(number)
-                assert process.wait(30) in (-number, 75 if number == signal.SIGTERM else -number, 0)
-                killed += 1
-            else:
-                assert process.returncode == 0
-                break
-        found = files(out)
-        assert found == expected
-        shutil.rmtree(out)
-    print(f"{runs(5)} runs, {killed} kills")
-    assert killed
+@pytest.mark.parametrize("how", ["kill", "term", "disk"])
+def test_interrupted_at_random_times(job, how):
+    """The same bytes in the end, no leftovers, run after run; `python tests/kills.py` does it 200 times."""
+    places = kills.runs_of(job, how, 15)
+    if places is None:
+        pytest.skip("no tmpfs can be mounted here: that takes root, outside of a container")
+    print(how, dict(places))
+    assert places.total() - places["had ended"] > 5
 
 
 @pytest.mark.slow

@@ -161,16 +161,16 @@ def test_decay_shrinks_kernels_only():
 @pytest.mark.parametrize("architecture", [NET, UNet2D(3, 4, n_blocks=2, relu_on_logits=False)])
 def test_folded_net_does_what_the_normalized_one_does(architecture):
     """With the statistics of one batch, the plain net says of that batch what the normalized one says in training."""
-    net = build_net(architecture, (5, 64, 64), normalized=True)
-    images = RNG.standard_normal((5, 64, 64, 1) if isinstance(architecture, UNet2D) else (1, 5, 64, 64, 1))
+    net, rng = build_net(architecture, (5, 64, 64), normalized=True), np.random.default_rng(0)
+    images = rng.standard_normal((5, 64, 64, 1) if isinstance(architecture, UNet2D) else (1, 5, 64, 64, 1))
     images = images.astype(np.float32)
-    weights = [w + 0.2 * RNG.standard_normal(w.shape).astype(np.float32) for w in _fresh(net).weights]
+    weights = [w + 0.2 * rng.standard_normal(w.shape).astype(np.float32) for w in _fresh(net).weights]
     fixed = [variable.value for variable in net.non_trainable_variables]
     outputs, _ = net.stateless_call(weights, fixed, images, training=True)
     expected = np.asarray(outputs[0] if isinstance(outputs, list) else outputs)
     plain = folded(net, architecture, weights, [statistics_function(net)(weights, images)])
     found = next(iter(Predictor(architecture, [plain], "float32")(images.reshape(5, 64, 64))))
-    np.testing.assert_allclose(found, softmax(expected.reshape(found.shape), -1), atol=2e-5)
+    np.testing.assert_allclose(found, softmax(expected.reshape(found.shape), -1), atol=5e-5)
 
 
 def test_a_plain_net_is_folded_into_itself():
@@ -409,7 +409,8 @@ def test_weights_of_zero_hide_wrong_labels(files, tmp_path):
     """Labels that are wrong where the weights are 0 do no harm."""
     truth = phantom()
     wrong, weights = truth.labels.copy(), np.ones(truth.labels.shape, np.float32)
-    wrong[:, :36], weights[:, :36] = 2 - wrong[:, :36], 0
+    most = slice(None), slice(54)  # of 72 rows
+    wrong[most], weights[most] = (wrong[most] + 1) % 3, 0
     recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
     ious = {}
     for name, w in (("hidden", weights), ("shown", None)):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
+from types import FrameType
 
 import click
 
@@ -62,6 +64,8 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of `densecell-batch`."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the slow imports of a verb
+        signal.signal(number, _stop)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
     logger = logging.getLogger("densecell_batch")
@@ -71,7 +75,7 @@ def main() -> None:
         cli.main(prog_name="densecell-batch", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         _leave(Stopped.exit_code)
     except click.ClickException as error:
         error.show()
@@ -82,6 +86,11 @@ def main() -> None:
     except DensecellError as error:
         click.echo(f"densecell-batch: error: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Signal handler. Verbs that work for long leave the main thread to wait for others, so it answers at once."""
+    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
 
 def _leave(code: int) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from densecell_batch.cli.params import MEMORY, SHARD, TILE, VOXEL_SIZE, verbosity
-from densecell_batch.errors import DensecellError, OptionError, Stopped
+from densecell_batch.errors import DensecellError, OptionError
 
 if TYPE_CHECKING:
     from densecell_batch.pipeline import Segmenter
@@ -111,8 +109,6 @@ def run_segment(
     found = without_outputs(find_stacks(patterns), out)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _stop)
     bundle = find_bundle(model)
     n_workers, reasons = count_workers(workers), {}
     if SHARD_VARIABLE in os.environ:  # this is a worker
@@ -141,11 +137,6 @@ def run_segment(
     if len(found) > 1:
         _log.info("%d of %d stacks done", len(found) - failed, len(found))
     return 1 if failed else 0
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Signal handler: the main thread only waits for others, so this is answered at once."""
-    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
 
 def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import click
 
 from densecell_batch.cli.params import TILE, verbosity
-from densecell_batch.errors import OptionError, Stopped
+from densecell_batch.errors import OptionError
 
 __all__ = ["train"]
 
@@ -90,8 +89,6 @@ def train(
         run = replace(run, recipe=run.recipe.over(flags["epochs"] * epoch))
     evaluation = load_labelled(eval_images, eval_labels, n)
     _check_classes(volumes, evaluation, named)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
     begun = time.monotonic()
 
     def say(seed: int, row: dict[str, float]) -> None:
@@ -221,7 +218,3 @@ def _parse_classes(text: str) -> tuple[Any, ...]:
             colour = (red, green, blue)
         found.append(ClassInfo(name, colour))
     return tuple(found)
-
-
-def _stop(number: int, frame: Any) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")

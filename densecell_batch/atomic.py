@@ -15,7 +15,16 @@ from pathlib import Path
 
 from densecell_batch.errors import OutputError
 
-__all__ = ["explained", "need_space", "remove_remains", "replacing", "sync", "temporary_name", "write_file"]
+__all__ = [
+    "explained",
+    "make_folder",
+    "need_space",
+    "remove_remains",
+    "replacing",
+    "sync",
+    "temporary_name",
+    "write_file",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +59,14 @@ def need_space(path: Path, needed: int) -> None:
             f"{path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in {path.parent}; make room, or "
             "choose another output folder"
         )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results, and those above it, unless it is there; raises OutputError if it cannot be made."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: the output folder cannot be made ({error.strerror}); choose another one") from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.atomic import explained, write_file
+from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import ClusterError, OptionError
 
 __all__ = ["ArrayJob", "Scripts", "submit", "write_scripts"]
@@ -91,8 +91,7 @@ def write_scripts(job: ArrayJob) -> Scripts:
         If they cannot be written.
     """
     folder = job.out.absolute() / "slurm"
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     scripts = Scripts(folder / f"{job.name}.sbatch", folder / f"{job.name}-assemble.sbatch")
     write_file(scripts.array, array_script(job, scripts.array).encode())
     write_file(scripts.assemble, assemble_script(job).encode())

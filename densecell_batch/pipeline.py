@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.atomic import need_space
+from densecell_batch.atomic import make_folder, need_space
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
 from densecell_batch.ensemble import combine
@@ -219,12 +219,7 @@ def segment_stack(
 def _open_job(stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: dict[str, Any]) -> Job:
     """The pieces of a stack that are there, or none yet."""
     options = segmenter.options
-    try:
-        paths.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{paths.folder}: the output folder cannot be made ({error.strerror}); choose another one"
-        ) from error
+    make_folder(paths.folder)
     identity = {key: wanted[key] for key in ("model", "options")}
     # Other nodes of a cluster may see the stack under another path.
     identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}

@@ -446,6 +446,7 @@ BAD = [
     ({"net": "unet", "window": "5,32,32"}, 2, "too small for a unet2d net"),
     ({"steps": 3}, 2, "3 is not in the range"),
     ({"keep": 2}, 2, "expected 1 to 1"),
+    ({"out": "/proc/run"}, 1, "/proc/run: the output folder cannot be made"),
     ({"kernels": 5}, 2, "even number"),
     ({"window": "5,512,512"}, 1, "smaller than the training window"),
     ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
@@ -457,7 +458,7 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "code", "message"), BAD, ids=[str(row[0]) for row in BAD])
 def test_bad_options(files, tmp_path, change, code, message):
-    done = train_command(*arguments(files, tmp_path / "run", **change))
+    done = train_command(*arguments(files, **{"out": tmp_path / "run", **change}))
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -182,11 +182,12 @@ def _architecture(n_classes: int, flags: dict[str, Any]) -> Any:
 
 def _make_weights(images: tuple[Path, ...], labels: tuple[Path, ...], classes: tuple[Any, ...], out: Path) -> None:
     """Write STEM_weights.tif and STEM_weights.png for each label stack."""
+    from densecell_batch.atomic import make_folder
     from densecell_batch.outputs import stack_name
     from densecell_batch.training.error_weights import write_error_weights
     from densecell_batch.training.volumes import load_labelled
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     for image, label in zip(images, labels, strict=True):
         path = out / f"{stack_name(label)}_weights.tif"
         write_error_weights(path, load_labelled(image, label, len(classes)), [c.colour for c in classes])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from densecell_batch.architecture import Architecture, UNet2D
-from densecell_batch.atomic import write_file
+from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import OptionError, Stopped
 from densecell_batch.metrics import Scores, score
 from densecell_batch.predict import Predictor
@@ -281,7 +281,7 @@ def _save(path: Path, net: Any, state: _State) -> None:
         for kind in _TENSORS
         for name, value in zip(_names(net), getattr(state, kind), strict=True)
     } | {f"best/{name}": np.ascontiguousarray(value) for name, value in state.best.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_file(path, save(arrays, {"step": str(state.step), "history": json.dumps(state.history)}))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from densecell_batch import __version__
 from densecell_batch.architecture import Architecture, architecture_to_dict
-from densecell_batch.atomic import write_file
+from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
@@ -105,7 +105,7 @@ def train_ensemble(
     Stopped
         If the run is stopped; it can be resumed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     run = _same_run(run, train, evaluation, folder, start)
     members = []
     for seed in range(run.seed, run.seed + run.restarts):

@@ -116,8 +116,9 @@ class Job:
         """A run that gets a signal at a random time, then another one to the end; where the first one was."""
         process = start(self.arguments(out), self.folder / "said.txt")
         process.join(rng.uniform(0, 1.1) * self.seconds)
-        if process.exitcode is None:
-            os.kill(process.pid, number)
+        with suppress(ProcessLookupError):  # it ends at this moment
+            if process.exitcode is None:
+                os.kill(process.pid, number)
         sent = time.monotonic()
         process.join(60)
         assert time.monotonic() - sent < 10
@@ -208,7 +209,8 @@ def _main() -> None:
                 print(f"{how}: no disk can be mounted here")
                 continue
             listed = ", ".join(f"{n} {where}" for where, n in places.most_common())
-            print(f"{how}: {asked.runs} runs with the expected bytes in {time.monotonic() - begun:.0f} s: {listed}")
+            seconds = time.monotonic() - begun
+            print(f"{how}: {asked.runs} runs with the expected bytes in {seconds:.0f} s: {listed}", flush=True)
 
 
 if __name__ == "__main__":

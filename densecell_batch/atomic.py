@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from densecell_batch.errors import OutputError
+from densecell_batch.errors import DiskFullError, OutputError
 
 __all__ = [
     "explained",
@@ -51,11 +51,11 @@ def sync(path: Path) -> None:
 
 
 def need_space(path: Path, needed: int) -> None:
-    """Refuse to begin what cannot end: raise OutputError if the disk of `path` has no `needed` bytes left."""
+    """Refuse to begin what cannot end: raise DiskFullError if the disk of `path` has no `needed` bytes left."""
     with explained(path):
         free = shutil.disk_usage(path.parent).free
     if free < needed:
-        raise OutputError(
+        raise DiskFullError(
             f"{path}: needs {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free in {path.parent}; make room, or "
             "choose another output folder"
         )
@@ -76,7 +76,7 @@ def explained(path: Path) -> Iterator[None]:
     Raises
     ------
     OutputError
-        For any OSError; it names `path` and what to do.
+        For any OSError; it names `path` and what to do. A DiskFullError where there is no room.
     """
     try:
         yield
@@ -90,7 +90,8 @@ def explained(path: Path) -> Iterator[None]:
             errno.EFBIG: "the file system takes no file of this size: choose another output folder",
         }
         remedy = remedies.get(error.errno or 0, error.strerror or str(error))
-        raise OutputError(f"{path}: cannot be written; {remedy}") from error
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
+        raise kind(f"{path}: cannot be written; {remedy}") from error
 
 
 @contextmanager

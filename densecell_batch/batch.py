@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Verdict:
     reason: str = ""  # of a failure; one line
     skipped: bool = False
     part: str = ""  # what was done of a stack that other processes work on, too
+    error: Exception | None = None  # what the reason says in words
 
     @property
     def ok(self) -> bool:
@@ -40,7 +42,7 @@ class Verdict:
             fields = ("failed", self.stack, self.reason)
         elif self.part:
             fields = ("part", self.stack, self.part)
-        return "\t".join(["DENSECELL", *(" ".join(str(f).split("\t")) for f in fields)])
+        return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", str(f)) for f in fields)])
 
 
 def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:
@@ -83,12 +85,12 @@ def segment_batch(
             raise
         except DensecellError as error:
             _log.error("%s", error)
-            yield Verdict(stack, reason=" ".join(str(error).split()))
+            yield Verdict(stack, reason=" ".join(str(error).split()), error=error)
         except Exception as error:  # a defect of ours ends one stack, not the night's run
             _log.error("%s: internal error: %s: %s", stack, type(error).__name__, error)
             _log.debug("traceback", exc_info=True)
             reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
-            yield Verdict(stack, reason=" ".join(reason.split()))
+            yield Verdict(stack, reason=" ".join(reason.split()), error=error)
         else:
             yield _verdict(stack, result, segmenter)
 

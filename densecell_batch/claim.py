@@ -3,6 +3,12 @@
 A claim is a file that only one process can create: creation that fails if the name exists is atomic on every file
 system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a claim whose
 owner is gone may be taken over.
+
+::
+
+    free --create--> owned --release--> free
+                       |
+                       owner dead: the heir, who owns PATH.heir, puts its own claim in place of the old one
 """
 
 from __future__ import annotations
@@ -12,13 +18,14 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["claimed"]
+__all__ = ["claimed", "is_claimed", "is_mine"]
 
 _HEARTBEAT = 20.0  # seconds
 _EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
+_GENERATIONS = 3  # an heir can die, too, and its heir
 
 
 @contextmanager
@@ -41,52 +48,127 @@ def claimed(path: Path) -> Iterator[bool]:
     finally:
         over.set()
         beat.join()
-        path.unlink(missing_ok=True)
+        _release(path)
 
 
-def _take(path: Path) -> bool:
-    for _ in range(2):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-        except FileExistsError:
-            if not _is_dead(path):
-                return False
-            # Renaming it away succeeds for one process only; the file of a new owner would have another content.
-            grave = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
-            try:
-                path.rename(grave)
-            except FileNotFoundError:
-                continue
-            grave.unlink(missing_ok=True)
-            continue
+def is_claimed(path: Path) -> bool:
+    """Whether a claim is there and its owner lives."""
+    return path.exists() and not _is_dead(path)
+
+
+def is_mine(path: Path) -> bool:
+    """Whether a claim is that of this process: another takes it over if the heartbeat could not be heard for long."""
+    try:
+        return path.read_text() == _me()
+    except OSError:
+        return False
+
+
+def _take(path: Path, generation: int = 0) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return generation < _GENERATIONS and _is_dead(path) and _inherit(path, generation)
+    try:
         with os.fdopen(descriptor, "w") as stream:
-            stream.write(f"{platform.node()} {os.getpid()}\n")
+            stream.write(_me())
+    except OSError:  # the disk is full
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _inherit(path: Path, generation: int) -> bool:
+    """Take over the claim of a dead owner. Whoever may do so is decided by a claim of its own: two who find the owner
+    dead at once would otherwise take it from each other.
+    """
+    heir = path.with_name(f".{path.name}.heir")
+    if not _take(heir, generation + 1):
+        return False
+    will = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    try:
+        if not _is_dead(path):  # somebody was quicker
+            return False
+        will.write_text(_me())
+        will.replace(path)
         return True
-    return False
+    finally:
+        will.unlink(missing_ok=True)
+        _release(heir)
+
+
+def _release(path: Path) -> None:
+    """Remove a claim, unless it was taken over while this process was not heard of."""
+    with suppress(OSError):
+        if is_mine(path):
+            path.unlink()
+
+
+def _me() -> str:
+    """Who owns a claim: machine, process, when it started, and the space in which its number counts (containers that
+    are called alike have their own).
+    """
+    return f"{platform.node()} {os.getpid()} {_started(os.getpid())} {_space()}\n"
+
+
+def _space() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "-"
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since boot; "-" where that cannot be known, "" if it is no more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "-"
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 def _is_dead(path: Path) -> bool:
     """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat."""
     try:
-        age = time.time() - path.stat().st_mtime
+        beaten = path.stat().st_mtime
         owner = path.read_text().split()
     except OSError:
         return False
-    if len(owner) == 2 and owner[0] == platform.node() and owner[1].isdecimal():
+    here = len(owner) >= 2 and owner[0] == platform.node() and owner[1].isdecimal()
+    if here and (len(owner) < 4 or owner[3] == _space()):
+        pid = int(owner[1])
         try:
-            os.kill(int(owner[1]), 0)
+            os.kill(pid, 0)
         except ProcessLookupError:
             return True
-        except OSError:
+        except OSError:  # it runs, and belongs to somebody else
             pass
-        else:
-            return False
-    return age > _EXPIRY
+        started = _started(pid)
+        # Another process may have got the number since, as after each start of a container or of the machine.
+        return started == "" or (len(owner) > 2 and "-" not in (owner[2], started) and owner[2] != started)
+    return _now(path) - beaten > _EXPIRY
+
+
+def _now(path: Path) -> float:
+    """The time of the file system that `path` is on: the clock of a server may differ from ours."""
+    probe = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _beat(path: Path, over: threading.Event) -> None:
+    """Touch a claim until it is over or not ours any more. A network that is away for a while is no reason to stop."""
     while not over.wait(_HEARTBEAT):
         try:
+            owner = path.read_text()
+            if owner != _me():
+                return
             os.utime(path)
         except OSError:
-            return
+            continue

@@ -4,7 +4,8 @@
 
     DensecellError                 1
     ├── StackError                 1   one stack cannot be read or segmented; the batch goes on
-    ├── OutputError                1   a result cannot be written (disk full, folder missing, not allowed)
+    ├── OutputError                1   a result cannot be written (folder missing, not allowed)
+    │   └── DiskFullError          1   no room for it: nothing else can be written either
     ├── OptionError                2   options that contradict each other, the net or the stack
     ├── ModelError                 3   no such model, or one that cannot be used
     │   ├── BundleError            3   a model bundle is incomplete, changed or of an unknown schema
@@ -25,6 +26,7 @@ __all__ = [
     "ClusterError",
     "DensecellError",
     "DeviceError",
+    "DiskFullError",
     "FetchError",
     "ModelError",
     "OptionError",
@@ -47,6 +49,10 @@ class StackError(DensecellError):
 
 class OutputError(DensecellError):
     """A result cannot be written."""
+
+
+class DiskFullError(OutputError):
+    """There is no room for a result."""
 
 
 class OptionError(DensecellError):

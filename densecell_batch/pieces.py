@@ -171,7 +171,9 @@ class Job:
 
     def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
         """Leave nothing behind of work that failed before its first piece; what was stopped goes on some day."""
-        if kind is not None and not issubclass(kind, Stopped) and len(self.missing()) == len(self.pieces):
+        if kind is None or issubclass(kind, Stopped) or not self._folder.exists():
+            return
+        if len(self.missing()) == len(self.pieces):
             self.remove()
 
     @contextmanager

@@ -36,13 +36,21 @@ from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
-from densecell_batch.stack_io import Stack, content_sha256, open_stack
+from densecell_batch.stack_io import Stack, content_sha256, open_stack, stamp_of
 from densecell_batch.stitch import Canvas, FinishedSlice
 from densecell_batch.tally import Tally
 from densecell_batch.tiling import Tile, TileGrid
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["Progress", "SegmentOptions", "SegmentedStack", "Segmenter", "segment_slices", "segment_stack"]
+__all__ = [
+    "Progress",
+    "SegmentOptions",
+    "SegmentedStack",
+    "Segmenter",
+    "identity_of",
+    "segment_slices",
+    "segment_stack",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -187,6 +195,7 @@ def segment_stack(
         final name, and a result of an earlier run is as it was.
     """
     options, paths = segmenter.options, OutputPaths(folder, path)
+    before = stamp_of(path)
     with open_stack(path, options.voxel_size) as stack:
         if options.min_volume > 0 and stack.info.voxel_size is None:
             raise StackError(
@@ -211,6 +220,12 @@ def segment_stack(
                     return SegmentedStack(paths.labels, paths.report, left_to_another=True)
                 if not ours:
                     raise OutputError(f"{paths.labels}: another process is writing it; wait until that is done")
+                if stamp_of(path) not in (before, None):  # of a file that was deleted we have all
+                    job.remove()
+                    raise StackError(
+                        f"{path}: it was changed while it was segmented, so nothing was kept; run the same command "
+                        "again once it is complete"
+                    )
                 _assemble(job, stack, segmenter, paths, wanted, clock, made)
                 job.remove()
     return SegmentedStack(paths.labels, paths.report)
@@ -419,6 +434,20 @@ def _input_regions(
             yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
 
 
+def identity_of(segmenter: Segmenter) -> dict[str, Any]:
+    """Model and options, as every report says them: what has to be the same for a result to stand."""
+    bundle = segmenter.bundle
+    return {
+        "model": {
+            "name": bundle.name,
+            "version": bundle.version,
+            "licence": bundle.licence,
+            "members": [member.sha256 for member in bundle.members],
+        },
+        "options": segmenter.options.as_dict(),
+    }
+
+
 def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
     info, bundle = stack.info, segmenter.bundle
@@ -436,13 +465,7 @@ def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
             "dtype": info.dtype,
             "voxel_size_um": None if info.voxel_size is None else info.voxel_size.edges,
         },
-        "model": {
-            "name": bundle.name,
-            "version": bundle.version,
-            "licence": bundle.licence,
-            "members": [member.sha256 for member in bundle.members],
-        },
-        "options": segmenter.options.as_dict(),
+        **identity_of(segmenter),
         "versions": versions(),
         "warnings": [*stack.notes, *_calibration_warnings(info.voxel_size, bundle.voxel_size)],
     }

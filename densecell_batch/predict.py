@@ -20,6 +20,8 @@ __all__ = ["GOLDEN_TOLERANCE", "Predictor", "golden_pair", "verify_bundle"]
 
 GOLDEN_TOLERANCE = 1e-4  # probabilities; float32 kernels of different processors differ by about 1e-6
 
+_COMPILED = 4  # shapes that are kept: a process of months sees many, and each takes memory
+
 _log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
@@ -134,7 +136,12 @@ class Predictor:
         z, y, x = tile.shape
         forward = self._forward.get((z, y, x))
         if forward is None:
-            forward = self._forward[z, y, x] = self._build((z, y, x))
+            while len(self._forward) >= _COMPILED:
+                self._forward.pop(next(iter(self._forward)))
+            forward = self._build((z, y, x))
+        else:
+            del self._forward[z, y, x]  # to become the last one used
+        self._forward[z, y, x] = forward
         batch = tile[..., None] if isinstance(self.architecture, UNet2D) else tile[None, ..., None]
         probabilities = forward(self._variables[member], batch)
         return probabilities if isinstance(self.architecture, UNet2D) else probabilities[0]

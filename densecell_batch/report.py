@@ -13,7 +13,7 @@ from typing import Any
 from densecell_batch import __version__
 from densecell_batch.atomic import write_file
 
-__all__ = ["SCHEMA_VERSION", "is_done", "read_report", "versions", "write_report"]
+__all__ = ["SCHEMA_VERSION", "is_done", "is_whole", "read_report", "versions", "write_report"]
 
 SCHEMA_VERSION = 1
 
@@ -61,6 +61,11 @@ def is_done(path: Path, wanted: dict[str, Any]) -> bool:
     wanted = json.loads(json.dumps(wanted))
     if found is None or any(found.get(key) != wanted.get(key) for key in _IDENTITY):
         return False
+    return is_whole(path, found)
+
+
+def is_whole(path: Path, found: dict[str, Any]) -> bool:
+    """Whether all files that the report `found` at `path` speaks of are there."""
     outputs = found.get("outputs")
     if not isinstance(outputs, dict):
         return False

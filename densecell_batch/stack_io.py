@@ -14,17 +14,27 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import tifffile
 
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import DensecellError, OptionError, StackError
 from densecell_batch.volume import StackInfo, VoxelSize
 
-__all__ = ["DTYPES", "Stack", "content_sha256", "find_stacks", "natural_key", "open_stack"]
+__all__ = [
+    "DTYPES",
+    "Stack",
+    "Stamp",
+    "content_sha256",
+    "find_stacks",
+    "is_slice",
+    "natural_key",
+    "open_stack",
+    "stamp_of",
+]
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -147,7 +157,7 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
         matches = [Path(pattern)]
         if not matches[0].exists() and glob.has_magic(pattern):
             candidates = (Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            matches = sorted((p for p in candidates if p.is_dir() or _is_slice(p)), key=natural_key)
+            matches = sorted((p for p in candidates if p.is_dir() or is_slice(p)), key=natural_key)
             if not matches:
                 raise OptionError(f"{pattern} matches no TIFF file and no folder")
         for match in matches:
@@ -178,7 +188,29 @@ def content_sha256(files: Sequence[Path]) -> str:
     return whole.hexdigest()
 
 
-def _is_slice(path: Path) -> bool:
+@dataclass(frozen=True)
+class Stamp:
+    """What changes when a stack does, and costs little to find out."""
+
+    files: int
+    bytes: int
+    mtime_ns: int  # of the last one changed
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """The stamp of a file or of a folder of slices; None where there is none."""
+    try:
+        files = [entry for entry in path.iterdir() if is_slice(entry)] if path.is_dir() else [path]
+        found = [file.stat() for file in files]
+    except OSError:
+        return None
+    if not found:
+        return None
+    return Stamp(len(found), sum(file.st_size for file in found), max(file.st_mtime_ns for file in found))
+
+
+def is_slice(path: Path) -> bool:
+    """Whether a file is, by its name, a TIFF that somebody means to be read."""
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
@@ -187,7 +219,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a StackError. Decoders of damaged files raise almost anything."""
     try:
         yield
-    except (StackError, MemoryError):
+    except (DensecellError, MemoryError):  # also Stopped, by a signal
         raise
     except PermissionError as error:
         raise StackError(
@@ -200,7 +232,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
 
 def _open_folder(folder: Path) -> Stack:
     with _explained(folder, "the folder cannot be read"):
-        files = sorted(filter(_is_slice, folder.iterdir()), key=natural_key)
+        files = sorted(filter(is_slice, folder.iterdir()), key=natural_key)
     if not files:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")
     with _open_file(files[0]) as first:

@@ -27,6 +27,7 @@ LAYERS = [
     {"outputs"},
     {"pipeline", "training"},
     {"batch", "cluster"},
+    {"watch"},
     {"cli"},
     {"__main__"},
 ]

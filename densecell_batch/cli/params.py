@@ -87,8 +87,8 @@ VOXEL_SIZE = _VoxelSize()
 MEMORY = _Memory()
 
 
-def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add -v and -q, which stand before the verb as well as after it."""
+def verbosity(command: Callable[..., Any], *, short: bool = False) -> Callable[..., Any]:
+    """Add -v and -q, which stand before the verb as well as after it; `short`: without --verbose and --quiet."""
 
     def set_level(level: int) -> Callable[[click.Context, click.Parameter, bool], None]:
         def callback(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -101,8 +101,7 @@ def verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
         ("q", "quiet", logging.WARNING, "Say only warnings and errors on stderr."),
         ("v", "verbose", logging.DEBUG, "Say more on stderr, with tracebacks of internal errors."),
     ):
-        flag = click.option(
-            f"-{letter}", f"--{name}", is_flag=True, expose_value=False, callback=set_level(level), help=text
-        )
+        names = [f"-{letter}"] if short else [f"-{letter}", f"--{name}"]
+        flag = click.option(*names, is_flag=True, expose_value=False, callback=set_level(level), help=text)
         command = flag(command)
     return command

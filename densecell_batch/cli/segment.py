@@ -127,7 +127,7 @@ def run_segment(
     if dry_run:
         return _dry_run(found, segmenter)
     failed = 0
-    with _ProgressBar() as bar:
+    with ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):
             bar.close()
             if not verdict.ok and str(verdict.stack) in reasons:
@@ -171,7 +171,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
-class _ProgressBar:
+class ProgressBar:
     """A bar with voxels/s and time left on a terminal; a line for each tenth elsewhere, since ImageJ's `exec` hangs
     once a child has written 64 KiB to stderr.
     """

@@ -1,0 +1,136 @@
+"""What watchers keep in the output folder.
+
+::
+
+    OUT/.densecell-watch/
+        setup.json              model and options: all watchers of an output folder agree on them
+        ledger-1.sqlite         the table of one watcher, and ledger-1.owner its claim on it
+        claims/NAME-DIGEST      on a stack, or on its content, while somebody works on it
+        contents/AB/SHA256      which report the content has
+
+Whether a stack is done is never decided by a table: results are there when their report is there and matches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from densecell_batch.atomic import explained, remove_remains, write_file
+from densecell_batch.claim import claimed, is_claimed, is_mine
+from densecell_batch.errors import OptionError
+from densecell_batch.identity import differences
+from densecell_batch.watch.inbox import FolderGoneError
+
+__all__ = ["Place", "ledgers_of", "owns"]
+
+_FOLDER = ".densecell-watch"
+
+
+class Place:
+    """The hidden folder of an output folder.
+
+    Parameters
+    ----------
+    out
+        The output folder; made if it is not there.
+    identity
+        JSON values of the model and the options.
+    redo
+        Whether other ones may take the place of those that earlier runs had.
+
+    Raises
+    ------
+    OptionError
+        If earlier runs had another model or other options.
+    OutputError
+        If the folder cannot be made.
+    """
+
+    def __init__(self, out: Path, identity: dict[str, Any], *, redo: bool = False) -> None:
+        self.out, self.folder = out, out / _FOLDER
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self._setup = self.folder / "setup.json"
+        with explained(self.folder):
+            for name in ("claims", "contents"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder / "claims"):
+            remove_remains(folder)
+        found = self._read_setup()
+        changed = [] if found is None else differences(found, self.identity)
+        if changed and not redo:
+            raise OptionError(
+                f"{out}: its results were made otherwise: {'; '.join(changed)}. Give another output folder, or --redo "
+                "to make all results again (those that are there are kept under other names)"
+            )
+        if changed and any(is_claimed(owner) for owner in self.folder.glob("ledger-*.owner")):
+            raise OptionError(f"{out}: --redo while another watcher works with other options; stop that one first")
+        if changed or found is None:
+            write_file(self._setup, json.dumps(self.identity, indent=2).encode())
+
+    def _read_setup(self) -> Any:
+        try:
+            return json.loads(self._setup.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def check(self) -> None:
+        """Raise FolderGoneError if the output folder went away: an empty mount point looks as if nothing was done."""
+        if not self._setup.exists():
+            raise FolderGoneError(f"{self.out}: the output folder is not there")
+
+    @contextmanager
+    def ledger(self) -> Iterator[Path]:
+        """A table that no other watcher writes to, for the length of a block."""
+        with ExitStack() as held:
+            number = 1
+            while True:
+                with explained(self.folder):
+                    ours = held.enter_context(claimed(self.folder / f"ledger-{number}.owner"))
+                if ours:
+                    break
+                number += 1
+            yield self.folder / f"ledger-{number}.sqlite"
+
+    @contextmanager
+    def claim(self, kind: str, what: str) -> Iterator[bool]:
+        """Try to be the only one who works on something, for the length of a block."""
+        path = self.folder / "claims" / f"{kind}-{hashlib.sha256(os.fsencode(what)).hexdigest()[:24]}"
+        with ExitStack() as held:
+            with explained(path):
+                ours = held.enter_context(claimed(path))
+            yield ours
+
+    def remember(self, sha256: str, report: Path) -> None:
+        """Note which report some content has."""
+        path = self._content(sha256)
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
+        write_file(path, os.fsencode(report.relative_to(self.out).as_posix()))
+
+    def recall(self, sha256: str) -> Path | None:
+        """The report that some content had when it was done; whether it still has must be looked up."""
+        try:
+            report = self.out / os.fsdecode(self._content(sha256).read_bytes())
+        except OSError:
+            return None
+        return report if report.parent.is_relative_to(self.out) and ".." not in report.parts else None
+
+    def _content(self, sha256: str) -> Path:
+        return self.folder / "contents" / sha256[:2] / sha256
+
+
+def ledgers_of(out: Path) -> list[tuple[Path, bool]]:
+    """The tables in an output folder, and of each whether its watcher runs."""
+    found = sorted((out / _FOLDER).glob("ledger-*.sqlite"))
+    return [(path, is_claimed(path.with_suffix(".owner"))) for path in found]
+
+
+def owns(ledger: Path) -> bool:
+    """Whether a table is still that of this process."""
+    return is_mine(ledger.with_suffix(".owner"))

@@ -1,0 +1,226 @@
+"""What stands in the output folder for a stack: its report, the results of an earlier version, or why there are none.
+
+Two watchers, or a watcher and the one that was killed, see the same here: these files are the truth.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densecell_batch.atomic import explained, sync, write_file
+from densecell_batch.outputs import OutputPaths, stack_name
+from densecell_batch.report import is_whole, read_report, write_report
+from densecell_batch.stack_io import Stamp
+from densecell_batch.watch.inbox import Sighting
+from densecell_batch.watch.place import Place
+
+__all__ = ["Result", "Results", "error_texts"]
+
+_log = logging.getLogger(__name__)
+
+_SUFFIX = ".error.txt"
+_STAMP = re.compile(r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>\d+), (?P<name>.*)\]$", re.M)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Results that are there, whole."""
+
+    labels: Path
+    report: Path
+    content: dict[str, Any]  # of the report
+
+    @property
+    def sha256(self) -> str:
+        """Of the input."""
+        return str(self.content["input"]["sha256"])
+
+
+class Results:
+    """The results of the stacks of a watched folder, in the same folders below the output folder.
+
+    Parameters
+    ----------
+    place
+        What watchers keep there.
+    root
+        The watched folder.
+    """
+
+    def __init__(self, place: Place, root: Path) -> None:
+        self._place, self._root, self._out = place, root, place.out
+
+    def paths(self, stack: Path) -> OutputPaths:
+        """Where the results of a stack go."""
+        return OutputPaths(self._out / stack.relative_to(self._root).parent, stack)
+
+    def shown(self, path: Path) -> str:
+        """A path below the output folder, as the table has it."""
+        return path.relative_to(self._out).as_posix()
+
+    def is_there(self, report: str) -> bool:
+        """Whether a report that the table speaks of is still there."""
+        return bool(report) and (self._out / report).exists()
+
+    def of_stamp(self, paths: OutputPaths, stamp: Stamp) -> Result | None:
+        """The results of a stack, if they were made of a file of the same size and time, with this model."""
+        found = self._result(paths.report)
+        if found is None:
+            return None
+        entry = found.content["input"]
+        return found if (entry["files"], entry["bytes"], entry["mtime_ns"]) == _numbers(stamp) else None
+
+    def of_content(self, paths: OutputPaths, sha256: str) -> Result | None:
+        """The results of the same content under the stack's own name, or else under another one."""
+        for report in (paths.report, self._place.recall(sha256)):
+            found = None if report is None else self._result(report)
+            if found is not None and found.sha256 == sha256:
+                return found
+        return None
+
+    def _result(self, report: Path) -> Result | None:
+        content = read_report(report)
+        if content is None or any(content.get(key) != value for key, value in self._place.identity.items()):
+            return None
+        entry, outputs = content.get("input"), content.get("outputs")
+        if not isinstance(entry, dict) or not {"files", "bytes", "mtime_ns", "sha256"} <= entry.keys():
+            return None
+        if not is_whole(report, content) or not isinstance(outputs, dict) or "labels" not in outputs:
+            return None
+        return Result(report.with_name(outputs["labels"]["file"]), report, content)
+
+    def made_from(self, paths: OutputPaths) -> str:
+        """File name of the stack that the results under some name were made from; "" where there are none."""
+        entry = (read_report(paths.report) or {}).get("input")
+        return Path(str(entry.get("path", ""))).name if isinstance(entry, dict) else ""
+
+    def keep_earlier(self, paths: OutputPaths, sha256: str) -> None:
+        """Rename the results of other content, or of another model, so that new ones can take their names.
+
+        The report goes last, and says what the suffix is: a process that is killed in between leaves a state from
+        which the next one goes on.
+
+        Raises
+        ------
+        OutputError
+            If they cannot be renamed.
+        """
+        content = read_report(paths.report)
+        if content is None:
+            return
+        entry = content.get("input")
+        same = all(content.get(key) == value for key, value in self._place.identity.items())
+        if same and isinstance(entry, dict) and entry.get("sha256") == sha256:
+            return
+        name = paths.report.name.removesuffix("_report.json")
+        with explained(paths.report):
+            made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(paths.report.stat().st_mtime))
+            kept = f"{name}.old-{made}"
+            outputs = content.get("outputs")
+            for output in outputs.values() if isinstance(outputs, dict) else ():
+                file = str(output.get("file", ""))
+                if not file.startswith(f"{name}_") or Path(file).name != file:
+                    continue  # a report that somebody edited
+                source, output["file"] = paths.folder / file, kept + file.removeprefix(name)
+                if source.exists():
+                    source.replace(paths.folder / output["file"])
+            write_report(paths.folder / f"{kept}_report.json", content)
+            paths.report.unlink()
+            sync(paths.folder)
+        _log.info("%s: the earlier results are kept as %s_...", paths.report.parent / name, kept)
+
+    def error_text(self, paths: OutputPaths) -> Path:
+        """Where it is said why a stack has no results."""
+        return paths.report.with_name(paths.report.name.removesuffix("_report.json") + _SUFFIX)
+
+    def error_of(self, paths: OutputPaths, name: str, stamp: Stamp) -> str | None:
+        """Why a stack failed for good, as it is said in its error text; None if there is none of this version."""
+        try:
+            text = self.error_text(paths).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+        match = _STAMP.search(text)
+        if match is None or match["name"] != _one_line(name):
+            return None
+        if tuple(int(match[key]) for key in ("files", "bytes", "mtime_ns")) != _numbers(stamp):
+            return None
+        reason = re.search(r"^Why: (.*)$", text, re.M)
+        return reason[1] if reason else "see its error text"
+
+    def write_error(self, paths: OutputPaths, sighting: Sighting, reason: str, attempts: int) -> Path:
+        """Say, to the person who dropped the stack, why there are no results.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        files, size, mtime = _numbers(sighting.stamp)
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        text = f"""This stack could not be segmented: {_one_line(sighting.name)}
+
+Why: {_one_line(reason)}
+
+It was tried {attempts} time{"s" if attempts != 1 else ""}, the last time on {when}. Your file was not changed.
+
+What to do: put the stack right, or copy it again under the same name; then it is tried again by itself.
+To have it tried again as it is, delete this text.
+
+densecell-batch
+[{files} file{"s" if files != 1 else ""}, {size} bytes, changed {mtime}, {_one_line(sighting.name)}]
+"""
+        path = self.error_text(paths)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode("utf-8", "backslashreplace"))
+        return path
+
+    def forget_error(self, paths: OutputPaths) -> None:
+        """Remove the error text of a stack that is done."""
+        with explained(self.error_text(paths)):
+            self.error_text(paths).unlink(missing_ok=True)
+
+    def name_twin(self, sighting: Sighting, twin: Result) -> None:
+        """Leave word where the results of a stack are whose content was done under another name.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        paths = self.paths(sighting.path)
+        if twin.report == paths.report:
+            return
+        path = paths.report.with_name(f"{stack_name(sighting.path)}.same.txt")
+        text = (
+            f"{_one_line(sighting.name)} has the very content of a stack that was segmented before as "
+            f"{Path(str(twin.content['input'].get('path', ''))).name}.\nIts labels: {self.shown(twin.labels)}\n"
+        )
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode("utf-8", "backslashreplace"))
+
+
+def error_texts(out: Path) -> list[Path]:
+    """All error texts of watchers below an output folder."""
+    found = []
+    for path in sorted(out.rglob(f"*{_SUFFIX}")):
+        try:
+            if _STAMP.search(path.read_text(encoding="utf-8")):
+                found.append(path)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _numbers(stamp: Stamp) -> tuple[int, int, int]:
+    return stamp.files, stamp.bytes, stamp.mtime_ns
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -12,7 +12,7 @@ help:  ## list the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,fiji]'
 	touch $@
 
 demo: $(VENV)/.installed  ## segment a real EM stack into ./demo-out

@@ -6,6 +6,7 @@
     ├── StackError                 1   one stack cannot be read or segmented; the batch goes on
     ├── OutputError                1   a result cannot be written (folder missing, not allowed)
     │   └── DiskFullError          1   no room for it: nothing else can be written either
+    ├── MacroError                 1   a user's ImageJ macro failed, hung or opened a dialog
     ├── OptionError                2   options that contradict each other, the net or the stack
     ├── ModelError                 3   no such model, or one that cannot be used
     │   ├── BundleError            3   a model bundle is incomplete, changed or of an unknown schema
@@ -13,6 +14,7 @@
     │   └── FetchError             3   a download is impossible or is not what it was
     ├── ClusterError               3   there is no Slurm here, or it refuses a job
     ├── DeviceError                3   the device asked for is not there or not usable
+    ├── ImageJError                3   there is no ImageJ or no Java, or they do not start
     └── Stopped                   75   SIGTERM or SIGINT: run the same command again to continue
 
 Every message says what was found, where, what was expected and what to do about it. The command line catches this one
@@ -28,6 +30,8 @@ __all__ = [
     "DeviceError",
     "DiskFullError",
     "FetchError",
+    "ImageJError",
+    "MacroError",
     "ModelError",
     "OptionError",
     "OutputError",
@@ -53,6 +57,10 @@ class OutputError(DensecellError):
 
 class DiskFullError(OutputError):
     """There is no room for a result."""
+
+
+class MacroError(DensecellError):
+    """A user's ImageJ macro failed, ran too long or opened a dialog. The message quotes the macro."""
 
 
 class OptionError(DensecellError):
@@ -87,6 +95,12 @@ class ClusterError(DensecellError):
 
 class DeviceError(DensecellError):
     """The device that was asked for is not there or not usable."""
+
+    exit_code = 3
+
+
+class ImageJError(DensecellError):
+    """There is no ImageJ or no Java, or they do not start."""
 
     exit_code = 3
 

@@ -6,7 +6,8 @@
                   reader thread               net thread                   finisher thread
 
 Memory is that of a row of slices. Reading ahead, stitching and writing run beside the nets. Pieces that are there are
-not computed again, and several processes can share them (`pieces`).
+not computed again, and several processes can share them (`pieces`). A macro of the user may come before all of that,
+and another one after it (`hooks`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
 from densecell_batch.ensemble import combine
 from densecell_batch.errors import OptionError, OutputError, StackError
+from densecell_batch.hooks import MacroHooks, forget_post, prepared, remove_prepared, run_post
 from densecell_batch.normalize import Statistics, measure, normalize
 from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of
@@ -79,13 +81,12 @@ class SegmentOptions:
     overwrite: bool = False
     shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
     assemble: bool = False  # compute nothing
+    hooks: MacroHooks = field(default_factory=MacroHooks)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
-        values = asdict(self)
-        return {
-            name: value for name, value in values.items() if name not in ("memory", "overwrite", "shard", "assemble")
-        }
+        elsewhere = ("memory", "overwrite", "shard", "assemble", "hooks")
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
 
 @dataclass(frozen=True)
@@ -193,19 +194,36 @@ def segment_stack(
     StackError, OptionError, OutputError
         If the stack cannot be read or segmented, or the results cannot be written. No output then stands under its
         final name, and a result of an earlier run is as it was.
+    MacroError
+        If a macro of the user fails; if it was the one after the segmentation, the labels are there.
     """
     options, paths = segmenter.options, OutputPaths(folder, path)
-    before = stamp_of(path)
-    with open_stack(path, options.voxel_size) as stack:
+    result = _make_labels(path, paths, segmenter, progress)
+    if options.hooks.post is None or result.missing or result.left_to_another:
+        return result
+    if run_post(path, paths, options.hooks, segmenter.bundle, options.memory):
+        return result
+    if not options.shard:
+        raise OutputError(f"{paths.labels}: another process runs {options.hooks.post.name} on it; wait for that")
+    return replace(result, left_to_another=True)
+
+
+def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress: Progress) -> SegmentedStack:
+    """Segment a stack, unless that was done before."""
+    options, folder, before = segmenter.options, paths.folder, stamp_of(path)
+    with ExitStack() as opened:
+        given = opened.enter_context(open_stack(path, options.voxel_size))
+        wanted = _identify(given, segmenter)
+        if not options.overwrite and is_done(paths.report, wanted):
+            _log.info("%s was done before: skipped", path)
+            remove_jobs(folder, stack_name(path))
+            remove_prepared(folder, stack_name(path))
+            return SegmentedStack(paths.labels, paths.report, skipped=True)
+        stack = _prepare(given, folder, segmenter, wanted, opened)
         if options.min_volume > 0 and stack.info.voxel_size is None:
             raise StackError(
                 f"{path}: it has no voxel size, so --min-volume cannot be applied; give --voxel-size as well"
             )
-        wanted = _identify(stack, segmenter)
-        if not options.overwrite and is_done(paths.report, wanted):
-            _log.info("%s was done before: skipped", path)
-            remove_jobs(folder, stack_name(path))
-            return SegmentedStack(paths.labels, paths.report, skipped=True)
         for warning in wanted["warnings"]:
             _log.warning("%s: %s", path, warning)
         clock = {"start": time.perf_counter()}
@@ -226,9 +244,29 @@ def segment_stack(
                         f"{path}: it was changed while it was segmented, so nothing was kept; run the same command "
                         "again once it is complete"
                     )
+                forget_post(paths)
                 _assemble(job, stack, segmenter, paths, wanted, clock, made)
                 job.remove()
+                remove_prepared(folder, stack_name(path))
     return SegmentedStack(paths.labels, paths.report)
+
+
+def _prepare(given: Stack, folder: Path, segmenter: Segmenter, wanted: dict[str, Any], opened: ExitStack) -> Stack:
+    """What the user's first macro makes of a stack; itself without one. Adds to `wanted` what is known by then."""
+    options = segmenter.options
+    if options.overwrite and folder.exists():
+        remove_prepared(folder, stack_name(given.info.path))
+    identity = {
+        "input": {key: wanted["input"][key] for key in ("sha256", "voxel_size_um")},
+        "pre_macro": wanted.get("pre_macro"),
+        "densecell-batch": wanted["versions"]["densecell-batch"],
+    }
+    stack, record = opened.enter_context(prepared(given, folder, options.hooks, identity, options.memory))
+    if record is not None:
+        wanted["preprocessing"] = record
+    trained = segmenter.bundle.voxel_size
+    wanted["warnings"] = [*stack.notes, *_calibration_warnings(stack.info.voxel_size, trained)]
+    return stack
 
 
 def _open_job(stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: dict[str, Any]) -> Job:
@@ -238,6 +276,8 @@ def _open_job(stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: di
     identity = {key: wanted[key] for key in ("model", "options")}
     # Other nodes of a cluster may see the stack under another path.
     identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}
+    if "pre_macro" in wanted:
+        identity["pre_macro"] = wanted["pre_macro"]
     identity["densecell-batch"] = wanted["versions"]["densecell-batch"]
 
     def describe() -> tuple[dict[str, Any], Plan]:
@@ -450,7 +490,7 @@ def identity_of(segmenter: Segmenter) -> dict[str, Any]:
 
 def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
-    info, bundle = stack.info, segmenter.bundle
+    info = stack.info
     files = [file.stat() for file in stack.files]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -467,7 +507,7 @@ def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
         },
         **identity_of(segmenter),
         "versions": versions(),
-        "warnings": [*stack.notes, *_calibration_warnings(info.voxel_size, bundle.voxel_size)],
+        **({"pre_macro": pre.sha256} if (pre := segmenter.options.hooks.pre) else {}),
     }
 
 

@@ -18,7 +18,7 @@ __all__ = ["SCHEMA_VERSION", "is_done", "is_whole", "read_report", "versions", "
 SCHEMA_VERSION = 1
 
 # What has to be the same for a result to stand.
-_IDENTITY = ("schema_version", "input", "model", "options")
+_IDENTITY = ("schema_version", "input", "model", "options", "pre_macro")
 
 
 def versions() -> dict[str, str]:

@@ -22,7 +22,7 @@ from densecell_batch.atomic import explained, need_space, sync, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["FORMATS", "StackWriter", "instance_colours"]
+__all__ = ["FORMATS", "StackWriter", "class_lines", "instance_colours"]
 
 FORMATS = ("imagej", "ome-tiff")
 
@@ -200,7 +200,7 @@ def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) ->
         options["resolution"] = (1 / look.voxel_size.x, 1 / look.voxel_size.y)
     if look.channels is not None:
         metadata |= {"Labels": [name for _ in range(shape[0]) for name in look.channels], "mode": "grayscale"}
-    info = _class_lines(look.class_names, look.colours)
+    info = class_lines(look.class_names, look.colours)
     if info:
         metadata["Info"] = info
     if look.colours is not None:
@@ -226,7 +226,7 @@ def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> di
             metadata |= {f"PhysicalSize{axis}": edge, f"PhysicalSize{axis}Unit": "µm"}
     if look.channels is not None:
         metadata["Channel"] = {"Name": list(look.channels)}
-    info = _class_lines(look.class_names, look.colours)
+    info = class_lines(look.class_names, look.colours)
     if info:
         metadata["Description"] = info
     if look.colours is not None and dtype == np.uint8:
@@ -234,7 +234,7 @@ def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> di
     return options
 
 
-def _class_lines(class_names: Sequence[str] | None, colours: np.ndarray | None) -> str:
+def class_lines(class_names: Sequence[str] | None, colours: np.ndarray | None) -> str:
     """One line a class: `class 1 = cell #0000ff`."""
     lines = []
     for i, name in enumerate(class_names or []):

@@ -27,6 +27,7 @@ _VERBS = {
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",
     "models": "List, show, import, pack, verify and fetch model bundles.",
+    "fiji": "Run ImageJ macros without a screen.",
     "slurm": "Write, and submit, the job array that segments stacks on a Slurm cluster.",
     "doctor": "Check what this machine has and whether it suffices.",
     "demo": "Segment a small real EM stack that comes with the package.",

@@ -12,7 +12,7 @@ import click
 from densecell_batch.errors import OptionError
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["MEMORY", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
+__all__ = ["MEMORY", "SECONDS", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
 
 
 class _Tile(click.ParamType):  # type: ignore[type-arg]
@@ -81,6 +81,13 @@ class _Shard(click.ParamType):  # type: ignore[type-arg]
         return int(match[1]), int(match[2])
 
 
+class _Seconds(click.FloatRange):
+    """A time above 0."""
+
+    name = "S"
+
+
+SECONDS = _Seconds(min=0, min_open=True)
 TILE = _Tile()
 SHARD = _Shard()
 VOXEL_SIZE = _VoxelSize()

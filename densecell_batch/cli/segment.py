@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from densecell_batch.cli.params import MEMORY, SHARD, TILE, VOXEL_SIZE, verbosity
+from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE, verbosity
 from densecell_batch.errors import DensecellError, OptionError
 
 if TYPE_CHECKING:
@@ -74,6 +74,14 @@ _log = logging.getLogger(__name__)
     show_default=True,
     help="Of all images written.",
 )
+@click.option("--pre-macro", type=click.Path(path_type=Path), metavar="FILE.ijm",
+              help="ImageJ macro to run on each stack before; what it leaves active is segmented.")  # fmt: skip
+@click.option("--post-macro", type=click.Path(path_type=Path), metavar="FILE.ijm",
+              help="ImageJ macro to run on the labels after; its tables are saved as CSV.")  # fmt: skip
+@click.option("--macro-timeout", type=SECONDS, default=1800.0, show_default=True,
+              help="Seconds that a macro may take on a stack.")  # fmt: skip
+@click.option("--imagej", metavar="WHERE",
+              help="Fiji or ImageJ folder, or ij.jar, for the macros.  [default: usual places]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
 @click.option("--workers", default="1", metavar="N|auto", help="Processes to share the work; auto: one for each GPU.")
 @click.option("--shard", type=SHARD, help="Compute only part I of N; whoever is last writes the results.")
@@ -98,6 +106,7 @@ def run_segment(
     from densecell_batch.batch import segment_batch, without_outputs
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
     from densecell_batch.device import available_memory
+    from densecell_batch.hooks import read_hooks
     from densecell_batch.pipeline import Segmenter, SegmentOptions
     from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
@@ -106,6 +115,8 @@ def run_segment(
         raise OptionError(
             "--shard goes neither with --assemble nor with --overwrite: the shards would undo each other's work"
         )
+    pre, post = flags.pop("pre_macro", None), flags.pop("post_macro", None)
+    flags["hooks"] = read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
     found = without_outputs(find_stacks(patterns), out)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")

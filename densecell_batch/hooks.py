@@ -1,0 +1,332 @@
+"""The user's macros before and after the segmentation of a stack.
+
+::
+
+    stack -> pre macro -> .NAME.pre-0123456789ab/stack.tif -> nets -> labels, report -> post macro -> tables, report
+
+The stack that the first macro leaves stays beside the pieces until the labels are there, so that a run that is killed
+goes on without it, and shards share it. The second macro gets labels and a report that are whole: whatever it does,
+they stay, and the next run needs no more than the macro.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densecell_batch.atomic import explained, remove_remains, write_file
+from densecell_batch.bundle import ModelBundle
+from densecell_batch.claim import claimed
+from densecell_batch.errors import DensecellError, MacroError, OutputError, Stopped
+from densecell_batch.identity import digest
+from densecell_batch.imagej_place import find_imagej, find_java
+from densecell_batch.macro import Macro, MacroTask, Table, run_apart
+from densecell_batch.outputs import OutputPaths, stack_name
+from densecell_batch.pieces import job_folders
+from densecell_batch.report import read_report, write_report
+from densecell_batch.stack_io import Stack, open_stack
+
+__all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
+
+_log = logging.getLogger(__name__)
+
+_WAIT = 0.5  # seconds between looks for what another process makes
+
+
+@dataclass(frozen=True)
+class MacroHooks:
+    """The macros of a run."""
+
+    pre: Macro | None = None
+    post: Macro | None = None
+    time_limit: float = 1800.0  # seconds for each macro on each stack
+    imagej: str | None = None  # as for `find_imagej`
+
+
+def read_hooks(pre: Path | None, post: Path | None, time_limit: float, imagej: str | None) -> MacroHooks:
+    """Read the macros, and fail now for what would fail at the first stack.
+
+    Raises
+    ------
+    OptionError
+        If a macro cannot be read.
+    ImageJError
+        If there is no ImageJ or no Java for them.
+    """
+    hooks = MacroHooks(
+        None if pre is None else Macro.read(pre), None if post is None else Macro.read(post), time_limit, imagej
+    )
+    if hooks.pre or hooks.post:
+        find_java()
+        _log.info("macros run in the ImageJ of %s", find_imagej(imagej).where)
+    return hooks
+
+
+# Before
+
+
+@contextmanager
+def prepared(
+    stack: Stack, folder: Path, hooks: MacroHooks, identity: dict[str, Any], memory: int | None
+) -> Iterator[tuple[Stack, dict[str, Any] | None]]:
+    """The stack to segment: what the first macro makes of `stack`, or without one the stack itself.
+
+    Parameters
+    ----------
+    stack
+        As the user gave it.
+    folder
+        Output folder.
+    hooks
+        The macros.
+    identity
+        JSON values of all that decides what the macro makes.
+    memory
+        Bytes for ImageJ; None for half of what is free.
+
+    Yields
+    ------
+    Stack
+        Under the path of the one that was given.
+    dict or None
+        What was done, for the report.
+
+    Raises
+    ------
+    MacroError
+        If the macro fails, runs too long or opens a dialog, or leaves no image.
+    """
+    if hooks.pre is None:
+        yield stack, None
+        return
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder / f".{stack_name(stack.info.path)}.pre-{digest(identity)}"
+        for other in _prepared_folders(folder, stack_name(stack.info.path)):
+            if other != place:
+                shutil.rmtree(other, ignore_errors=True)
+    try:
+        record = _record(place, stack, folder, hooks, hooks.pre, memory)
+        with open_stack(place / "stack.tif") as made:
+            made.info = replace(made.info, path=stack.info.path)
+            made.notes = (*made.notes, *record["notes"])
+            yield made, record
+    except Stopped:
+        raise
+    except DensecellError:
+        if not job_folders(folder, stack_name(stack.info.path)):  # nothing was begun that could go on
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _record(
+    place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
+) -> dict[str, Any]:
+    """What the macro did: now, or in an earlier run, or in another process, for which this one waits."""
+    path = place / "record.json"
+    while not path.exists():
+        with explained(place):
+            place.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError), claimed(place / "making") as ours:  # the folder goes if another one fails
+            if not ours:
+                time.sleep(_WAIT)
+            elif not path.exists():
+                remove_remains(place)
+                record = _run_pre(place, stack, folder, hooks, macro, memory)
+                write_file(path, json.dumps(record).encode())
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
+    return record
+
+
+def _run_pre(
+    place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
+) -> dict[str, Any]:
+    info = stack.info
+    _log.info("%s: running %s on it", info.path, macro.name)
+    argument = _argument("pre", info.path, folder)
+    outcome = run_apart(
+        MacroTask(
+            macro,
+            argument,
+            image=info.path.absolute(),
+            voxel_size=None if info.voxel_size is None else info.voxel_size.edges,
+            result=place / "stack.tif",
+            time_limit=hooks.time_limit,
+            imagej=hooks.imagej,
+            heap=memory,
+        )
+    )
+    with open_stack(place / "stack.tif") as made:
+        voxel_size = None if made.info.voxel_size is None else made.info.voxel_size.edges
+        shape, dtype = made.info.shape, made.info.dtype
+    return {
+        "macro": macro.name,
+        "imagej": outcome.imagej,
+        "seconds": outcome.seconds,
+        "shape": shape,
+        "dtype": dtype,
+        "voxel_size_um": voxel_size,
+        "notes": outcome.notes,
+    }
+
+
+def remove_prepared(folder: Path, name: str) -> None:
+    """Remove what the first macro made of a stack whose labels are there, or that begins anew."""
+    for place in _prepared_folders(folder, name):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _prepared_folders(folder: Path, name: str) -> list[Path]:
+    pattern = re.compile(re.escape(f".{name}.pre-") + "[0-9a-f]{12}")
+    return [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
+
+
+# After
+
+
+def post_is_done(paths: OutputPaths, macro: Macro) -> bool:
+    """Whether the report says that the macro, with this content, has run on these labels, and its tables are there."""
+    entry = (read_report(paths.report) or {}).get("post_macro")
+    if not isinstance(entry, dict) or entry.get("sha256") != macro.sha256:
+        return False
+    return all(path.is_file() and path.stat().st_size == size for path, size in _files(paths, entry))
+
+
+def _files(paths: OutputPaths, entry: Any) -> list[tuple[Path, int]]:
+    """The tables that an entry of a report names, and their sizes."""
+    try:
+        return [(paths.folder / Path(table["file"]).name, int(table["bytes"])) for table in entry["tables"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def forget_post(paths: OutputPaths) -> None:
+    """Remove the tables of earlier labels, which are about to change."""
+    report = read_report(paths.report)
+    if report is None or "post_macro" not in report:
+        return
+    with explained(paths.report):
+        for path, _ in _files(paths, report.pop("post_macro")):
+            path.unlink(missing_ok=True)
+    write_report(paths.report, report)
+
+
+def run_post(stack: Path, paths: OutputPaths, hooks: MacroHooks, bundle: ModelBundle, memory: int | None) -> bool:
+    """Run the second macro on labels that are there, unless it was done before; put its tables beside them.
+
+    Returns
+    -------
+    bool
+        False if another process is at it.
+
+    Raises
+    ------
+    MacroError
+        If it fails, runs too long or opens a dialog. The labels and the report stay.
+    """
+    macro = hooks.post
+    if macro is None or post_is_done(paths, macro):
+        return True
+    with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
+        if ours and not post_is_done(paths, macro):
+            forget_post(paths)
+            _log.info("%s: running %s on its labels", stack, macro.name)
+            _run_post(stack, paths, hooks, macro, bundle, memory)
+        return ours
+
+
+def _run_post(
+    stack: Path, paths: OutputPaths, hooks: MacroHooks, macro: Macro, bundle: ModelBundle, memory: int | None
+) -> None:
+    report = read_report(paths.report)
+    if report is None:
+        raise OutputError(f"{paths.report}: the report is gone; run the command again")
+    outputs = report["outputs"].items()
+    files = {kind.replace("instances of ", "instances_"): paths.folder / output["file"] for kind, output in outputs}
+    argument = _argument(
+        "post", stack, paths.folder, report=paths.report.absolute(), **{k: p.absolute() for k, p in files.items()},
+        **{f"class_{i}": c.name for i, c in enumerate(bundle.classes)},
+    )  # fmt: skip
+    try:
+        outcome = run_apart(
+            MacroTask(
+                macro,
+                argument,
+                image=paths.labels.absolute(),
+                colours=[list(c.colour) for c in bundle.classes],
+                class_names=[c.name for c in bundle.classes],
+                time_limit=hooks.time_limit,
+                imagej=hooks.imagej,
+                heap=memory,
+            )
+        )
+    except MacroError as error:
+        remedy = "once the macro is mended, the same command runs nothing but it"
+        raise MacroError(f"{error}; the labels are done ({paths.labels}): {remedy}") from error
+    tables = []
+    for table, path in zip(outcome.tables, _table_paths(paths, outcome.tables), strict=True):
+        content = _csv(table)
+        write_file(path, content)
+        tables.append({"title": table.title, "file": path.name, "bytes": len(content), "rows": len(table.rows)})
+    entry = {
+        "macro": macro.name,
+        "sha256": macro.sha256,
+        "imagej": outcome.imagej,
+        "seconds": outcome.seconds,
+        "value": outcome.value,
+        "tables": tables,
+    }
+    write_report(paths.report, report | {"post_macro": entry})
+
+
+def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:
+    """A name for each table: that of the stack, "macro", and its title; what a file name cannot hold becomes "-"."""
+    base, taken = paths.labels.name.removesuffix("_labels.tif"), set[str]()
+    found = []
+    for number, table in enumerate(tables, start=1):
+        title = re.sub(r"[^0-9A-Za-z._-]+", "-", table.title.lower().removesuffix(".csv")).strip("-.") or str(number)
+        if title in taken:
+            title = f"{title}-{number}"
+        taken.add(title)
+        found.append(paths.folder / f"{base}_macro_{title}.csv")
+    return found
+
+
+def _csv(table: Table) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.headings)
+    for row in table.rows:
+        writer.writerow(f"{cell:.12g}" if isinstance(cell, float | int) else cell for cell in row)
+    return text.getvalue().encode()
+
+
+def _argument(stage: str, stack: Path, folder: Path, **more: Any) -> str:
+    """What getArgument() returns in the macro: a line `key=value` for all that it may want to know, with the escapes
+    of Java's properties, so that `List.setList(getArgument())` takes any path.
+    """
+    values = {"stage": stage, "stack": stack.absolute(), "name": stack_name(stack), "out": folder.absolute(), **more}
+    return "".join(f"{_escaped(key, ' =:#!')}={_escaped(str(value))}\n" for key, value in values.items())
+
+
+def _escaped(text: str, special: str = "") -> str:
+    escapes = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"} | {c: f"\\{c}" for c in special}
+    units = np.frombuffer(text.encode("utf-16-le", "surrogatepass"), "<u2").tolist()
+    words = [escapes.get(chr(u), chr(u) if 31 < u < 127 else f"\\u{u:04x}") for u in units]
+    return "\\" + "".join(words) if text.startswith(" ") and not special else "".join(words)

@@ -1,0 +1,161 @@
+"""Where an ImageJ and a Java are on this machine. Nothing is started here, and nothing is fetched unless asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from densecell_batch.errors import ImageJError
+
+__all__ = ["KNOWN_PLACES", "ImageJPlace", "find_imagej", "find_java"]
+
+# Looked at in this order when the user names none: the container's, Debian's, and where people unpack Fiji.
+KNOWN_PLACES = (
+    "/opt/densecell/imagej",
+    "/usr/share/java/ij.jar",
+    "~/Fiji.app",
+    "~/Fiji",
+    "~/ImageJ",
+    "/opt/Fiji.app",
+    "/opt/Fiji",
+    "/opt/fiji",
+    "/usr/local/Fiji.app",
+    "/Applications/Fiji.app",
+    "/Applications/Fiji",
+)
+
+_REMEDY = (
+    "give --imagej with a Fiji or ImageJ folder, or an ij.jar; Debian and Ubuntu have one (apt install libij-java), "
+    "and Fiji (fiji.sc) needs only to be unpacked"
+)
+_ENDPOINT = re.compile(r"[\w.-]+(:[\w.-]+){1,3}(\+[\w.-]+(:[\w.-]+){1,3})*")
+
+
+@dataclass(frozen=True)
+class ImageJPlace:
+    """An ImageJ on disk."""
+
+    where: str  # as the user would name it
+    jars: tuple[Path, ...]  # for the class path
+    plugins: Path | None = None  # folder of plugins that ImageJ itself loads
+    has_gateway: bool = False  # ImageJ2 is there, whose patches let commands run without a screen
+
+
+def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPlace:
+    """Find an ImageJ.
+
+    Parameters
+    ----------
+    where
+        A Fiji or ImageJ folder, an `ij.jar`, or a Maven endpoint such as `net.imagej:ij:1.54p` or `sc.fiji:fiji`; None
+        for the first of `KNOWN_PLACES` that is there.
+    download
+        Whether the jars of an endpoint may be fetched. Without it, they have to be in the local Maven repository.
+
+    Returns
+    -------
+    ImageJPlace
+
+    Raises
+    ------
+    ImageJError
+        If there is none, or it is not whole.
+    """
+    if where is None:
+        for place in KNOWN_PLACES:
+            if (found := _look(Path(place).expanduser())) is not None:
+                return found
+        raise ImageJError(f"there is no ImageJ in any usual place ({', '.join(KNOWN_PLACES[:3])}, ...); {_REMEDY}")
+    path = Path(where).expanduser()
+    if path.exists():
+        if (found := _look(path.absolute())) is None:
+            raise ImageJError(f"{where}: no ImageJ in it; expected an ij.jar, or a folder with ij.jar or jars/ij-*.jar")
+        return found
+    if _ENDPOINT.fullmatch(where) and not re.match(r"[A-Za-z]:", where):
+        return _resolve(where, download)
+    raise ImageJError(f"{where}: no such file or folder; {_REMEDY}")
+
+
+def _look(path: Path) -> ImageJPlace | None:
+    """The ImageJ in a folder, or that is a jar."""
+    if path.is_file() and path.suffix == ".jar":
+        return ImageJPlace(str(path), (path,))
+    plugins = path / "plugins" if (path / "plugins").is_dir() else None
+    for jar in (path / "ij.jar", path / "Contents/Java/ij.jar", path / "ImageJ.app/Contents/Java/ij.jar"):
+        if jar.is_file():
+            return ImageJPlace(str(path), (jar,), plugins)
+    if not any((path / "jars").glob("ij*.jar")):
+        return None
+    jars = tuple(sorted((path / "jars").rglob("*.jar")))
+    if not any(re.match(r"ij(-\d.*)?\.jar", jar.name) for jar in jars):
+        return None
+    if not _has_gateway(jars):
+        return ImageJPlace(str(path), jars, plugins)
+    return ImageJPlace(str(path), jars + tuple(sorted((path / "plugins").rglob("*.jar"))), plugins, True)
+
+
+def _has_gateway(jars: tuple[Path, ...]) -> bool:
+    names = "\n".join(jar.name for jar in jars)
+    return bool(re.search(r"^imagej-legacy-\d", names, re.M) and re.search(r"^imagej-\d", names, re.M))
+
+
+def _resolve(endpoint: str, download: bool) -> ImageJPlace:
+    """The jars of a Maven endpoint and of all that it needs."""
+    try:
+        import jgo
+        from jgo.constants import MAVEN_CENTRAL_URL
+        from jgo.env import EnvironmentBuilder
+        from jgo.maven import MavenContext, PythonResolver
+        from scyjava import config
+    except ImportError as error:
+        raise missing_extra(error) from error
+    try:
+        if download:
+            environment = jgo.build(endpoint, repositories=config.get_repositories(), resolver=PythonResolver())
+        else:
+            repositories = {"central": MAVEN_CENTRAL_URL, **config.get_repositories()}
+            context = MavenContext(resolver=PythonResolver(), remote_repos=repositories, offline=True)
+            environment = EnvironmentBuilder(context=context).from_endpoint(endpoint)
+    except Exception as error:  # jgo raises whatever its parsers, sockets and files raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        remedy = (
+            "is the artifact's name right, and the network there? A Fiji folder needs neither"
+            if download
+            else "fetch them once, where there is a network: densecell-batch fiji macro FILE --imagej ... --download; "
+            "or give a Fiji folder"
+        )
+        raise ImageJError(f"{endpoint}: its jars cannot be had ({reason}); {remedy}") from error
+    jars = tuple(Path(jar) for jar in environment.all_jars)
+    if not any(re.match(r"ij-\d.*\.jar", jar.name) for jar in jars):
+        raise ImageJError(
+            f"{endpoint}: there is no ImageJ among its {len(jars)} jars; expected net.imagej:ij, or what needs it"
+        )
+    return ImageJPlace(endpoint, jars, None, _has_gateway(jars))
+
+
+def find_java() -> Path:
+    """The home of the Java that will be used: JAVA_HOME, else that of `java` on the PATH.
+
+    Raises
+    ------
+    ImageJError
+        If there is none.
+    """
+    remedy = "install Java 11 or later (Debian and Ubuntu: apt-get install openjdk-17-jre), or module load java"
+    program = "java.exe" if os.name == "nt" else "java"
+    if home := os.environ.get("JAVA_HOME"):
+        if (Path(home) / "bin" / program).exists():
+            return Path(home)
+        raise ImageJError(f"JAVA_HOME is {home}, where there is no bin/java; {remedy}")
+    java = shutil.which("java")
+    if java is None:
+        raise ImageJError(f"there is no Java: JAVA_HOME is not set and no java is on the PATH; {remedy}")
+    return Path(java).resolve().parents[1]
+
+
+def missing_extra(error: ImportError) -> ImageJError:
+    """What to say when pyimagej is not installed."""
+    return ImageJError(f"the Python side of ImageJ is not installed ({error}); pip install 'densecell-batch[fiji]'")

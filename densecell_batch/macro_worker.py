@@ -1,0 +1,200 @@
+"""The process that runs one macro of a user: `python -m densecell_batch.macro_worker FOLDER PARENT`. See `macro`."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densecell_batch import fiji
+from densecell_batch.atomic import write_file
+from densecell_batch.errors import DensecellError, ImageJError, MacroError
+from densecell_batch.imagej_place import find_imagej
+from densecell_batch.macro import Macro, MacroTask
+from densecell_batch.macro_watch import run_macro, tables
+from densecell_batch.stack_io import Stack, open_stack
+from densecell_batch.stack_writer import StackWriter
+from densecell_batch.volume import VoxelSize
+
+__all__ = ["main", "screen"]
+
+_SCREEN_START = 20.0  # seconds
+
+
+def main() -> None:
+    """Do the task in a folder and leave the outcome there. The process ends here: a macro may still run in it."""
+    folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    values = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    task = MacroTask(**values | {"macro": Macro(**values["macro"])})
+    with ExitStack() as opened:
+        try:
+            place = find_imagej(task.imagej, download=task.download)
+            there = opened.enter_context(screen(not place.has_gateway))
+            outcome = _do(task, folder, headless=not there)
+        except ImageJError as error:
+            outcome = {"imagej_error": str(error)}
+        except DensecellError as error:
+            outcome = {"macro_error": str(error)}
+        # Before the screen goes: Java ends the process when it loses it.
+        write_file(folder / "outcome.json", json.dumps(outcome).encode())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """End this process, and its screen, when the one that started it was killed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    for process in _children:
+        process.terminate()
+    os._exit(1)
+
+
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
+    """Run the macro; the JSON of the outcome."""
+    imagej = fiji.start_imagej(task.imagej, headless=headless, heap=task.heap, download=task.download)
+    image, voxel_size = None, None
+    if task.image is not None:
+        override = None if task.voxel_size is None else VoxelSize(*task.voxel_size)
+        with _explained_memory(task), open_stack(Path(task.image), override) as stack:
+            image, voxel_size = _opened(stack, task), stack.info.voxel_size
+    (folder / "begun").touch()
+    with _explained_memory(task):
+        run = run_macro(task.macro, task.argument, image, time_limit=task.time_limit, heard=_say)
+    (folder / "over").touch()
+    notes = []
+    if task.result is not None:
+        with _explained_memory(task):
+            notes = _save(run.image, Path(task.result), voxel_size, image, task.macro)
+    return {
+        "value": run.value,
+        "tables": [asdict(table) for table in tables()],
+        "notes": notes,
+        "imagej": str(imagej),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _opened(stack: Stack, task: MacroTask) -> Any:
+    """The image of a stack, with the folder and name that macros ask for."""
+    from scyjava import jimport
+
+    dtype = "float32" if stack.info.dtype == "int16" else stack.info.dtype  # ImageJ has no int16; float32 holds it
+    planes = (stack.read(z).astype(dtype, copy=False) for z in range(stack.info.shape[0]))
+    colours = None if task.colours is None else np.array(task.colours, np.uint8)
+    path = stack.info.path
+    image = fiji.to_imageplus(planes, stack.info.voxel_size, colours, task.class_names, path.name)
+    info = jimport("ij.io.FileInfo")()
+    info.directory, info.fileName = f"{path.parent}{os.sep}", path.name
+    info.width, info.height, info.nImages = image.getWidth(), image.getHeight(), image.getStackSize()
+    image.setFileInfo(info)
+    return image
+
+
+def _save(image: Any, path: Path, voxel_size: VoxelSize | None, before: Any, macro: Macro) -> list[str]:
+    """Write the image that a macro left, whole or not at all; notes on it."""
+    if image is None:
+        raise MacroError(f"{macro.name}: it left no image open; expected the image to segment, as the active one")
+    found = fiji.from_imageplus(image)
+    notes = []
+    shapes = [" x ".join(map(str, shape)) for shape in (_shape(before), found.volume.shape)]
+    if shapes[0] != shapes[1]:
+        notes.append(f"{macro.name} changed the shape from {shapes[0]} to {shapes[1]} (z, y, x); so have the labels")
+    kept = found.voxel_size or (voxel_size if shapes[0] == shapes[1] else None)
+    if kept is None and voxel_size is not None:
+        notes.append(f"{macro.name} changed the shape and left no voxel size: none is known")
+    with StackWriter(path, found.volume.shape, found.volume.dtype.name, voxel_size=kept) as writer:
+        for z, plane in enumerate(found.volume):
+            writer.write(z, plane)
+        writer.commit()
+    return notes
+
+
+def _shape(image: Any) -> tuple[int, ...]:
+    return int(image.getStackSize()), int(image.getHeight()), int(image.getWidth())
+
+
+@contextmanager
+def _explained_memory(task: MacroTask) -> Iterator[None]:
+    """Turn what Java and Python raise when memory runs out into words."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MemoryError) and "OutOfMemoryError" not in f"{type(error).__name__} {error}":
+            raise
+        raise MacroError(
+            f"{task.macro.name}: the memory of {(task.heap or 0) / 2**30:.1f} GiB for ImageJ is used up; ImageJ holds "
+            "whole stacks: give the job more memory (--memory), or crop the stack"
+        ) from error
+
+
+@contextmanager
+def screen(wanted: bool) -> Iterator[bool]:
+    """A screen for Java: one of its own (Xvfb), or else the user's. Yields whether there is one."""
+    if not wanted or sys.platform == "darwin":  # Java on macOS needs the main thread for windows, which is Python's
+        yield False
+    elif sys.platform == "win32":
+        yield True
+    elif shutil.which("Xvfb"):
+        read, write = os.pipe()
+        server = subprocess.Popen(
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"],
+            pass_fds=[write], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _children.append(server)
+        os.close(write)
+        try:
+            number = os.read(read, 16).strip() if select.select([read], [], [], _SCREEN_START)[0] else b""
+            if number:
+                os.environ["DISPLAY"] = f":{number.decode()}"
+            yield bool(number)
+        finally:
+            os.close(read)
+            server.terminate()
+            server.wait(10)
+    else:
+        yield _reachable(os.environ.get("DISPLAY", ""))
+
+
+def _reachable(display: str) -> bool:
+    """Whether an X server answers; jobs on a cluster inherit the name of a screen that is not theirs."""
+    host, _, number = display.rpartition(":")
+    number = number.partition(".")[0]
+    if not number.isdecimal():
+        return False
+    try:
+        if host in ("", "unix"):
+            with socket.socket(socket.AF_UNIX) as local:
+                local.settimeout(2)
+                local.connect(f"/tmp/.X11-unix/X{number}")
+        else:
+            socket.create_connection((host, 6000 + int(number)), 2).close()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

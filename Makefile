@@ -3,7 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-lowest check format bench clean
+# Images: the first engine that answers builds; IMAGE_BUILD_FLAGS go to its `build` as they are.
+VARIANT ?= gpu
+FIJI ?= 1
+MODELS ?= auto
+BASE ?= debian:bookworm-slim
+IMAGE ?= densecell-batch
+ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 && echo $$e && break; done)
+IMAGE_BUILD_FLAGS ?=
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/__init__.py)
+
+.PHONY: help demo test test-slow test-lowest check format bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +50,26 @@ format: $(VENV)/.installed  ## format, and fix what can be fixed
 
 bench: $(VENV)/.installed  ## print the tables of benchmarks/
 	$(BIN)/python benchmarks/inference.py
+
+image:  ## build the container image (VARIANT=cpu|gpu, FIJI=1|0, MODELS=auto|none|NAMES, BASE=...)
+	@test -n "$(ENGINE)" || { echo "no docker, podman or buildah answers; ENGINE=... names one" >&2; exit 1; }
+	$(ENGINE) build $(if $(filter docker,$(notdir $(ENGINE))),,--format docker --layers) --build-arg BASE=$(BASE) \
+	  --build-arg VARIANT=$(VARIANT) --build-arg FIJI=$(FIJI) --build-arg MODELS="$(MODELS)" \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null) \
+	  --tag $(IMAGE):latest --tag $(IMAGE):$(VERSION)-$(VARIANT) $(IMAGE_BUILD_FLAGS) .
+
+image-base:  ## make a base image from Debian packages alone, for machines that reach no image registry: BASE=densecell-base
+	mkdir -p build
+	mmdebstrap --variant=minbase --components=main --aptopt='Acquire::Languages "none"' bookworm build/base.tar
+	podman import --quiet build/base.tar localhost/densecell-base
+	rm build/base.tar
+
+image-test: $(VENV)/.installed  ## test the image that `make image` built, and the launcher with it
+	$(BIN)/python -m pytest -m container --require-image tests/test_container.py
+
+image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the images
+	PYTHON=$(BIN)/python container/constraints.sh cpu
+	PYTHON=$(BIN)/python container/constraints.sh gpu
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .venv-lowest demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.atomic import remove_remains
-from densecell_batch.errors import DensecellError, OptionError, Stopped
+from densecell_batch.errors import DensecellError, OptionError
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.pipeline import Progress, SegmentedStack, Segmenter, segment_stack
 
@@ -81,8 +81,6 @@ def segment_batch(
         _log.info("stack %d of %d: %s", number, len(stacks), stack)
         try:
             result = segment_stack(stack, folder, segmenter, progress)
-        except Stopped:
-            raise
         except DensecellError as error:
             _log.error("%s", error)
             yield Verdict(stack, reason=" ".join(str(error).split()), error=error)

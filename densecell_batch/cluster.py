@@ -193,7 +193,17 @@ def _command(job: ArrayJob) -> str:
     if job.image is None:
         start = [sys.executable, "-m", "densecell_batch"]
     else:
-        folders = sorted({str(out), *(str(p.parent) for stack in stacks for p in (stack, stack.resolve()))})
-        binds = [word for folder in folders for word in ("--bind", folder)]
+        # Files of the options, such as a model, have to be there, too.
+        files = [*stacks, *(path for path in map(Path, job.segment) if path.is_absolute() and path.exists())]
+        folders = sorted({str(out), *(str(p.parent) for file in files for p in (file, file.resolve()))})
+        binds = [word for folder in folders for word in _bind(folder)]
         start = ["apptainer", "run", *(["--nv"] if job.gpus else []), *binds, str(job.image.absolute())]
     return shlex.join([*start, "segment", *map(str, stacks), "-o", str(out), *job.segment])
+
+
+def _bind(folder: str) -> tuple[str, str]:
+    """The words that make a folder visible in an image, under the same path; `--bind` splits at commas and colons."""
+    if not re.search('[,:"]', folder):
+        return "--bind", folder
+    quoted = folder.replace('"', '""')
+    return "--mount", f'type=bind,"source={quoted}","destination={quoted}"'

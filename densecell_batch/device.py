@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,6 +212,8 @@ def _usable_gpu() -> DeviceInfo | None:
             return None
         capability = getattr(gpus[0], "compute_capability", "0.0")
         return DeviceInfo("gpu", gpus[0].device_kind, (f"compute capability {capability}",), _threads())
+    # The driver's own limit drops code before it is used again; it is read when CUDA starts.
+    os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
     import tensorflow as tf
 
     devices = tf.config.list_physical_devices("GPU")
@@ -224,7 +227,35 @@ def _usable_gpu() -> DeviceInfo | None:
             break
     details = tf.config.experimental.get_device_details(devices[0])
     major, minor = details.get("compute_capability", (0, 0))
+    _tell_of_compiling(major, minor, tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []))
     return DeviceInfo("gpu", details.get("device_name", "GPU"), (f"compute capability {major}.{minor}",), _threads())
+
+
+def _tell_of_compiling(major: int, minor: int, built_for: Sequence[str]) -> None:
+    """Say so if the driver has to compile TensorFlow's code for this GPU at its first use: nothing else would, for many
+    minutes.
+
+    Parameters
+    ----------
+    major, minor
+        Compute capability of the GPU.
+    built_for
+        As TensorFlow lists them: "sm_80" runs on 8.0 and later minors of 8; "compute_90" on 9.x, and can be compiled
+        for later majors.
+    """
+    known = [divmod(int(name.rpartition("_")[2]), 10) for name in built_for]
+    if not known or any(major == known_major and minor >= known_minor for known_major, known_minor in known):
+        return
+    folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv" / "ComputeCache")
+    _log.warning(
+        "this GPU has compute capability %d.%d, and TensorFlow holds code for %s only: the driver compiles it now, "
+        "which can take half an hour in which nothing seems to happen. It keeps the result in %s; give CUDA_CACHE_PATH "
+        "a folder that lasts if this one does not (in a container: one of the host), and later starts are quick",
+        major,
+        minor,
+        ", ".join(f"{known_major}.{known_minor}" for known_major, known_minor in known),
+        folder,
+    )
 
 
 def _hide_gpus() -> None:

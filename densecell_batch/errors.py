@@ -15,10 +15,11 @@
     ├── ClusterError               3   there is no Slurm here, or it refuses a job
     ├── DeviceError                3   the device asked for is not there or not usable
     ├── ImageJError                3   there is no ImageJ or no Java, or they do not start
-    └── Stopped                   75   SIGTERM or SIGINT: run the same command again to continue
 
-Every message says what was found, where, what was expected and what to do about it. The command line catches this one
-family and turns it into an exit code; anything else is a defect of ours and keeps its traceback.
+    Stopped                       75   SIGTERM or SIGINT: run the same command again to continue
+
+Every message says what was found, where, what was expected and what to do about it. The command line catches these and
+turns them into an exit code; anything else is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ class ImageJError(DensecellError):
     exit_code = 3
 
 
-class Stopped(DensecellError):  # noqa: N818 (an event, not a fault)
-    """The run was stopped by SIGTERM or SIGINT; the same command continues it."""
+class Stopped(BaseException):
+    """The run was stopped by SIGTERM or SIGINT; the same command continues it.
+
+    As KeyboardInterrupt, it is no Exception: what expects faults, of a decoder for example, shall not take it for one.
+    """
 
     exit_code = 75

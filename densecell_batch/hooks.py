@@ -30,7 +30,7 @@ import numpy as np
 from densecell_batch.atomic import explained, remove_remains, write_file
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.claim import claimed
-from densecell_batch.errors import DensecellError, MacroError, OutputError, Stopped
+from densecell_batch.errors import DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
 from densecell_batch.imagej_place import find_imagej, find_java
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
@@ -124,8 +124,6 @@ def prepared(
             made.info = replace(made.info, path=stack.info.path)
             made.notes = (*made.notes, *record["notes"])
             yield made, record
-    except Stopped:
-        raise
     except DensecellError:
         if not job_folders(folder, stack_name(stack.info.path)):  # nothing was begun that could go on
             shutil.rmtree(place, ignore_errors=True)

@@ -219,7 +219,7 @@ def _explained(path: Path, what: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a StackError. Decoders of damaged files raise almost anything."""
     try:
         yield
-    except (DensecellError, MemoryError):  # also Stopped, by a signal
+    except (DensecellError, MemoryError):
         raise
     except PermissionError as error:
         raise StackError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -50,6 +51,29 @@ def test_scripts_hold_what_was_asked():
         assert f"#SBATCH {line}\n" in text
     assert "--assemble" not in text
     assert "--shard" not in assemble_script(job())
+
+
+def test_what_an_image_has_to_see(tmp_path):
+    """The folders of stacks, links, outputs and models, also those with characters that --bind splits at."""
+    for name in ("stacks", "real", "models", "a,b:c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "real/x.tif").touch()
+    (tmp_path / "models/m.zip").touch()
+    (tmp_path / "stacks/link.tif").symlink_to(tmp_path / "real/x.tif")
+    text = array_script(
+        job(
+            stacks=[tmp_path / "stacks/link.tif", tmp_path / "a,b:c/y.tif"],
+            out=tmp_path / "out",
+            segment=["--model", str(tmp_path / "models/m.zip"), "--tile", "5,64,64"],
+            image=Path("/images/d.sif"),
+        ),
+        Path("x.sbatch"),
+    )
+    words = shlex.split(next(line for line in text.splitlines() if line.startswith("apptainer")))
+    binds = {words[i + 1] for i, word in enumerate(words) if word in ("--bind", "--mount")}
+    odd = f'type=bind,"source={tmp_path}/a,b:c","destination={tmp_path}/a,b:c"'
+    assert binds == {odd, *(str(tmp_path / name) for name in ("stacks", "real", "models", "out"))}
+    assert words[words.index("/images/d.sif") + 1] == "segment"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Device and precision: what is found, and what is refused."""
 
 import logging
+import re
 
 import pytest
 
@@ -71,6 +72,39 @@ def test_unusable_nvidia_is_a_loud_warning_under_auto(monkeypatch, caplog, nvidi
     with caplog.at_level(logging.WARNING):
         assert select_device("auto").kind == "cpu"
     assert ("NVIDIA device is present" in caplog.text) == (nvidia is not None)
+
+
+BUILT_FOR = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]  # of TensorFlow 2.21
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "told"),
+    [
+        ((9, 0), BUILT_FOR, False),
+        ((8, 6), BUILT_FOR, False),  # code of 8.0 runs
+        ((7, 5), BUILT_FOR, False),
+        ((12, 0), BUILT_FOR, True),
+        ((10, 0), BUILT_FOR, True),
+        ((10, 0), [*BUILT_FOR, "sm_100"], False),
+        ((12, 0), [*BUILT_FOR, "compute_120"], False),
+        ((12, 0), [], False),  # a TensorFlow that does not say
+    ],
+)
+def test_a_gpu_that_needs_compiling_is_told_of(monkeypatch, caplog, capability, built_for, told):
+    monkeypatch.setenv("CUDA_CACHE_PATH", "/kept/here")
+    with caplog.at_level(logging.WARNING):
+        device._tell_of_compiling(*capability, built_for)
+    assert ("can take half an hour" in caplog.text) == told
+    if told:
+        assert "{}.{}".format(*capability) in caplog.text
+        assert "/kept/here" in caplog.text
+
+
+def test_tensorflow_says_what_it_was_built_for():
+    import tensorflow as tf
+
+    built_for = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+    assert all(re.fullmatch(r"(sm|compute)_\d+", name) for name in built_for), built_for
 
 
 def test_available_memory_is_plausible():

@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
-from types import FrameType
 
 import click
 
 from densecell_batch import __version__
 from densecell_batch.cli.params import verbosity
+from densecell_batch.cli.signals import leave_on_signals
 from densecell_batch.errors import DensecellError, Stopped
 
 __all__ = ["cli", "main"]
@@ -66,8 +65,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of `densecell-batch`."""
-    for number in (signal.SIGTERM, signal.SIGINT):  # before the slow imports of a verb
-        signal.signal(number, _stop)
+    leave_on_signals()  # before the slow imports of a verb
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
     logger = logging.getLogger("densecell_batch")
@@ -88,11 +86,6 @@ def main() -> None:
     except DensecellError as error:
         click.echo(f"densecell-batch: error: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Signal handler. Verbs that work for long leave the main thread to wait for others, so it answers at once."""
-    raise Stopped(f"stopped by {signal.Signals(number).name}; run the same command again to continue")
 
 
 def _leave(code: int) -> None:

@@ -53,7 +53,8 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
         from densecell_batch.nets import backend
 
         found = versions()
-        yield "ok", "backend", f"{backend()} {found.get(backend(), '')}, Keras {found.get('keras', '?')}"
+        version = found.get(backend()) or found.get(f"{backend()}-cpu", "")
+        yield "ok", "backend", f"{backend()} {version}, Keras {found.get('keras', '?')}"
         chosen = select_device(device)
         yield "ok", "device", str(chosen)
         precision = choose_precision("auto", chosen)

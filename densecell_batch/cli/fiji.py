@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from densecell_batch.cli.params import SECONDS, verbosity
-from densecell_batch.errors import Stopped
+from densecell_batch.cli.signals import stop_on_signals
 
 __all__ = ["fiji"]
 
@@ -36,14 +34,9 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
     """
     from densecell_batch.macro import Macro, MacroTask, run_apart
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, _stop)
+    stop_on_signals()
     task = MacroTask(Macro.read(file), argument, imagej=imagej, time_limit=time_limit, download=download)
     value = run_apart(task, echo=True).value
     if value is not None:
         click.echo(value)
     sys.exit(0)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(f"stopped by {signal.Signals(number).name}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE, verbosity
+from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import DensecellError, OptionError
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def run_segment(
         if flags.get("shard") or flags.get("assemble") or flags.get("overwrite"):
             raise OptionError("--workers goes neither with --shard, --assemble nor --overwrite")
         Segmenter(bundle, SegmentOptions(**flags))  # complains once, not in each worker
+        stop_on_signals()
         reasons = run_workers(n_workers)
         flags["assemble"] = True
     segmenter = Segmenter(bundle, SegmentOptions(**flags))
@@ -137,6 +139,7 @@ def run_segment(
         segmenter.load()
     if dry_run:
         return _dry_run(found, segmenter)
+    stop_on_signals()
     failed = 0
     with ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):

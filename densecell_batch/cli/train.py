@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from densecell_batch.cli.params import TILE, verbosity
+from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import OptionError
 
 __all__ = ["train"]
@@ -89,6 +90,7 @@ def train(
         run = replace(run, recipe=run.recipe.over(flags["epochs"] * epoch))
     evaluation = load_labelled(eval_images, eval_labels, n)
     _check_classes(volumes, evaluation, named)
+    stop_on_signals()
     begun = time.monotonic()
 
     def say(seed: int, row: dict[str, float]) -> None:

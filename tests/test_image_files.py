@@ -1,0 +1,182 @@
+"""Dockerfile, Singularity.def and their scripts, as far as they can be checked without building."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from images import ROOT, definition
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+DEFINITION = (ROOT / "Singularity.def").read_text()
+SCRIPTS = sorted([*(ROOT / "container").glob("*.sh"), ROOT / "container/densecell"])
+
+
+def tool(name):
+    """A linter, from the environment of the tests."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if not found:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*words, **options):
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, **options)
+
+
+def test_dockerfile_is_clean():
+    done = run(tool("hadolint"), ROOT / "Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(script):
+    done = run(tool("shellcheck"), script)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["post", "environment", "runscript", "startscript", "test"])
+def test_bodies_of_the_definition_are_clean(name):
+    body = definition(DEFINITION)[1][name]
+    done = run(tool("shellcheck"), "--shell=sh", "-", input=body)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_definition_has_what_it_needs():
+    header, sections = definition(DEFINITION)
+    assert header == {"bootstrap": "docker", "from": "debian:bookworm-slim"}
+    assert {"files", "post", "environment", "runscript", "test", "labels", "help"} <= set(sections)
+    assert all(body.strip() for body in sections.values())
+    assert "{{" not in str(sections)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("%runscript", "%runscirpt", "unknown section: %runscirpt"),
+        ("%startscript", "%runscript", "second section"),
+        ("{{ VARIANT }}", "{{ VARAINT }}", "VARAINT"),
+        ("Bootstrap: docker", "Bootstrap docker", "neither header nor section"),
+    ],
+)
+def test_a_misspelt_definition_is_noticed(old, new, message):
+    assert old in DEFINITION
+    with pytest.raises(ValueError, match=message):
+        definition(DEFINITION.replace(old, new, 1))
+
+
+def test_another_parser_reads_the_same_definition():
+    code = (
+        "import json, sys; from spython.main.parse.parsers import SingularityParser as P\n"
+        "recipe, = P(sys.argv[1]).parse().values(); print(json.dumps([recipe.cmd, recipe.files, recipe.labels]))"
+    )
+    pytest.importorskip("spython")
+    done = run(sys.executable, "-c", code, ROOT / "Singularity.def")
+    assert done.returncode == 0, done.stderr
+    command, files, labels = json.loads(done.stdout.splitlines()[-1])
+    sections = definition(DEFINITION)[1]
+    assert command == sections["runscript"].strip()
+    assert set(files) == {line.strip() for line in sections["files"].splitlines() if line.strip()}
+    assert "org.opencontainers.image.licenses BSD-3-Clause" in labels
+
+
+def test_both_run_the_same_script():
+    steps = re.findall(r"install\.sh (\w+)", " ".join(re.findall("^RUN .*", DOCKERFILE, re.M)))
+    assert sorted(steps) == ["dependencies", "imagej", "models", "package", "system"]
+    assert re.findall(r"install\.sh (\w+)", definition(DEFINITION)[1]["post"]) == ["all"]
+
+
+def test_both_copy_what_there_is():
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = dict(line.split() for line in definition(DEFINITION)[1]["files"].splitlines() if line.strip())
+    assert set(copied) == allowed
+    for name, target in copied.items():
+        assert (ROOT / name).exists(), name
+        assert target == f"/src/{name}"
+
+
+def test_both_set_the_same_environment():
+    """But for HOME, which Apptainer keeps, and what only Docker's GPU hook reads."""
+    block = re.search(r"^ENV (.*?[^\\])$", DOCKERFILE, re.S | re.M)[1]
+    docker = dict(word.split("=", 1) for word in block.replace("\\\n", " ").split())
+    done = run("sh", "-c", definition(DEFINITION)[1]["environment"] + "env", env={"HOME": "/nonexistent"})
+    apptainer = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    for name in (
+        "PATH",
+        "HOME",
+        "LANG",
+        "KERAS_HOME",
+        "DENSECELL_CACHE",
+        "PYTHONDONTWRITEBYTECODE",
+        "CUDA_CACHE_MAXSIZE",
+    ):
+        assert docker[name] == apptainer[name], name
+
+
+def test_host_settings_for_another_python_do_not_come_in(tmp_path):
+    host = {"PYTHONPATH": "/evil", "KERAS_BACKEND": "torch", "HOME": str(tmp_path), "DENSECELL_CACHE": "/mine"}
+    body = definition(DEFINITION)[1]["environment"]
+    found = dict(line.split("=", 1) for line in run("sh", "-c", body + "env", env=host).stdout.splitlines())
+    assert not {"PYTHONPATH", "KERAS_BACKEND"} & set(found)
+    assert (found["HOME"], found["DENSECELL_CACHE"]) == (str(tmp_path), "/mine")
+
+
+def test_image_is_not_root_and_nothing_lies_in_home():
+    assert re.search(r"^USER 1000:1000$", DOCKERFILE, re.M)
+    assert re.search(r'^ENTRYPOINT \["densecell-batch"\]$', DOCKERFILE, re.M)
+    for text in (DOCKERFILE, DEFINITION, *(script.read_text() for script in SCRIPTS)):
+        assert not re.search(r"(?<!\w)/(root|home)\b", text)
+
+
+# The pinned packages
+
+
+def pins(variant):
+    lines = (ROOT / f"container/constraints-{variant}.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_all_that_the_package_needs_is_pinned(variant):
+    done = run(sys.executable, ROOT / "container/requirements.py", variant, "fiji")
+    assert done.returncode == 0, done.stderr
+    for requirement in done.stdout.split():
+        name, lowest = re.fullmatch(r"([\w-]+)(?:\[[\w,-]+\])?>=([\d.]+)", requirement).groups()
+        assert name in pins(variant), f"{name} is not pinned: make image-constraints"
+        assert version(pins(variant)[name]) >= version(lowest), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert len(done.stdout.split()) == len(project["dependencies"]) + 1 + (variant == "gpu")
+
+
+def version(text):
+    return [int(part) for part in re.findall(r"\d+", text)]
+
+
+def test_variants_differ_in_tensorflow_and_cuda_alone():
+    cpu, gpu = pins("cpu"), pins("gpu")
+    assert {"tensorflow-cpu"} == {name for name in cpu if name not in gpu}
+    assert all(name == "tensorflow" or re.fullmatch("nvidia-.*-cu12", name) for name in gpu if name not in cpu)
+    assert {name: v for name, v in cpu.items() if name in gpu} == {name: v for name, v in gpu.items() if name in cpu}
+    assert cpu["tensorflow-cpu"] == gpu["tensorflow"]
+
+
+def test_unknown_variant_is_refused():
+    assert "expected cpu or gpu" in run(sys.executable, ROOT / "container/requirements.py", "tpu").stderr
+    done = run("sh", ROOT / "container/install.sh", "all", env={"VARIANT": "tpu", "PATH": "/usr/bin:/bin"})
+    assert done.returncode == 1
+    assert "VARIANT is 'tpu'; expected cpu or gpu" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_pinned_packages_fit_together_and_can_be_had(variant):
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the pins are those of Python 3.11")
+    done = run(ROOT / "container/constraints.sh", variant, "--check", env=os.environ | {"PYTHON": sys.executable})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(pins(variant))} packages fit together" in done.stdout

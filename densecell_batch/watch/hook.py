@@ -42,10 +42,10 @@ def run_hook(words: Sequence[str], verdict: Verdict, out: Path) -> None:
     """Run a hook and wait for it. If it fails, the log says so, and nothing else happens."""
     said = {
         "STATUS": "ok" if verdict.ok else "failed",
-        "STACK": verdict.stack,
-        "OUT": out,
-        "LABELS": verdict.labels or "",
-        "REPORT": verdict.report or "",
+        "STACK": verdict.stack.absolute(),
+        "OUT": out.absolute(),
+        "LABELS": verdict.labels.absolute() if verdict.labels else "",
+        "REPORT": verdict.report.absolute() if verdict.report else "",
         "REASON": verdict.reason,
     }
     environment = {**os.environ, **{f"DENSECELL_{name}": str(value) for name, value in said.items()}}

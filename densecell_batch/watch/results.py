@@ -63,13 +63,18 @@ class Results:
         """A path below the output folder, as the table has it."""
         return path.relative_to(self._out).as_posix()
 
-    def is_there(self, report: str) -> bool:
-        """Whether a report that the table speaks of is still there."""
-        return bool(report) and (self._out / report).exists()
+    def is_there(self, report: str, sha256: str) -> bool:
+        """Whether results that the table speaks of are still there, and of this model."""
+        found = self._result(self._out / report) if report else None
+        return found is not None and found.sha256 == sha256
+
+    def current(self, paths: OutputPaths) -> Result | None:
+        """The results under some name, whatever they were made of, if it was with this model."""
+        return self._result(paths.report)
 
     def of_stamp(self, paths: OutputPaths, stamp: Stamp) -> Result | None:
         """The results of a stack, if they were made of a file of the same size and time, with this model."""
-        found = self._result(paths.report)
+        found = self.current(paths)
         if found is None:
             return None
         entry = found.content["input"]

@@ -30,9 +30,10 @@ h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5r
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .35rem .6rem .35rem 0; }
 td { border-top: 1px solid #8884; vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
 .failed b { color: #c0392b; } progress { width: 100%; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: 1rem; }
+td:first-child { min-width: 10rem; } td:last-child { white-space: nowrap; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
 .card { border: 1px solid #8884; border-radius: .5rem; padding: .7rem; overflow-wrap: anywhere; }
-.card img { width: 100%; max-height: 14rem; object-fit: cover; object-position: 0 0; background: white; }
+.card img { width: 100%; max-height: 19rem; object-fit: cover; object-position: 0 0; background: white; }
 """
 
 

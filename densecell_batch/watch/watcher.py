@@ -113,7 +113,10 @@ class Watcher:
         self._queue: set[str] = set()
         self._elsewhere: dict[str, float] = {}  # being worked on by another watcher; when to ask again
         self._look_at = self._page_at = self._tick_at = self._pause_until = 0.0
-        self._trouble = ""  # why nothing is done
+        self._trouble = ""  # why nothing is done at this moment
+        self._complaint = ""  # the same, until something could be done again
+        self._gone = False  # whether a folder is away
+        self._page_late = False  # something happened since it was written
         self._current = ""  # being worked on
         self._failures = 0
         self._cleaned: set[Path] = set()
@@ -164,12 +167,15 @@ class Watcher:
             if self._events is not None:
                 self._events.attend()
         except FolderGoneError as error:
+            self._gone = True
             self._pause(f"{error}: waiting for it", self._options.interval)
             self._look_at = begun + min(self._options.interval, 5.0)
             return
-        if self._trouble and begun >= self._pause_until and not self._options.once:
-            _log.info("going on")
-            self._trouble = ""
+        if self._gone:
+            self._gone, self._trouble = False, ""
+            self._relieved()
+        elif begun >= self._pause_until and not self._options.once:
+            self._trouble = ""  # a new try; if it fails for the same reason, nothing new is said
         changed = []
         for sighting in self._sightings.values():
             row = self._settle(sighting)
@@ -208,7 +214,7 @@ class Watcher:
         row = self._ledger.get(sighting.name)
         if row is None or row.stamp != sighting.stamp:
             return _fresh(sighting)
-        if row.state == "done" and not self._results.is_there(row.report):
+        if row.state == "done" and not self._results.is_there(row.report, row.sha256):
             return _fresh(sighting)
         if row.state == "running":  # so it was when we ended
             row.state = "queued"
@@ -240,7 +246,7 @@ class Watcher:
         self._waiting.discard(name)
         self._queue.discard(name)
         self._elsewhere.pop(name, None)
-        if row.state in ("queued", "running"):
+        if row.state in ("queued", "running") or (row.state == "failed" and self._options.move_failed is None):
             self._ledger.remove(name)
 
     def _paths(self, sighting: Sighting) -> OutputPaths:
@@ -268,9 +274,9 @@ class Watcher:
         due += [self._inbox.quiet_at(self._sightings[name]) for name in self._waiting if name in self._sightings]
         due += [now + self._rows[name].retry_at - time.time() for name in self._queue if name not in self._elsewhere]
         due += [self._elsewhere[name] for name in self._queue if name in self._elsewhere]
-        until = min(due)
-        if self._trouble:
-            until = max(self._pause_until, now)
+        until = self._pause_until if self._trouble else min(due)
+        if self._page_late:
+            until = min(until, self._page_at)
         with self._stop.heeded():
             # A little late rather than a little early, which would cost another round.
             if self._awake.wait(max(0.0, max(until, self._look_at) - now) + 0.005):
@@ -281,9 +287,15 @@ class Watcher:
 
     def _pause(self, reason: str, seconds: float) -> None:
         """Do nothing for a while, and say why."""
-        if reason != self._trouble:
+        if reason != self._complaint:
             _log.error("%s", reason)
-        self._trouble, self._pause_until = reason, time.monotonic() + seconds
+        self._trouble = self._complaint = reason
+        self._pause_until = time.monotonic() + seconds
+
+    def _relieved(self) -> None:
+        if self._complaint:
+            _log.info("going on")
+        self._complaint = ""
 
     # Working
 
@@ -304,6 +316,7 @@ class Watcher:
                     self._attempt(row, sighting, paths)
                 else:
                     self._leave_to_another(row)
+            self._relieved()
         except _Changed:
             row.state = "queued"
             self._queue.discard(row.name)
@@ -389,11 +402,11 @@ class Watcher:
                 raise verdict.error
             if verdict.error is not None:
                 raise StackError(verdict.reason)
-            # Its stamp may be another one: then it changed after the last check, and its turn comes again.
-            found = self._results.of_content(paths, row.sha256)
-            if found is None or found.report != paths.report:
+            found = self._results.current(paths)
+            if found is None:
                 raise _Changed
-            self._place.remember(row.sha256, paths.report)
+            # If another file took the place of this one a moment ago, it is that one that was segmented.
+            self._place.remember(found.sha256, paths.report)
             return found
 
     def _segmenter_is_loaded(self) -> bool:
@@ -526,10 +539,12 @@ class Watcher:
         """Write the status page, now and then."""
         begun = time.monotonic()
         if begun < self._page_at and not last:
+            self._page_late = True
             return
+        self._page_late = False
         table = read_tables(ledgers_of(self._place.out))
         situation = Situation(
-            str(self._inbox.root), table, arriving=len(self._waiting), trouble=self._trouble, stopped=last
+            str(self._inbox.root), table, arriving=len(self._waiting), trouble=self._complaint, stopped=last
         )
         try:
             self._place.check()
@@ -541,4 +556,5 @@ class Watcher:
 
 def _fresh(sighting: Sighting) -> Row:
     stamp = sighting.stamp
-    return Row(sighting.name, stamp.files, stamp.bytes, stamp.mtime_ns, seen=time.time())
+    # To the second: of stacks that arrive together, the natural order of names decides whose turn it is.
+    return Row(sighting.name, stamp.files, stamp.bytes, stamp.mtime_ns, seen=round(time.time()))

@@ -1,0 +1,126 @@
+"""Claims: what two processes may do to each other, and what is left of the dead. More in test_pieces.py."""
+
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import pytest
+
+from densecell_batch import claim
+from densecell_batch.claim import claimed, is_claimed, is_mine
+
+CONTEND = """
+import sys, time
+from pathlib import Path
+from densecell_batch.claim import claimed
+path, ready, owners = map(Path, sys.argv[1:])
+while not ready.exists():
+    time.sleep(0.001)
+with claimed(path) as ours:
+    if ours:
+        with owners.open("a") as stream:
+            stream.write("x")
+        time.sleep(3)
+"""
+
+
+def test_many_processes_find_an_owner_dead_and_one_inherits(tmp_path):
+    path, ready, owners = tmp_path / "claim", tmp_path / "ready", tmp_path / "owners"
+    for _ in range(3):
+        path.write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
+        words = [sys.executable, "-c", CONTEND, str(path), str(ready), str(owners)]
+        processes = [subprocess.Popen(words) for _ in range(6)]
+        time.sleep(1)
+        ready.touch()
+        assert [process.wait(60) for process in processes] == [0] * 6
+        assert owners.read_text() == "x"
+        owners.unlink()
+        ready.unlink()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
+    path = tmp_path / "claim"
+    (tmp_path / "ready").touch()
+    words = [sys.executable, "-c", CONTEND, str(path), str(tmp_path / "ready"), str(tmp_path / "owners")]
+    process = subprocess.Popen(words)
+    while not (tmp_path / "owners").exists():
+        time.sleep(0.01)
+    assert is_claimed(path)
+    with claimed(path) as ours:
+        assert not ours
+    process.kill()
+    while claim._started(process.pid):  # not waited for yet: it is dead all the same
+        time.sleep(0.01)
+    assert not is_claimed(path)
+    with claimed(path) as ours:
+        assert ours
+        assert is_mine(path)
+    process.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("owner", "age", "free"),
+    [
+        ("{node} {pid} {started} {space}", 9999, False),  # this very process
+        ("{node} {pid} 12345 {space}", 0, True),  # the number was given to another process since
+        ("{node} {pid} - {space}", 9999, False),  # no way to know
+        ("{node} {pid} 12345 pid:[1]", 0, False),  # a container that is called the same: only its heartbeat counts
+        ("{node} {pid} 12345 pid:[1]", 9999, True),
+        ("{node} 4194303 1 pid:[1]", 0, False),
+    ],
+)
+def test_whose_number_it_is(tmp_path, owner, age, free):
+    path, pid = tmp_path / "claim", os.getpid()
+    path.write_text(
+        owner.format(node=platform.node(), pid=pid, started=claim._started(pid), space=claim._space()) + "\n"
+    )
+    os.utime(path, (time.time() - age,) * 2)
+    assert is_claimed(path) is not free
+    with claimed(path) as ours:
+        assert ours is free
+
+
+def test_an_heir_that_died_has_an_heir(tmp_path):
+    dead = f"{platform.node()} 4194303 1 {claim._space()}\n"
+    (tmp_path / "claim").write_text(dead)
+    (tmp_path / ".claim.heir").write_text(dead)
+    with claimed(tmp_path / "claim") as ours:
+        assert ours
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_was_taken_over_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+    path = tmp_path / "claim"
+    with claimed(path) as ours:
+        assert ours
+        path.write_text("elsewhere 1 2 3\n")
+        os.utime(path, (0, 0))
+        time.sleep(0.3)
+        assert path.stat().st_mtime == 0  # no heartbeat for another one's
+        assert not is_mine(path)
+    assert path.read_text() == "elsewhere 1 2 3\n"
+
+
+def test_the_heart_goes_on_beating_after_a_network_was_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    with claimed(folder / "claim"):
+        folder.rename(tmp_path / "away")
+        time.sleep(0.3)
+        (tmp_path / "away").rename(folder)
+        os.utime(folder / "claim", (0, 0))
+        time.sleep(0.3)
+        assert (folder / "claim").stat().st_mtime > 1e9
+
+
+def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
+    """Ours may be wrong by hours."""
+    path = tmp_path / "claim"
+    path.write_text("elsewhere 1 2 3\n")
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert is_claimed(path)

@@ -1,0 +1,334 @@
+"""The loop in this process, where its surroundings can be broken: folders that go away, disks that fill, crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+import pytest
+from watched import BUNDLE, partial_outputs, rows, save, wait_until
+
+from densecell_batch.bundle import load_bundle
+from densecell_batch.errors import OptionError, OutputError, Stopped
+from densecell_batch.pipeline import Segmenter, SegmentOptions, identity_of
+from densecell_batch.watch.ledger import Ledger
+from densecell_batch.watch.place import Place
+from densecell_batch.watch.stopping import Stop
+from densecell_batch.watch.watcher import Watcher, WatchOptions
+
+QUICK = WatchOptions(interval=0.3, quiet=0.2, attempts=2, backoff=0.2, poll=True, once=True)
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """Loaded once for all tests."""
+    made = Segmenter(load_bundle(BUNDLE), SegmentOptions(precision="float32", preview=False))
+    made.load()
+    return made
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in", tmp_path / "out"
+
+
+@contextmanager
+def watching(folders, segmenter, options=QUICK, identity=None, **more):
+    """A watcher with its table; what it says goes into a list."""
+    inbox, out = folders
+    place, said = Place(out, identity or identity_of(segmenter), **more), []
+    with place.ledger() as path:
+        ledger = Ledger(path, "this one")
+        stop = Stop()
+        try:
+            yield Watcher(inbox, place, ledger, segmenter, options, said.append, lambda *_: None, stop), said, stop
+        finally:
+            ledger.close()
+
+
+def drain(folders, segmenter, **changes):
+    """Watch once: exit code and verdicts."""
+    with watching(folders, segmenter, replace(QUICK, **changes)) as (watcher, said, _):
+        return watcher.run(), said
+
+
+@contextmanager
+def in_thread(folders, segmenter, **changes):
+    """A watcher that goes on until the block ends."""
+    options, parts = replace(QUICK, once=False, **changes), []
+
+    def run():
+        with watching(folders, segmenter, options) as made, suppress(Stopped):
+            parts.extend(made)
+            made[0].run()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until(lambda: len(parts) == 3, thread.is_alive)
+    watcher, said, stop = parts
+    try:
+        yield said, thread
+    finally:
+        stop._asked = "the test"
+        watcher._awake.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+# Moving and hooks
+
+
+def test_stacks_are_moved_when_asked(folders, segmenter, tmp_path):
+    inbox, out = folders
+    save(inbox / "sub" / "good.tif", 1)
+    (inbox / "bad.tif").write_text("bad")
+    done, failed = inbox / "done", tmp_path / "failed"
+    code, said = drain(folders, segmenter, move_done=done, move_failed=failed)
+    assert code == 1
+    assert [verdict.ok for verdict in said] in ([True, False], [False, True])
+    assert (done / "sub" / "good.tif").exists()
+    assert (failed / "bad.tif").read_text() == "bad"
+    assert not (inbox / "sub" / "good.tif").exists()
+    assert (out / "bad.error.txt").exists()
+    assert drain(folders, segmenter, move_done=done, move_failed=failed) == (0, [])  # those there are no stacks to do
+    save(inbox / "sub" / "good.tif", 2)
+    assert drain(folders, segmenter, move_done=done)[0] == 0
+    assert names(done / "sub") == {"good.tif", "good-2.tif"}
+
+
+def test_a_hook_gets_words_and_environment(folders, segmenter, tmp_path):
+    inbox, out = folders
+    save(inbox / "it's a $(touch x); name.tif", 3)
+    (inbox / "bad.tif").write_text("bad")
+    script = "import os, sys, json; json.dump([sys.argv[1:], dict(os.environ)], open(sys.argv[1] + '/' + os.environ['DENSECELL_STATUS'], 'w'))"  # noqa: E501
+    drain(folders, segmenter, hook=("python3", "-c", script, str(tmp_path), "a; b"))
+    words, environment = json.loads((tmp_path / "ok").read_text())
+    assert words == [str(tmp_path), "a; b"]
+    assert environment["DENSECELL_STACK"] == str(inbox / "it's a $(touch x); name.tif")
+    assert environment["DENSECELL_LABELS"] == str(out / "it's a $(touch x); name_labels.tif")
+    assert environment["DENSECELL_REPORT"].endswith("_report.json")
+    words, environment = json.loads((tmp_path / "failed").read_text())
+    assert "not a TIFF file" in environment["DENSECELL_REASON"]
+    assert environment["DENSECELL_LABELS"] == ""
+
+
+@pytest.mark.parametrize("hook", [("false",), ("/nonexistent/program",)])
+def test_a_hook_that_fails_harms_nobody(folders, segmenter, hook, caplog):
+    save(folders[0] / "a.tif", 4)
+    code, said = drain(folders, segmenter, hook=hook)
+    assert (code, len(said)) == (0, 1)
+    assert "--hook" in caplog.text
+
+
+def test_a_hook_that_was_cut_off_is_run_again(folders, segmenter, tmp_path):
+    """Power fails after the results are there, before the table says so."""
+    save(folders[0] / "a.tif", 5)
+    drain(folders, segmenter)
+    with watching(folders, segmenter) as (watcher, said, _):
+        row = watcher._ledger.get("a.tif")
+        row.state = "running"
+        watcher._ledger.put(row)
+    with watching(folders, segmenter, replace(QUICK, hook=("touch", str(tmp_path / "told")))) as (watcher, said, _):
+        assert watcher.run() == 0
+    assert (tmp_path / "told").exists()
+    assert len(said) == 1
+
+
+# Surroundings
+
+
+def test_a_watched_folder_that_goes_away_is_waited_for(folders, segmenter, caplog):
+    inbox, out = folders
+    save(inbox / "a.tif", 6)
+    with in_thread(folders, segmenter) as (said, thread):
+        wait_until(lambda: len(said) == 1)
+        inbox.rename(inbox.with_name("away"))
+        wait_until(lambda: "waiting" in caplog.text, thread.is_alive)
+        wait_until(lambda: "cannot be read" in (out / "status.html").read_text(), thread.is_alive)
+        save(inbox.with_name("away") / "b.tif", 7)
+        inbox.with_name("away").rename(inbox)
+        wait_until(lambda: len(said) == 2, thread.is_alive)
+    assert all(verdict.ok for verdict in said)
+    assert caplog.text.count("waiting") == 1
+
+
+def test_an_output_folder_that_goes_away_is_waited_for(folders, segmenter, caplog):
+    inbox, out = folders
+    save(inbox / "a.tif", 8)
+    with in_thread(folders, segmenter) as (said, thread):
+        wait_until(lambda: len(said) == 1)
+        out.rename(out.with_name("away"))
+        out.mkdir()  # an empty mount point
+        save(inbox / "b.tif", 9)
+        wait_until(lambda: "not there" in caplog.text, thread.is_alive)
+        time.sleep(1)
+        assert list(out.iterdir()) == []
+        out.rmdir()
+        out.with_name("away").rename(out)
+        wait_until(lambda: len(said) == 2, thread.is_alive)
+    assert all(verdict.ok for verdict in said)
+    assert rows(out)["b.tif"]["state"] == "done"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own, of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", place], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("cannot mount a small disk here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_pauses_the_queue_and_says_so(folders, segmenter, small_disk, caplog):
+    inbox, out = folders[0], small_disk / "out"
+    out.mkdir()
+    for i in range(3):
+        save(inbox / f"{i}.tif", 10 + i, (3, 200, 200))
+    with in_thread((inbox, out), segmenter, attempts=1) as (said, thread):
+        wait_until(lambda: len(said) == 3)
+        junk = small_disk / "junk"
+        with suppress(OSError), junk.open("wb") as stream:
+            while True:
+                stream.write(bytes(1024))
+        save(inbox / "later.tif", 20)
+        wait_until(lambda: "nothing is done until then" in caplog.text, thread.is_alive)
+        time.sleep(1)
+        assert len(said) == 3
+        assert not list(out.glob("*.error.txt"))
+        junk.unlink()
+        wait_until(lambda: len(said) == 4, thread.is_alive)
+    assert all(verdict.ok for verdict in said)
+    assert not partial_outputs(out)
+
+
+def test_once_does_not_wait_for_a_disk(folders, segmenter, small_disk):
+    inbox, out = folders[0], small_disk / "out"
+    save(inbox / "large.tif", 13, (10, 1000, 1000))  # its results take 10 MB
+    code, said = drain((inbox, out), segmenter)
+    assert (code, said) == (1, [])
+    assert rows(out)["large.tif"]["attempts"] == 0
+
+
+def test_a_stack_that_kills_the_process_again_and_again_is_given_up(folders, segmenter):
+    save(folders[0] / "a.tif", 14)
+    save(folders[0] / "b.tif", 15)
+    with watching(folders, segmenter) as (watcher, said, _):
+        (sighting,) = (s for s in watcher._inbox.look().values() if s.name == "a.tif")
+        watcher._ledger.put(replace(watcher._known(sighting), state="running", crashes=10))
+    code, said = drain(folders, segmenter)
+    assert code == 1
+    assert [verdict.stack.name for verdict in said] == ["b.tif", "a.tif"]  # who killed comes last
+    assert "ended 10 times" in said[1].reason
+
+
+# What was there before
+
+
+def test_a_lost_or_damaged_table_costs_nothing(folders, segmenter):
+    inbox, out = folders
+    save(inbox / "a.tif", 16)
+    (inbox / "bad.tif").write_text("bad")
+    drain(folders, segmenter)
+    (ledger,) = (out / ".densecell-watch").glob("ledger-*.sqlite")
+    for damage in (ledger.unlink, lambda: ledger.write_bytes(b"no database" * 1000)):
+        damage()
+        code, said = drain(folders, segmenter)
+        assert (code, said) == (1, [])
+        assert {name: row["state"] for name, row in rows(out).items()} == {"a.tif": "done", "bad.tif": "failed"}
+
+
+def test_results_that_were_deleted_are_made_again(folders, segmenter):
+    save(folders[0] / "a.tif", 17)
+    drain(folders, segmenter)
+    for path in folders[1].glob("a_*"):
+        path.unlink()
+    assert len(drain(folders, segmenter)[1]) == 1
+
+
+def test_another_model_needs_another_folder_or_redo(folders, segmenter):
+    inbox, out = folders
+    save(inbox / "a.tif", 18)
+    drain(folders, segmenter)
+    other = Segmenter(segmenter.bundle, replace(segmenter.options, stitch="blend"))
+    other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
+    with pytest.raises(OptionError, match="options stitch was"):
+        Place(out, identity_of(other))
+    with (
+        watching(folders, segmenter),
+        pytest.raises(OptionError, match="another watcher"),
+    ):
+        Place(out, identity_of(other), redo=True)
+    with watching(folders, other, redo=True) as (watcher, said, _):
+        assert watcher.run() == 0
+    assert len(said) == 1
+    assert len(list(out.glob("a.old-*_labels.tif"))) == 1
+    assert json.loads((out / "a_report.json").read_text())["options"]["stitch"] == "blend"
+
+
+def test_killed_while_old_results_are_put_aside(folders, segmenter, monkeypatch):
+    """Each rename may be the last thing that happened."""
+    inbox, out = folders
+    target = save(inbox / "a.tif", 19)
+    drain(folders, segmenter)
+    old = (out / "a_labels.tif").read_bytes()
+    save(target, 20, (4, 40, 44))
+    from pathlib import Path
+
+    plain, calls = Path.replace, []
+
+    def failing(self, other):
+        if ".old-" in str(other) and not calls:
+            calls.append(other)
+            plain(self, other)
+            raise KeyboardInterrupt
+        return plain(self, other)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(KeyboardInterrupt):
+        drain(folders, segmenter)
+    assert drain(folders, segmenter)[0] == 0
+    (kept,) = out.glob("a.old-*_labels.tif")
+    assert kept.read_bytes() == old
+    assert len(list(out.glob("a.old-*_report.json"))) == 1
+
+
+def test_a_claim_that_was_taken_over_ends_the_watcher(folders, segmenter):
+    save(folders[0] / "a.tif", 21)
+    with watching(folders, segmenter) as (watcher, _, _):
+        watcher._ledger.path.with_suffix(".owner").write_text("elsewhere 1 2 3\n")
+        with pytest.raises(Exception, match="taken over by another watcher"):
+            watcher.run()
+
+
+def test_a_place_that_cannot_be_made(folders, segmenter, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        Place(tmp_path / "file" / "out", identity_of(segmenter))
+
+
+def test_nothing_of_the_watched_folder_is_changed(folders, segmenter):
+    inbox, _ = folders
+    save(inbox / "a.tif", 22)
+    (inbox / "bad.tif").write_text("bad")
+    (inbox / "sub").mkdir()
+
+    def state():
+        return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in [inbox, *inbox.rglob("*")]}
+
+    before = state()
+    drain(folders, segmenter)
+    assert state() == before
+    assert os.listdir(inbox / "sub") == []  # noqa: PTH208

@@ -20,8 +20,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
-__all__ = ["claimed", "is_claimed", "is_mine"]
+__all__ = ["Ours", "claimed", "is_claimed", "is_mine"]
+
+Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _HEARTBEAT = 20.0  # seconds
 _EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
@@ -29,22 +32,23 @@ _GENERATIONS = 3  # an heir can die, too, and its heir
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def claimed(path: Path) -> Iterator[Ours]:
     """Try to own `path` for the length of a block.
 
     Yields
     ------
-    bool
-        Whether it is ours. If so, the file is removed at the end.
+    str
+        "" if it is not ours; else "new", or "inherited" from a dead owner. If it is ours, the file is removed at the
+        end.
     """
-    if not _take(path):
-        yield False
+    if not (ours := _take(path)):
+        yield ours
         return
     over = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, over), name="densecell-claim", daemon=True)
     beat.start()
     try:
-        yield True
+        yield ours
     finally:
         over.set()
         beat.join()
@@ -64,34 +68,34 @@ def is_mine(path: Path) -> bool:
         return False
 
 
-def _take(path: Path, generation: int = 0) -> bool:
+def _take(path: Path, generation: int = 0) -> Ours:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        return generation < _GENERATIONS and _is_dead(path) and _inherit(path, generation)
+        return _inherit(path, generation) if generation < _GENERATIONS and _is_dead(path) else ""
     try:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(_me())
     except OSError:  # the disk is full
         path.unlink(missing_ok=True)
         raise
-    return True
+    return "new"
 
 
-def _inherit(path: Path, generation: int) -> bool:
+def _inherit(path: Path, generation: int) -> Ours:
     """Take over the claim of a dead owner. Whoever may do so is decided by a claim of its own: two who find the owner
     dead at once would otherwise take it from each other.
     """
     heir = path.with_name(f".{path.name}.heir")
     if not _take(heir, generation + 1):
-        return False
+        return ""
     will = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         if not _is_dead(path):  # somebody was quicker
-            return False
+            return ""
         will.write_text(_me())
         will.replace(path)
-        return True
+        return "inherited"
     finally:
         will.unlink(missing_ok=True)
         _release(heir)

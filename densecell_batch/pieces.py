@@ -180,7 +180,7 @@ class Job:
     def assembling(self) -> Iterator[bool]:
         """Whether this process is the one that makes the outputs."""
         with claimed(self._folder / "assembling") as ours:
-            yield ours
+            yield bool(ours)
 
     def remove(self) -> None:
         """Remove the folder: the outputs are there."""

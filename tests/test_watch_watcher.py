@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import threading
 import time
@@ -130,7 +131,8 @@ def test_a_hook_that_fails_harms_nobody(folders, segmenter, hook, caplog):
     assert "--hook" in caplog.text
 
 
-def test_a_hook_that_was_cut_off_is_run_again(folders, segmenter, tmp_path):
+@pytest.mark.parametrize("concluded", [False, True])
+def test_a_hook_that_was_cut_off_is_run_again(folders, segmenter, tmp_path, concluded):
     """Power fails after the results are there, before the table says so."""
     save(folders[0] / "a.tif", 5)
     drain(folders, segmenter)
@@ -138,10 +140,17 @@ def test_a_hook_that_was_cut_off_is_run_again(folders, segmenter, tmp_path):
         row = watcher._ledger.get("a.tif")
         row.state = "running"
         watcher._ledger.put(row)
-    with watching(folders, segmenter, replace(QUICK, hook=("touch", str(tmp_path / "told")))) as (watcher, said, _):
-        assert watcher.run() == 0
-    assert (tmp_path / "told").exists()
-    assert len(said) == 1
+        with watcher._place.claim("name", "a_report.json"):
+            (claim,) = (folders[1] / ".densecell-watch" / "claims").iterdir()
+    told = ("touch", str(tmp_path / "told"))
+    if concluded:  # by another watcher, which took over the claim and gave it back
+        assert drain(folders, segmenter, hook=told) == (0, [])
+    else:
+        claim.write_text(f"{platform.node()} 4194303\n")
+        code, said = drain(folders, segmenter, hook=told)
+        assert (code, len(said)) == (0, 1)
+    assert (tmp_path / "told").exists() is not concluded
+    assert rows(folders[1])["a.tif"]["state"] == "done"
 
 
 # Surroundings

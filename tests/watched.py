@@ -111,7 +111,9 @@ def rows(out: Path) -> dict[str, dict[str, object]]:
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
                 database.row_factory = sqlite3.Row
-                found |= {row["name"]: dict(row) for row in database.execute("SELECT * FROM stacks")}
+                for row in database.execute("SELECT * FROM stacks"):
+                    if found.get(row["name"], {}).get("state") != "running":
+                        found[row["name"]] = dict(row)
         except sqlite3.OperationalError:
             continue  # it is just being made
     return found
@@ -120,7 +122,9 @@ def rows(out: Path) -> dict[str, dict[str, object]]:
 def partial_outputs(out: Path) -> list[str]:
     """Files under a final name that are not whole."""
     broken = []
-    for path in out.rglob("*_labels.tif"):
+    for path in everything(out):
+        if not path.name.endswith("_labels.tif"):
+            continue
         try:
             with tifffile.TiffFile(path) as tiff:
                 series = tiff.series[0]
@@ -129,6 +133,11 @@ def partial_outputs(out: Path) -> list[str]:
         except Exception as error:
             broken.append(f"{path.name}: {error}")
     return broken
+
+
+def everything(folder: Path) -> list[Path]:
+    """All files below a folder, which may change meanwhile."""
+    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
 
 
 def kill(process: subprocess.Popen[str]) -> None:

@@ -86,9 +86,9 @@ class Ledger:
         rows = self._select("name = ?", name)
         return rows[0] if rows else None
 
-    def running(self) -> list[Row]:
-        """Stacks that a process was at when it ended."""
-        return self._select("state = 'running'")
+    def of_state(self, state: str) -> list[Row]:
+        """All stacks in a state."""
+        return self._select("state = ?", state)
 
     def put(self, *rows: Row) -> None:
         """Write rows."""

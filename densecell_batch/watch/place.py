@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch.atomic import explained, remove_remains, write_file
-from densecell_batch.claim import claimed, is_claimed, is_mine
+from densecell_batch.claim import Ours, claimed, is_claimed, is_mine
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
 from densecell_batch.watch.inbox import FolderGoneError
@@ -98,8 +98,8 @@ class Place:
             yield self.folder / f"ledger-{number}.sqlite"
 
     @contextmanager
-    def claim(self, kind: str, what: str) -> Iterator[bool]:
-        """Try to be the only one who works on something, for the length of a block."""
+    def claim(self, kind: str, what: str) -> Iterator[Ours]:
+        """Try to be the only one who works on something, for the length of a block; how it came about, as `claimed`."""
         path = self.folder / "claims" / f"{kind}-{hashlib.sha256(os.fsencode(what)).hexdigest()[:24]}"
         with ExitStack() as held:
             with explained(path):

@@ -115,6 +115,7 @@ class Watcher:
         self._look_at = self._page_at = self._tick_at = self._pause_until = 0.0
         self._trouble = ""  # why nothing is done at this moment
         self._complaint = ""  # the same, until something could be done again
+        self._looked = False  # for the first time
         self._gone = False  # whether a folder is away
         self._page_late = False  # something happened since it was written
         self._current = ""  # being worked on
@@ -184,6 +185,8 @@ class Watcher:
         self._ledger.put(*changed)
         for name in self._rows.keys() - self._sightings.keys() - {self._current}:
             self._forget(name)
+        if not self._looked:
+            self._forget_others()
         self._look_at = time.monotonic() + max(_GAP, _SHARE * (time.monotonic() - begun))
 
     def _settle(self, sighting: Sighting) -> Row | None:
@@ -249,6 +252,13 @@ class Watcher:
         if row.state in ("queued", "running") or (row.state == "failed" and self._options.move_failed is None):
             self._ledger.remove(name)
 
+    def _forget_others(self) -> None:
+        """Forget what the table says of stacks that were taken out of the folder while nobody watched."""
+        self._looked = True
+        for row in self._ledger.of_state("queued"):
+            if row.name not in self._sightings:
+                self._ledger.remove(row.name)
+
     def _paths(self, sighting: Sighting) -> OutputPaths:
         return self._results.paths(sighting.path)
 
@@ -313,7 +323,7 @@ class Watcher:
                 )
             with self._place.claim("name", self._results.shown(paths.report)) as ours:
                 if ours:
-                    self._attempt(row, sighting, paths)
+                    self._attempt(row, sighting, paths, ours == "inherited")
                 else:
                     self._leave_to_another(row)
             self._relieved()
@@ -331,14 +341,14 @@ class Watcher:
         finally:
             self._current = ""
 
-    def _attempt(self, row: Row, sighting: Sighting, paths: OutputPaths) -> None:
+    def _attempt(self, row: Row, sighting: Sighting, paths: OutputPaths, inherited: bool) -> None:
         """Work on a stack that nobody else works on."""
         self._elsewhere.pop(row.name, None)
-        if self._judge(row, sighting).state != "queued":  # another watcher was quicker
-            self._queue.discard(row.name)
-            self._ledger.put(row)
-            return
+        judged = self._judge(row, sighting).state
         self._queue.discard(row.name)
+        if judged != "queued":
+            self._catch_up(row, sighting.path, paths, inherited)
+            return
         if stamp_of(sighting.path) != sighting.stamp:
             raise _Changed
         if row.crashes >= _CRASHES:
@@ -516,24 +526,32 @@ class Watcher:
 
     def _recover(self) -> None:
         """Go on where a process that ended was: after its last write, before it could say so."""
-        for row in self._ledger.running():
+        for row in self._ledger.of_state("running"):
             stack = self._inbox.root / row.name
             paths = self._results.paths(stack)
             with self._place.claim("name", self._results.shown(paths.report)) as ours:
-                if not ours:
-                    continue
-                found = self._results.of_stamp(paths, row.stamp)
-                reason = None if found else self._results.error_of(paths, row.name, row.stamp)
-                if found is not None:
-                    row.crashes = 0
-                    self._place.remember(found.sha256, found.report)
-                    self._conclude(row, stack, paths, found)
-                elif reason is not None:
-                    row.reason = reason
-                    self._conclude_failure(row, stack)
-                else:
-                    row.state = "queued"
-                    self._ledger.put(row)
+                if ours:
+                    self._catch_up(row, stack, paths, ours == "inherited")
+
+    def _catch_up(self, row: Row, stack: Path, paths: OutputPaths, inherited: bool) -> None:
+        """Write down how a stack ended in another process. If that one died with the claim in its hand, nobody was told
+        yet.
+        """
+        found = self._results.of_stamp(paths, row.stamp)
+        reason = None if found else self._results.error_of(paths, row.name, row.stamp)
+        if found is not None:
+            row.crashes = 0
+            self._note_done(row, found)
+            if inherited:
+                self._place.remember(found.sha256, found.report)
+                self._conclude(row, stack, paths, found)
+        elif reason is not None:
+            row.state, row.reason = "failed", reason
+            if inherited:
+                self._conclude_failure(row, stack)
+        else:
+            row.state = "queued"
+        self._ledger.put(row)
 
     def _show_page(self, *, last: bool = False) -> None:
         """Write the status page, now and then."""

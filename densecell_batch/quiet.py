@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from densecell_batch.errors import DeviceError
 
 __all__ = ["quiet_stderr"]
 
@@ -16,7 +19,19 @@ def quiet_stderr() -> Iterator[None]:
 
     TensorFlow writes to the file descriptor before its own log level counts. ImageJ's `exec` hangs when a child
     writes much to stderr, and a user takes "WARNING" at every start for something that went wrong.
+
+    Raises
+    ------
+    DeviceError
+        If no temporary folder can be written, as in a container all read-only: TensorFlow cannot be imported then.
     """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise DeviceError(
+            f"TensorFlow needs a folder for temporary files ({error}); set TMPDIR to one that can be written, or start "
+            "the container with --tmpfs /tmp"
+        ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)

@@ -94,24 +94,29 @@ def kills(place: Path, number: int, seed: int = 0, longest: float = 7.0) -> dict
     inbox, out = place / "in", place / "out"
     inbox.mkdir()
     shapes = [(3, 40, 44), (12, 200, 220), (24, 256, 256)]
-    stacks, during = 0, dict.fromkeys(("starting", "waiting", "running"), 0)
+    stacks, during = 0, dict.fromkeys(("before any work", "between stacks", "in a stack"), 0)
     with Once(out) as once:
         for i in range(number):
+            begun = time.time()
             running = Running(inbox, out, *QUICK)
-            for _ in range(chance.choice([0, 1, 2])):
+            for _ in range(chance.choice([1, 1, 2])):
                 save(inbox / f"{stacks}.tif", stacks, chance.choice(shapes))
                 stacks += 1
-            # Half of the time a moment at which it works, else any moment.
-            if i % 2 and stacks:
-                until = time.monotonic() + 30
-                while time.monotonic() < until and not any(r["state"] == "running" for r in rows(out).values()):
+
+            def worked(begun=begun) -> list[object]:
+                return [row["state"] for row in rows(out).values() if row["started"] >= begun]
+
+            # Most of the time soon after it began to work on something, else at any moment.
+            if i % 4 and stacks:
+                until = time.monotonic() + 60
+                while time.monotonic() < until and not worked():
                     time.sleep(0.02)
                 time.sleep(chance.uniform(0, 1.5))
             else:
                 time.sleep(chance.uniform(0, longest))
-            states = [row["state"] for row in rows(out).values()]
-            during["running" if "running" in states else "waiting" if states else "starting"] += 1
             kill(running.process)
+            states = worked()
+            during["in a stack" if "running" in states else "between stacks" if states else "before any work"] += 1
             running.end()
         last = subprocess.run(
             command(inbox, out, *QUICK, "--once"), capture_output=True, text=True, timeout=600, check=False

@@ -97,17 +97,16 @@ def test_in_a_browser(tmp_path, segmenter):  # noqa: F811
     assert "wing &lt;1&gt;.tif" in dom
     assert "not a TIFF file" in dom
     picture = tmp_path / "page.png"
-    browse(tmp_path, out / "status.html", f"--screenshot={picture}", "--window-size=1000,1100")
-    shown = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    assert shown.shape == (1100, 1000, 3)
-    # The previews are there: colours of the classes, which nothing else on the page has.
-    colourful = (shown.max(-1) - shown.min(-1) > 60).mean()
-    assert colourful > 0.003
-    for preview in out.rglob("*_preview.png"):
-        preview.unlink()
-    browse(tmp_path, out / "status.html", f"--screenshot={picture}", "--window-size=1000,1100")
-    without = np.asarray(Image.open(picture).convert("RGB")).astype(int)
-    assert (without.max(-1) - without.min(-1) > 60).mean() < colourful / 3
+    filled = []
+    for _ in range(2):
+        browse(tmp_path, out / "status.html", f"--screenshot={picture}", "--window-size=1000,1100")
+        shown = np.asarray(Image.open(picture).convert("RGB"))
+        assert shown.shape == (1100, 1000, 3)
+        filled.append((shown.min(-1) < 200).mean())
+        for preview in out.rglob("*_preview.png"):
+            preview.unlink()
+    assert filled[0] > 0.1  # the previews are there: slices and labels fill much of the page
+    assert filled[0] > 3 * filled[1]
 
 
 def browse(scratch: Path, page: Path, *arguments: str) -> bytes:

@@ -235,8 +235,8 @@ def test_a_stack_that_kills_the_process_again_and_again_is_given_up(folders, seg
     save(folders[0] / "a.tif", 14)
     save(folders[0] / "b.tif", 15)
     with watching(folders, segmenter) as (watcher, said, _):
-        (sighting,) = (s for s in watcher._inbox.look().values() if s.name == "a.tif")
-        watcher._ledger.put(replace(watcher._known(sighting), state="running", crashes=10))
+        watcher._board.look()
+        watcher._ledger.put(replace(watcher._board.rows["a.tif"], state="running", crashes=10))
     code, said = drain(folders, segmenter)
     assert code == 1
     assert [verdict.stack.name for verdict in said] == ["b.tif", "a.tif"]  # who killed comes last

@@ -80,9 +80,20 @@ class Place:
             return None
 
     def check(self) -> None:
-        """Raise FolderGoneError if the output folder went away: an empty mount point looks as if nothing was done."""
-        if not self._setup.exists():
+        """See that the output folder is still the same: an empty mount point looks as if nothing was done.
+
+        Raises
+        ------
+        FolderGoneError
+            If it is not there.
+        OptionError
+            If another model or other options were set there.
+        """
+        found = self._read_setup()
+        if found is None:
             raise FolderGoneError(f"{self.out}: the output folder is not there")
+        if found != self.identity:
+            raise OptionError(f"{self.out}: another watcher was started there with another model or other options")
 
     @contextmanager
     def ledger(self) -> Iterator[Path]:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch.atomic import explained, sync, write_file
-from densecell_batch.outputs import OutputPaths, stack_name
+from densecell_batch.errors import OutputError
+from densecell_batch.outputs import OutputPaths
 from densecell_batch.report import is_whole, read_report, write_report
 from densecell_batch.stack_io import Stamp
 from densecell_batch.watch.inbox import Sighting
@@ -185,10 +186,26 @@ densecell-batch
         write_file(path, text.encode("utf-8", "backslashreplace"))
         return path
 
-    def forget_error(self, paths: OutputPaths) -> None:
-        """Remove the error text of a stack that is done."""
-        with explained(self.error_text(paths)):
-            self.error_text(paths).unlink(missing_ok=True)
+    def forget_texts(self, paths: OutputPaths, found: Result) -> None:
+        """Remove what was said of a stack that is done now."""
+        texts = [self.error_text(paths)]
+        if found.report == paths.report:
+            texts.append(self._twin_text(paths))
+        for text in texts:
+            try:
+                text.unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("%s: cannot be removed: %s", text, error.strerror)
+
+    def remember(self, found: Result) -> None:
+        """Note which results some content has. Without the note they are made again for a copy: no reason to fail."""
+        try:
+            self._place.remember(found.sha256, found.report)
+        except OutputError as error:
+            _log.warning("%s", error)
+
+    def _twin_text(self, paths: OutputPaths) -> Path:
+        return paths.report.with_name(paths.report.name.removesuffix("_report.json") + ".same.txt")
 
     def name_twin(self, sighting: Sighting, twin: Result) -> None:
         """Leave word where the results of a stack are whose content was done under another name.
@@ -201,7 +218,7 @@ densecell-batch
         paths = self.paths(sighting.path)
         if twin.report == paths.report:
             return
-        path = paths.report.with_name(f"{stack_name(sighting.path)}.same.txt")
+        path = self._twin_text(paths)
         text = (
             f"{_one_line(sighting.name)} has the very content of a stack that was segmented before as "
             f"{Path(str(twin.content['input'].get('path', ''))).name}.\nIts labels: {self.shown(twin.labels)}\n"

@@ -37,6 +37,7 @@ class ArrayJob:
     out: Path
     tasks: int  # of the array
     segment: Sequence[str] = ()  # further arguments of `segment`
+    files: Sequence[Path] = ()  # that these name: a model, macros
     gpus: int = 0  # for each task
     cpus: int | None = None
     memory: str | None = None  # as Slurm writes it, such as 32G
@@ -57,7 +58,7 @@ class ArrayJob:
             value = getattr(self, field)
             if value is not None and not re.fullmatch(pattern, value):
                 raise OptionError(f"--{field} is {value!r}, which Slurm does not take")
-        for path in (*self.stacks, self.out, *([self.image] if self.image else [])):
+        for path in (*self.stacks, *self.files, self.out, *([self.image] if self.image else [])):
             if "\n" in str(path):
                 raise OptionError(f"{str(path)!r}: a job script cannot hold a line break in a path")
         for word in self.sbatch_options():
@@ -193,9 +194,9 @@ def _command(job: ArrayJob) -> str:
     if job.image is None:
         start = [sys.executable, "-m", "densecell_batch"]
     else:
-        # Files of the options, such as a model, have to be there, too.
-        files = [*stacks, *(path for path in map(Path, job.segment) if path.is_absolute() and path.exists())]
-        folders = sorted({str(out), *(str(p.parent) for file in files for p in (file, file.resolve()))})
+        seen = {p.parent for stack in stacks for p in (stack, stack.resolve())}
+        seen |= {p if p.is_dir() else p.parent for file in job.files for p in (file.absolute(), file.resolve())}
+        folders = sorted({str(out), *map(str, seen)})
         binds = [word for folder in folders for word in _bind(folder)]
         start = ["apptainer", "run", *(["--nv"] if job.gpus else []), *binds, str(job.image.absolute())]
     return shlex.join([*start, "segment", *map(str, stacks), "-o", str(out), *job.segment])

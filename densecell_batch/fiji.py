@@ -81,12 +81,8 @@ def start_imagej(
     _start_jvm(place, java, headless, heap)
     from scyjava import jimport
 
-    gateway = None
     try:
-        if place.has_gateway:
-            import imagej  # creates the gateway of the JVM that runs; the patches precede all else of ij.*
-
-            gateway = imagej.init(mode=imagej.Mode.HEADLESS)
+        gateway = _gateway(place) if place.has_gateway else None  # first: its patches precede all else of ij.*
         # ImageJ otherwise takes System.out for a place to show windows' text; stdout is not ours to write to.
         system = jimport("java.lang.System")
         system.setOut(system.err)
@@ -95,6 +91,17 @@ def start_imagej(
         raise ImageJError(f"{place.where}: ImageJ does not start ({_reason(error)}); is the folder whole?") from error
     _started = ImageJ(place, version, headless, gateway)
     return _started
+
+
+def _gateway(place: ImageJPlace) -> Any:
+    """ImageJ2 of the JVM that runs."""
+    if any(jar.name.startswith("imglib2-imglyb") for jar in place.jars):
+        import imagej  # with its conversions, ij.py; a Fiji as it is unpacked has not got what they need
+
+        return imagej.init(mode=imagej.Mode.HEADLESS)
+    from scyjava import jimport
+
+    return jimport("net.imagej.ImageJ")()
 
 
 def running() -> ImageJ | None:
@@ -113,7 +120,7 @@ def _start_jvm(place: ImageJPlace, java: Path, headless: bool, heap: int | None)
         raise missing_extra(error) from error
     if jpype.isJVMStarted():
         raise ImageJError("this process runs a Java already, without this ImageJ; start another process")
-    config.endpoints.clear()  # `import imagej` puts one there, which would be fetched
+    config.endpoints.clear()  # what is there would be fetched
     config.set_java_constraints(fetch="never")
     for jar in place.jars:
         config.add_classpath(str(jar))

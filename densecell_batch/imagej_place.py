@@ -112,13 +112,16 @@ def _resolve(endpoint: str, download: bool) -> ImageJPlace:
         from scyjava import config
     except ImportError as error:
         raise missing_extra(error) from error
+    wanted = endpoint
+    if re.match(r"net\.imagej:imagej(:|$)", endpoint) and "imagej-legacy" not in endpoint:
+        wanted += "+net.imagej:imagej-legacy:MANAGED"  # brings ij.*; ImageJ2 manages the version
     try:
         if download:
-            environment = jgo.build(endpoint, repositories=config.get_repositories(), resolver=PythonResolver())
+            environment = jgo.build(wanted, repositories=config.get_repositories(), resolver=PythonResolver())
         else:
             repositories = {"central": MAVEN_CENTRAL_URL, **config.get_repositories()}
             context = MavenContext(resolver=PythonResolver(), remote_repos=repositories, offline=True)
-            environment = EnvironmentBuilder(context=context).from_endpoint(endpoint)
+            environment = EnvironmentBuilder(context=context).from_endpoint(wanted)
     except Exception as error:  # jgo raises whatever its parsers, sockets and files raise
         reason = " ".join(str(error).split()) or type(error).__name__
         remedy = (

@@ -176,14 +176,15 @@ def _wait(folder: Path, task: MacroTask, output: Any) -> int:
 
 
 def _end(worker: subprocess.Popen[bytes]) -> None:
-    """End the worker's process group: itself, and the screen that it may have started."""
+    """End the worker's process group: itself, and the screen that it started, which stays if the worker was killed."""
     for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
-        if worker.poll() is None:
-            try:
-                os.killpg(worker.pid, number)
-                worker.wait(patience)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
+        try:
+            os.killpg(worker.pid, number)
+            worker.wait(patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _read(path: Path) -> dict[str, Any] | None:

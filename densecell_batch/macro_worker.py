@@ -27,7 +27,7 @@ from densecell_batch.macro import Macro, MacroTask
 from densecell_batch.macro_watch import run_macro, tables
 from densecell_batch.stack_io import Stack, open_stack
 from densecell_batch.stack_writer import StackWriter
-from densecell_batch.volume import VoxelSize
+from densecell_batch.volume import StackInfo, VoxelSize
 
 __all__ = ["main", "screen"]
 
@@ -71,19 +71,19 @@ _children: list[subprocess.Popen[bytes]] = []
 def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
     """Run the macro; the JSON of the outcome."""
     imagej = fiji.start_imagej(task.imagej, headless=headless, heap=task.heap, download=task.download)
-    image, voxel_size = None, None
+    image, before = None, None
     if task.image is not None:
         override = None if task.voxel_size is None else VoxelSize(*task.voxel_size)
         with _explained_memory(task), open_stack(Path(task.image), override) as stack:
-            image, voxel_size = _opened(stack, task), stack.info.voxel_size
+            image, before = _opened(stack, task), stack.info
     (folder / "begun").touch()
     with _explained_memory(task):
         run = run_macro(task.macro, task.argument, image, time_limit=task.time_limit, heard=_say)
     (folder / "over").touch()
     notes = []
-    if task.result is not None:
+    if task.result is not None and before is not None:
         with _explained_memory(task):
-            notes = _save(run.image, Path(task.result), voxel_size, image, task.macro)
+            notes = _save(run.image, Path(task.result), before, task.macro)
     return {
         "value": run.value,
         "tables": [asdict(table) for table in tables()],
@@ -113,27 +113,24 @@ def _opened(stack: Stack, task: MacroTask) -> Any:
     return image
 
 
-def _save(image: Any, path: Path, voxel_size: VoxelSize | None, before: Any, macro: Macro) -> list[str]:
+def _save(image: Any, path: Path, before: StackInfo, macro: Macro) -> list[str]:
     """Write the image that a macro left, whole or not at all; notes on it."""
     if image is None:
         raise MacroError(f"{macro.name}: it left no image open; expected the image to segment, as the active one")
     found = fiji.from_imageplus(image)
-    notes = []
-    shapes = [" x ".join(map(str, shape)) for shape in (_shape(before), found.volume.shape)]
-    if shapes[0] != shapes[1]:
-        notes.append(f"{macro.name} changed the shape from {shapes[0]} to {shapes[1]} (z, y, x); so have the labels")
-    kept = found.voxel_size or (voxel_size if shapes[0] == shapes[1] else None)
-    if kept is None and voxel_size is not None:
-        notes.append(f"{macro.name} changed the shape and left no voxel size: none is known")
+    notes, kept = [], found.voxel_size
+    if found.volume.shape == before.shape:
+        kept = kept or before.voxel_size
+    else:
+        shapes = [" x ".join(map(str, shape)) for shape in (before.shape, found.volume.shape)]
+        notes.append(f"{macro.name} changed the shape from {shapes[0]} to {shapes[1]} (z, y, x), which the labels have")
+        if kept is None and before.voxel_size is not None:
+            notes.append(f"{macro.name} left no voxel size, and that of the stack is not one of another shape")
     with StackWriter(path, found.volume.shape, found.volume.dtype.name, voxel_size=kept) as writer:
         for z, plane in enumerate(found.volume):
             writer.write(z, plane)
         writer.commit()
     return notes
-
-
-def _shape(image: Any) -> tuple[int, ...]:
-    return int(image.getStackSize()), int(image.getHeight()), int(image.getWidth())
 
 
 @contextmanager

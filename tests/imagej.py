@@ -6,10 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 JAR = Path("/usr/share/java/ij.jar")
 MISSING = [name for name in ("java", "Xvfb") if shutil.which(name) is None] + ([] if JAR.exists() else [str(JAR)])
@@ -46,6 +52,33 @@ for (i = 1; i < list.length; i++) {
   close();
 }
 """
+
+# What the Python side of ImageJ needs beside that.
+MISSING_PYTHON = MISSING + [name for name in ("scyjava", "jgo") if find_spec(name) is None]
+
+
+@cache
+def newest_jar() -> Path | str:
+    """The newest ij.jar of Maven Central, or why it cannot be had."""
+    code = "import jgo; print(*jgo.build('net.imagej:ij').all_jars, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    jars = [Path(line) for line in done.stdout.splitlines() if Path(line).name.startswith("ij-")]
+    if done.returncode or not jars:
+        return f"net.imagej:ij cannot be fetched: {done.stderr.strip().splitlines()[-1:]}"
+    with zipfile.ZipFile(jars[0]) as jar:
+        assert jar.testzip() is None
+        assert "ij/IJ.class" in jar.namelist()
+    return jars[0]
+
+
+def jar_of(name: str) -> Path:
+    """The ij.jar called "debian" or "newest"; skips the test where there is none."""
+    if name == "debian":
+        return JAR
+    jar = newest_jar()
+    if isinstance(jar, str):
+        pytest.skip(jar)
+    return jar
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def test_what_an_image_has_to_see(tmp_path):
             stacks=[tmp_path / "stacks/link.tif", tmp_path / "a,b:c/y.tif"],
             out=tmp_path / "out",
             segment=["--model", str(tmp_path / "models/m.zip"), "--tile", "5,64,64"],
+            files=[tmp_path / "models/m.zip"],
             image=Path("/images/d.sif"),
         ),
         Path("x.sbatch"),
@@ -74,6 +75,16 @@ def test_what_an_image_has_to_see(tmp_path):
     odd = f'type=bind,"source={tmp_path}/a,b:c","destination={tmp_path}/a,b:c"'
     assert binds == {odd, *(str(tmp_path / name) for name in ("stacks", "real", "models", "out"))}
     assert words[words.index("/images/d.sif") + 1] == "segment"
+
+
+def test_a_container_sees_the_files_that_the_options_name(tmp_path):
+    (tmp_path / "macros").mkdir()
+    (tmp_path / "Fiji.app").mkdir()
+    macro = tmp_path / "macros/clean.ijm"
+    macro.touch()
+    text = array_script(job(image=Path("/d.sif"), files=[macro, tmp_path / "Fiji.app"]), Path("x.sbatch"))
+    for folder in ("/data", "/data/out", tmp_path / "macros", tmp_path / "Fiji.app"):
+        assert f"--bind {folder} " in text
 
 
 @pytest.mark.parametrize(
@@ -128,6 +139,16 @@ def test_options_of_segment_are_passed_on(stack, options, tmp_path):
         assert part in done.stdout
     assert "--stitch" not in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_macros_are_named_in_full(stack, tmp_path, monkeypatch):
+    (tmp_path / "clean.ijm").write_text("x = 1;")
+    monkeypatch.chdir(tmp_path)
+    words = ["--pre-macro", "clean.ijm", "--post-macro", "clean.ijm", "--macro-timeout", "60", "--image", "clean.ijm"]
+    done = densecell("slurm", stack, "-o", tmp_path / "out", "--array", 3, "--dry-run", *words)
+    assert done.returncode == 0, done.stderr
+    assert f"--pre-macro {tmp_path}/clean.ijm --post-macro {tmp_path}/clean.ijm --macro-timeout 60" in done.stdout
+    assert f"--bind {tmp_path} " in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def _findings(device: str) -> Iterator[tuple[str, str, str]]:
     yield from _cache()
     java = shutil.which("java")
     yield ("ok", "Java", _java_version(java)) if java else ("warn", "Java", "not found; only Fiji macros need it")
+    yield _imagej()
     free = shutil.disk_usage(".").free
     yield ("ok" if free > 2 * _GIB else "warn"), "disk", f"{free / _GIB:.1f} GiB free in the current folder"
 
@@ -85,6 +86,21 @@ def _cache() -> Iterator[tuple[str, str, str]]:
     )
     there = [*bundled_names(), *(name for name in REGISTRY if fetched(name) is not None)]
     yield ("ok" if there else "warn"), "models", ", ".join(there) or "none bundled or fetched; import or fetch one"
+
+
+def _imagej() -> tuple[str, str, str]:
+    from densecell_batch.errors import ImageJError
+    from densecell_batch.imagej_place import find_imagej
+
+    try:
+        place = find_imagej()
+    except ImageJError:
+        return "warn", "ImageJ", "not found in the usual places; only macros need it: give them --imagej"
+    if place.has_gateway:
+        return "ok", "ImageJ", f"{place.where}, a Fiji: it needs no screen"
+    if shutil.which("Xvfb"):
+        return "ok", "ImageJ", f"{place.where}, with screens of Xvfb"
+    return "warn", "ImageJ", f"{place.where}, without Xvfb: in macros, open() and run(...) may not work"
 
 
 def _java_version(java: str) -> str:

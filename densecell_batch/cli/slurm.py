@@ -17,6 +17,8 @@ __all__ = ["slurm"]
 # What the scripts decide themselves, and what would make the tasks undo each other's work.
 _NOT_FOR_TASKS = {"stacks", "out", "shard", "assemble", "overwrite", "dry_run", "workers"}
 
+_PATHS = {"model", "pre_macro", "post_macro", "imagej"}  # where they are files; tasks run in another folder
+
 
 def _segment_options() -> list[click.Option]:
     """The options of `segment` that every task gets, with their values as they were written."""
@@ -75,7 +77,8 @@ def slurm(
     missing = [stack for stack in found if not stack.exists()]
     if missing:
         raise OptionError(f"{missing[0]}: no such file or folder")
-    job = ArrayJob(found, out, segment=words, memory=ram, **flags)
+    files = [path for path in map(Path, words) if path.is_absolute() and path.exists()]
+    job = ArrayJob(found, out, segment=words, files=files, memory=ram, **flags)
     if job.image is not None and not job.image.exists():
         raise OptionError(f"{job.image}: no such image; build it, or give the path that the nodes of the cluster see")
     if dry_run:
@@ -101,7 +104,7 @@ def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:
             words.append(option.opts[-1])
             continue
         for each in value if option.multiple else [value]:
-            if name == "model" and Path(each).exists():
+            if name in _PATHS and Path(each).exists():
                 each = str(Path(each).absolute())
             words += [option.opts[-1], each]
     return words

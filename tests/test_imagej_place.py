@@ -1,0 +1,112 @@
+"""Finding an ImageJ and a Java: no JVM is started here."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from densecell_batch import imagej_place
+from densecell_batch.errors import ImageJError
+from densecell_batch.imagej_place import ImageJPlace, find_imagej, find_java
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.fixture
+def fiji(tmp_path):
+    """A folder laid out as Fiji is."""
+    folder = tmp_path / "My Fiji.app"
+    touch(
+        *(
+            folder / "jars" / name
+            for name in ("ij-1.54p.jar", "imagej-2.17.0.jar", "imagej-legacy-2.0.1.jar", "bio/x.jar")
+        )
+    )
+    touch(folder / "plugins/A_Plugin.jar")
+    return folder
+
+
+def test_a_fiji_folder(fiji):
+    place = find_imagej(str(fiji))
+    assert {jar.name for jar in place.jars} == {
+        "ij-1.54p.jar", "imagej-2.17.0.jar", "imagej-legacy-2.0.1.jar", "x.jar", "A_Plugin.jar",
+    }  # fmt: skip
+    assert place.has_gateway
+    assert place.plugins == fiji / "plugins"
+
+
+def test_a_folder_without_the_gateway(fiji):
+    (fiji / "jars/imagej-legacy-2.0.1.jar").unlink()
+    place = find_imagej(str(fiji))
+    assert not place.has_gateway
+    assert "A_Plugin.jar" not in {jar.name for jar in place.jars}  # ImageJ itself loads it
+    assert place.plugins == fiji / "plugins"
+
+
+@pytest.mark.parametrize("jar", ["ij.jar", "Contents/Java/ij.jar"])
+def test_a_plain_folder(tmp_path, jar):
+    touch(tmp_path / jar)
+    assert find_imagej(str(tmp_path)) == ImageJPlace(str(tmp_path), (tmp_path / jar,))
+
+
+def test_a_jar(tmp_path):
+    touch(tmp_path / "ij-1.54p.jar")
+    assert find_imagej(str(tmp_path / "ij-1.54p.jar")).jars == (tmp_path / "ij-1.54p.jar",)
+
+
+def test_the_usual_places_in_their_order(tmp_path, monkeypatch):
+    places = [str(tmp_path / name) for name in "abc"]
+    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", places)
+    touch(tmp_path / "b/ij.jar", tmp_path / "c/ij.jar")
+    assert find_imagej().where == places[1]
+    touch(tmp_path / "a/notes.txt")
+    assert find_imagej().where == places[1]
+
+
+def test_the_places_of_the_image_and_of_debian_come_first():
+    assert imagej_place.KNOWN_PLACES[:2] == ("/opt/densecell/imagej", "/usr/share/java/ij.jar")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("nowhere", "nowhere: no such file or folder; give --imagej with a Fiji or ImageJ folder"),
+        ("/no/such:thing", "no such file or folder"),
+        ("{tmp}", "no ImageJ in it; expected an ij.jar, or a folder with"),
+        ("{tmp}/half", "no ImageJ in it"),
+        ("{tmp}/text.ijm", "no ImageJ in it"),
+    ],
+)
+def test_no_imagej(tmp_path, where, message):
+    touch(tmp_path / "half/jars/ijcommon-1.jar", tmp_path / "text.ijm")
+    with pytest.raises(ImageJError, match=message):
+        find_imagej(where.format(tmp=tmp_path))
+
+
+def test_none_in_any_usual_place(monkeypatch, tmp_path):
+    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(tmp_path / name) for name in "abc"])
+    with pytest.raises(ImageJError, match=r"no ImageJ in any usual place .*apt install libij-java"):
+        find_imagej()
+
+
+def test_java_home_comes_first_and_has_to_be_right(tmp_path, monkeypatch):
+    program = "java.exe" if os.name == "nt" else "java"
+    touch(tmp_path / "jdk/bin" / program)
+    (tmp_path / "jdk/bin" / program).chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "jdk"))
+    assert find_java() == tmp_path / "jdk"
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "gone"))
+    with pytest.raises(ImageJError, match=r"JAVA_HOME is .*gone, where there is no bin/java; install Java 11"):
+        find_java()
+    monkeypatch.delenv("JAVA_HOME")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / program).symlink_to(tmp_path / "jdk/bin" / program)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert find_java() == tmp_path / "jdk"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImageJError, match="there is no Java: JAVA_HOME is not set and no java is on the PATH; install"):
+        find_java()

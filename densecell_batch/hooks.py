@@ -246,7 +246,7 @@ def run_post(stack: Path, paths: OutputPaths, hooks: MacroHooks, bundle: ModelBu
             forget_post(paths)
             _log.info("%s: running %s on its labels", stack, macro.name)
             _run_post(stack, paths, hooks, macro, bundle, memory)
-        return ours
+        return bool(ours)
 
 
 def _run_post(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-JAR = Path("/usr/share/java/ij.jar")
+JAR = Path(os.environ.get("IMAGEJ_JAR", "/usr/share/java/ij.jar"))  # to try another version
 MISSING = [name for name in ("java", "Xvfb") if shutil.which(name) is None] + ([] if JAR.exists() else [str(JAR)])
 
 # Opens each image and describes it, a JSON object a line. Macro errors open a window and hang: hence the timeout below.

@@ -15,7 +15,7 @@ import click
 from densecell_batch import __version__
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.signals import leave_on_signals
-from densecell_batch.errors import DensecellError, Stopped
+from densecell_batch.errors import DensecellError, OutputError, Stopped
 
 __all__ = ["cli", "main"]
 
@@ -26,7 +26,7 @@ _VERBS = {
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",
     "models": "List, show, import, pack, verify and fetch model bundles.",
-    "fiji": "Run ImageJ macros without a screen.",
+    "fiji": "Put macros into Fiji or ImageJ, and run macros without a screen.",
     "slurm": "Write, and submit, the job array that segments stacks on a Slurm cluster.",
     "doctor": "Check what this machine has and whether it suffices.",
     "demo": "Segment a small real EM stack that comes with the package.",
@@ -51,8 +51,23 @@ class _Verbs(click.Group):
             formatter.write_dl(list(_VERBS.items()))
 
 
+def _log_to(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    """Send stderr to a file, also that of libraries and children: some programs that start us never read it."""
+    if path is None:
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    except OSError as error:
+        raise OutputError(f"--log {path}: cannot be written: {error.strerror}; choose another file") from error
+    sys.stderr.flush()
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="densecell-batch")
+@click.option("--log", type=click.Path(), expose_value=False, is_eager=True, callback=_log_to, metavar="FILE",
+              help="Write to this file what would go to stderr.")  # fmt: skip
 @verbosity
 def cli() -> None:
     """Segment dense EM stacks without a screen.

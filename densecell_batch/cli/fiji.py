@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from densecell_batch.cli.signals import stop_on_signals
 
 __all__ = ["fiji"]
 
+_log = logging.getLogger(__name__)
+
 
 @click.group()
 def fiji() -> None:
-    """Run ImageJ macros without a screen."""
+    """Put macros into Fiji or ImageJ, and run macros without a screen."""
 
 
 @fiji.command()
@@ -40,3 +43,36 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
     if value is not None:
         click.echo(value)
     sys.exit(0)
+
+
+@fiji.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[FIJI_DIR]")
+@click.option(
+    "--runner",
+    type=click.Choice(["local", "docker", "apptainer", "ssh"]),
+    default="local",
+    show_default=True,
+    help="How the macros start the tool: as a program, in a container, or on another machine.",
+)
+@click.option(
+    "--command",
+    default="",
+    help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch as "
+    "the host knows it.  [default: this installation; docker; apptainer; densecell-batch]",
+)
+@click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host.")
+@click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'.")
+@click.option("--uninstall", "removing", is_flag=True, help="Remove the macros.")
+def install(folder: Path | None, runner: str, command: str, target: str, words: str, removing: bool) -> None:
+    """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
+    looked for in the usual places.
+    """
+    from densecell_batch import fiji_install
+
+    imagej = folder if folder is not None else fiji_install.find_imagej()
+    if removing:
+        found = fiji_install.uninstall(imagej)
+        _log.info("%s %s", "removed from" if found else "no macros of ours were in", imagej)
+        return
+    click.echo(fiji_install.install(imagej, fiji_install.Runner(runner, command, target, words)))
+    _log.info("start Fiji or ImageJ anew: the commands are in Plugins > DenseCell")

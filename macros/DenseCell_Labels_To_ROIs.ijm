@@ -1,0 +1,137 @@
+// Put the instances of a class into the ROI Manager: a region for each object and slice, named "CLASS NUMBER z SLICE".
+//
+// Options: instances (file NAME_CLASS_instances.tif; else the active image), class (else as in the file's name),
+// zip (file to save the regions to; else NAME_CLASS_rois.zip beside the instances), image (title of an open image that
+// the regions are shown on). What the ROI Manager holds already stays.
+// Returns "ok<TAB>ZIP<TAB>NUMBER OF REGIONS" or "failed<TAB>REASON".
+
+options = given();
+interactive = isInteractive(options);
+if (interactive) options = ask();
+result = toRois(options);
+tell(result, interactive);
+return result;
+
+function ask() {
+  instances = recall("instances.file", "");
+  images = newArray("none");
+  if (nImages > 0) images = Array.concat(newArray(getTitle()), images, getList("image.titles"));
+  Dialog.create("DenseCell Labels To ROIs");
+  Dialog.addFile("Instances, NAME_CLASS_instances.tif", instances);
+  Dialog.addChoice("Image to show them on", images, images[0]);
+  Dialog.show();
+  instances = Dialog.getString();
+  image = Dialog.getChoice();
+  remember("instances.file", instances);
+  text = "instances=[" + instances + "] image=[" + image + "]";
+  record("DenseCell Labels To ROIs", text);
+  return text;
+}
+
+function toRois(options) {
+  wrong = parse(options, "instances class zip image");
+  if (wrong != "") return "failed\t" + wrong;
+  path = option("instances", "");
+  image = option("image", "none");
+  if (image != "none" && !isOpen(image)) return "failed\tno image '" + image + "' is open";
+  if (path == "" && nImages == 0)
+    return "failed\tno instances: give NAME_CLASS_instances.tif, which DenseCell Segment makes with instances=CLASS";
+  ours = hide();
+  opened = lengthOf(path) > 0;
+  if (opened) wrong = openQuietly(path);
+  else path = getInfo("image.directory") + getTitle();
+  instances = 0;
+  if (wrong == "") {
+    instances = getImageID();
+    if (!matches(File.getName(path), ".*_.+_instances\\.tif") || (bitDepth() != 8 && bitDepth() != 16))
+      wrong = File.getName(path) + " is no file of instances; expected NAME_CLASS_instances.tif with at most 65535 "
+        + "objects, which DenseCell Segment makes with instances=CLASS";
+  }
+  nRegions = 0;
+  if (wrong == "") {
+    stem = substring(path, 0, lastIndexOf(path, "_instances.tif"));
+    zip = option("zip", stem + "_rois.zip");
+    name = option("class", substring(stem, lastIndexOf(stem, "_") + 1));
+    if (!endsWith(zip, ".zip")) wrong = zip + ": expected the name of a .zip file";
+    else wrong = canWrite(zip, "zip");
+  }
+  if (wrong == "") {
+    nBefore = roiManager("count");
+    nRegions = addRegions(instances, name, classColour(stem, name));
+    saveRegions(zip, nBefore, nRegions);
+  }
+  if (opened && instances != 0) {
+    selectImage(instances);
+    close();
+  }
+  if (ours) setBatchMode("exit and display");
+  if (wrong != "") return "failed\t" + wrong;
+  if (image != "none") {
+    selectImage(image);
+    roiManager("Show All without labels");
+  }
+  return "ok\t" + zip + "\t" + nRegions;
+}
+
+// Add a region for each object in each slice; returns their number.
+function addRegions(instances, name, colour) {
+  selectImage(instances);
+  slice = getSliceNumber();
+  nRegions = 0;
+  nValues = pow(2, bitDepth());
+  for (z = 1; z <= nSlices; z++) {
+    setSlice(z);
+    run("Select None"); // a histogram is that of the selection
+    getHistogram(values, counts, nValues);
+    for (number = 1; number < nValues; number++) {
+      if (counts[number] > 0) {
+        setThreshold(number, number, "no-update");
+        run("Create Selection");
+        Roi.setName(name + " " + number + " z " + z);
+        Roi.setStrokeColor(colour);
+        Roi.setPosition(z);
+        roiManager("add");
+        nRegions++;
+      }
+    }
+  }
+  run("Select None");
+  resetThreshold();
+  setSlice(slice);
+  return nRegions;
+}
+
+// Save the regions that were added to a zip file; none where there are no objects.
+function saveRegions(zip, nBefore, nRegions) {
+  if (nRegions == 0) {
+    deleted = File.delete(zip);
+    return;
+  }
+  added = newArray(nRegions);
+  for (i = 0; i < nRegions; i++) added[i] = nBefore + i;
+  roiManager("select", added);
+  roiManager("save selected", zip);
+  roiManager("deselect");
+}
+
+// Colour of the class in the labels that lie beside its instances, as "#rrggbb"; yellow where there are none.
+function classColour(stem, name) {
+  labels = substring(stem, 0, lengthOf(stem) - lengthOf(name) - 1) + "_labels.tif";
+  colour = "yellow";
+  if (File.exists(labels)) {
+    image = getImageID();
+    wrong = openQuietly(labels);
+    if (wrong == "") {
+      names = classNames();
+      getLut(reds, greens, blues);
+      for (i = 0; i < names.length; i++) {
+        className = fileName(names[i]);
+        if (className == name)
+          colour = "#" + String.pad(toHex(reds[i]), 2) + String.pad(toHex(greens[i]), 2) + String.pad(toHex(blues[i]), 2);
+      }
+      close();
+    }
+    selectImage(image);
+  }
+  return colour;
+}

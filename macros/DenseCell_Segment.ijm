@@ -1,0 +1,143 @@
+// Segment the active image, or a stack on disk, with densecell-batch, and show the labels over it.
+//
+// Options: stack (file or folder; else the active image), out (folder; else "densecell" beside the stack), model,
+// instances (classes, separated by commas), voxel_size (z,y,x in nm), options (further ones of `densecell-batch segment`),
+// show (yes or no). Returns "ok<TAB>LABELS" or "failed<TAB>REASON".
+
+options = given();
+interactive = isInteractive(options);
+folder = home();
+if (interactive) options = ask(folder);
+result = segment(options, folder);
+tell(result, interactive);
+return result;
+
+function ask(folder) {
+  stack = "";
+  out = recall("out", getDirectory("home") + "densecell");
+  if (nImages > 0) {
+    if (getInfo("image.directory") != "") out = getInfo("image.directory") + "densecell";
+  }
+  Dialog.create("DenseCell Segment");
+  if (nImages > 0) Dialog.addMessage("The active image is " + getTitle());
+  Dialog.addFile("Stack, if not the active image", "");
+  Dialog.addDirectory("Output folder", out);
+  Dialog.addString("Model, by name or path", recall("model", "fly-vnc-2d3d"), 30);
+  Dialog.addString("Instances of the classes", recall("instances", "mitochondrion"), 30);
+  Dialog.addString("Voxel size z,y,x in nm, if not the image's", "", 30);
+  Dialog.addString("Further options", recall("options", ""), 30);
+  Dialog.addCheckbox("Show the labels", true);
+  Dialog.addCheckbox("Change how the tool is started", false);
+  Dialog.show();
+  stack = Dialog.getString();
+  out = Dialog.getString();
+  model = Dialog.getString();
+  instances = Dialog.getString();
+  voxelSize = Dialog.getString();
+  further = Dialog.getString();
+  showing = "no";
+  if (Dialog.getCheckbox()) showing = "yes";
+  if (Dialog.getCheckbox()) askRunner(folder);
+  remember("out", out);
+  remember("model", model);
+  remember("instances", instances);
+  remember("options", further);
+  text = "stack=[" + stack + "] out=[" + out + "] model=[" + model + "] instances=[" + instances + "] voxel_size=["
+    + voxelSize + "] options=[" + further + "] show=" + showing;
+  record("DenseCell Segment", text);
+  return text;
+}
+
+function segment(options, folder) {
+  wrong = parse(options, "stack out model instances voxel_size options show");
+  if (wrong == "") wrong = findRunner(folder);
+  if (wrong != "") return "failed\t" + wrong;
+  stack = tidy(option("stack", ""));
+  image = 0;
+  if (stack == "" && nImages == 0) return "failed\tno image is open: open a stack, or give one as 'stack'";
+  if (stack != "" && !File.exists(stack)) return "failed\t" + stack + ": no such file or folder";
+  if (stack == "") {
+    image = getImageID();
+    stack = fileOfImage();
+  }
+  out = tidy(option("out", ""));
+  if (out == "" && stack != "") out = File.getParent(stack) + File.separator + "densecell";
+  if (out == "") return "failed\tthe image has no folder of its own: give an output folder as 'out'";
+  out = File.getAbsolutePath(out);
+  wrong = makeFolder(out);
+  if (wrong != "") return "failed\t" + wrong;
+  copy = "";
+  if (stack == "") {
+    copy = out + File.separator + "densecell-input-" + d2s(getTime(), 0);
+    wrong = makeFolder(copy);
+    if (wrong != "") return "failed\t" + wrong;
+    stack = copy + File.separator + titleAsFileName() + ".tif";
+    saveCopy(stack);
+  }
+  logFile = out + File.separator + stackName(stack) + "_log.txt";
+  showStatus("DenseCell: segmenting " + stackName(stack) + " ...");
+  said = segmentStacks(newArray(stack), out, logFile);
+  if (copy != "") {
+    deleted = File.delete(stack); // a statement of its own would print 1
+    deleted = File.delete(copy);
+  }
+  showStatus("");
+  labels = out + File.separator + stackName(stack) + "_labels.tif";
+  result = verdict(said, labels, logFile);
+  showing = option("show", "yes");
+  if (startsWith(result, "ok") && showing == "yes") {
+    shown = showLabels(labels, image, folder);
+    if (startsWith(shown, "failed")) result = shown;
+  }
+  return result;
+}
+
+// The unchanged file that the active image was opened from, else "".
+function fileOfImage() {
+  name = getInfo("image.filename");
+  path = getInfo("image.directory") + name;
+  if (is("changes") || name != getTitle() || !matches(name, "(?i).*\\.tiff?") || !File.exists(path)) path = "";
+  return path;
+}
+
+function titleAsFileName() {
+  name = replace(replace(getTitle(), "(?i)(\\.ome)?\\.tiff?$", ""), "[\\\\/:*?\"<>|\\x00-\\x1f]", "-");
+  if (name == "") name = "untitled";
+  return name;
+}
+
+// Write the active image to a file. Saving itself would rename it, and clear the mark that it was changed.
+function saveCopy(path) {
+  image = getImageID();
+  hasSelection = selectionType() >= 0;
+  if (hasSelection) run("Select None");
+  ours = hide();
+  run("Duplicate...", "title=densecell-copy duplicate");
+  saveAs("Tiff", path);
+  close();
+  if (ours) setBatchMode(false);
+  selectImage(image);
+  if (hasSelection) run("Restore Selection");
+}
+
+function verdict(said, labels, logFile) {
+  lines = split(said, "\n");
+  for (i = 0; i < lines.length; i++) {
+    fields = split(lines[i], "\t");
+    if (fields.length >= 4) {
+      if (fields[0] == "DENSECELL" && fields[1] == "ok") {
+        if (File.exists(labels)) return "ok\t" + labels;
+        return "failed\tthe tool wrote " + fields[2] + ", but " + labels + " is not here: do both see the same folder?";
+      }
+      if (fields[0] == "DENSECELL" && fields[1] == "failed") return "failed\t" + fields[3];
+    }
+  }
+  return "failed\t" + complaint(said, logFile);
+}
+
+function showLabels(labels, image, folder) {
+  text = "labels=[" + labels + "]";
+  if (image != 0) text += " image=" + image;
+  else text += " image=none";
+  return runMacro(folder + "DenseCell_Load_Labels.ijm", text);
+}

@@ -1,0 +1,337 @@
+// What the DenseCell macros share. `densecell-batch fiji install` puts it in front of each of them: the macro language
+// has no include. ImageJ reads macros as ISO 8859-1, so they are ASCII.
+//
+// Beware: && and || always evaluate both sides, and a string from a function of ours is assigned to a
+// variable before it is compared, returned or put into an array.
+//
+// A macro answers with a string: "ok<TAB>..." or "failed<TAB>REASON". With options, or in batch mode, no window is
+// opened that waits for a click; a failure is printed.
+
+var runner = "", command = "", target = "", words = "";
+
+// The options: of runMacro(path, "key=value ..."), of run("DenseCell ...", "key=value ..."), or none.
+function given() {
+  options = getArgument();
+  if (options == "") options = "" + call("ij.Macro.getOptions");
+  if (options == "null") options = "";
+  return String.trim(options);
+}
+
+// Whether there is somebody to answer a dialog.
+function isInteractive(options) {
+  if (options == "") return !is("Batch Mode");
+  return false;
+}
+
+// Folder of the installed macros, ending with a separator. To be asked first: another macro that is run changes it.
+function home() {
+  path = getInfo("macro.filepath");
+  folder = "";
+  if (path != "") folder = File.getParent(path) + File.separator;
+  if (!File.exists(folder + "runner.txt")) folder = getDirectory("plugins") + "DenseCell" + File.separator;
+  return folder;
+}
+
+// Take "key=value key=[value with spaces]" apart into List; returns what is wrong, or "". A value in brackets may hold
+// brackets: it ends at the one that the next key, or the end, follows.
+function parse(options, keys) {
+  List.clear();
+  while (options != "") {
+    equals = indexOf(options, "=");
+    space = indexOf(options + " ", " ");
+    if (equals < 1 || space < equals) return "'" + options + "' is no option; expected key=value with the keys " + keys;
+    key = toLowerCase(substring(options, 0, equals));
+    if (indexOf(" " + keys + " ", " " + key + " ") < 0) return "there is no option '" + key + "'; expected one of " + keys;
+    end = space;
+    start = equals + 1;
+    if (substring(options, start, minOf(start + 1, lengthOf(options))) == "[") {
+      start++;
+      end = start - 1;
+      do {
+        end = indexOf(options, "]", end + 1);
+        if (end < 0) return "the bracket after '" + key + "=' is not closed";
+      } while (!matches(substring(options, end + 1), "\\s*|\\s+\\w+=.*"));
+    }
+    List.set(key, "=" + substring(options, start, end));
+    options = String.trim(substring(options, minOf(end + 1, lengthOf(options))));
+  }
+  return "";
+}
+
+// The value of an option that was parsed.
+function option(key, otherwise) {
+  value = List.get(key);
+  if (value == "") return otherwise;
+  return substring(value, 1);
+}
+
+// Settings that outlive ImageJ.
+function recall(key, otherwise) {
+  return call("ij.Prefs.get", "densecell." + key, otherwise);
+}
+
+function remember(key, value) {
+  call("ij.Prefs.set", "densecell." + key, value);
+}
+
+// Text of runner.txt: ASCII with %uXXXX for other characters, whatever the encoding of the machine is.
+function decode(text) {
+  at = indexOf(text, "%u");
+  while (at >= 0) {
+    character = fromCharCode(parseInt(substring(text, at + 2, at + 6), 16));
+    text = substring(text, 0, at) + character + substring(text, at + 6);
+    at = indexOf(text, "%u", at + 1);
+  }
+  return text;
+}
+
+// How the tool is started: as set in the dialog, unless it was installed anew since. Returns what is wrong, or "".
+function findRunner(folder) {
+  if (!File.exists(folder + "runner.txt"))
+    return "no runner.txt in " + folder + ": install the macros with 'densecell-batch fiji install'";
+  installed = File.openAsString(folder + "runner.txt");
+  lines = split(installed, "\n");
+  for (i = 0; i < lines.length; i++) {
+    at = indexOf(lines[i], "=");
+    if (at > 0) List.set("installed " + substring(lines[i], 0, at), decode(substring(lines[i], at + 1)));
+  }
+  last = recall("installed", "");
+  ours = false;
+  if (installed == last) ours = true;
+  runner = runnerSetting("runner", ours);
+  command = runnerSetting("command", ours);
+  target = runnerSetting("target", ours);
+  words = runnerSetting("words", ours);
+  if (indexOf(" local docker apptainer ssh ", " " + runner + " ") < 0)
+    return "the runner is '" + runner + "'; expected local, docker, apptainer or ssh: install the macros again";
+  if (command == "" || (runner != "local" && target == ""))
+    return "the runner '" + runner + "' has no command or no image or host: choose 'Change how the tool is started'";
+  if (runner != "ssh" && (indexOf(command, "/") >= 0 || indexOf(command, "\\") >= 0) && !File.exists(command))
+    return "there is no program " + command + ": install the tool there, or choose 'Change how the tool is started'";
+  return "";
+}
+
+function runnerSetting(key, ours) {
+  value = List.get("installed " + key);
+  if (ours) value = recall(key, value);
+  return value;
+}
+
+// Ask how the tool is started, and remember it until the macros are installed anew.
+function askRunner(folder) {
+  findRunner(folder);
+  Dialog.create("DenseCell: how the tool is started");
+  Dialog.addChoice("Runner", newArray("local", "docker", "apptainer", "ssh"), runner);
+  Dialog.addString("Command", command, 40);
+  Dialog.addString("Image, .sif file or host", target, 40);
+  Dialog.addString("Further words, such as --gpus all", words, 40);
+  Dialog.addMessage("The command is densecell-batch or the launcher densecell (local), docker or podman,\n"
+    + "apptainer, or densecell-batch as the host of ssh knows it.");
+  Dialog.show();
+  remember("runner", Dialog.getChoice());
+  remember("command", Dialog.getString());
+  remember("target", Dialog.getString());
+  remember("words", Dialog.getString());
+  remember("installed", File.openAsString(folder + "runner.txt"));
+}
+
+function isContainer() {
+  if (runner == "docker" || runner == "apptainer") return true;
+  return false;
+}
+
+function isWindows() {
+  return startsWith(getInfo("os.name"), "Windows");
+}
+
+// The path of a file in `folder` as the tool sees it, if that folder is mounted as `mount`.
+function seen(path, mount) {
+  if (isContainer()) path = mount + "/" + File.getName(path);
+  return path;
+}
+
+// The words that mount a folder in a container. Commas and quotes are escaped as in a CSV file.
+function mounted(folder, mount, access) {
+  if (isWindows()) return newArray("-v", folder + ":" + mount + access);
+  source = "source=" + folder;
+  if (indexOf(source, ",") >= 0 || indexOf(source, "\"") >= 0) source = "\"" + replace(source, "\"", "\"\"") + "\"";
+  return newArray("--mount", "type=bind," + source + ",destination=" + mount + replace(access, ":", ","));
+}
+
+// A word for the shell at the other end of ssh.
+function quoted(word) {
+  return "'" + replace(word, "'", "'\\\\''") + "'";
+}
+
+// The words before those of the tool: the program, or the container or connection that it runs in.
+function prefix(inFolder, outFolder, model) {
+  extra = newArray(0);
+  if (words != "") extra = split(words, " ");
+  if (runner == "ssh") {
+    program = quoted(command);
+    return Array.concat(newArray("ssh", "-n", "-o", "BatchMode=yes"), extra, newArray(target, program));
+  }
+  if (!isContainer()) return Array.concat(newArray(command), extra);
+  all = newArray(command, "run");
+  if (runner == "docker") all = Array.concat(all, newArray("--rm"));
+  // Docker would leave files of root; podman and apptainer run as the user.
+  if (File.getName(command) == "docker" && startsWith(getInfo("os.name"), "Linux")) {
+    user = String.trim(exec("id", "-u")) + ":" + String.trim(exec("id", "-g"));
+    all = Array.concat(all, newArray("--user", user));
+  }
+  all = Array.concat(all, mounted(inFolder, "/densecell/in", ":ro"));
+  all = Array.concat(all, mounted(outFolder, "/densecell/out", ""));
+  if (File.exists(model)) all = Array.concat(all, mounted(parentOf(model), "/densecell/model", ":ro"));
+  return Array.concat(all, extra, newArray(target));
+}
+
+function parentOf(path) {
+  return File.getParent(File.getAbsolutePath(path));
+}
+
+// Add words to an array; empty ones are left out.
+function with(all, name, value) {
+  if (value == "") return all;
+  if (name == "") return Array.concat(all, newArray(value));
+  return Array.concat(all, newArray(name, value));
+}
+
+// Run the tool on stacks of one folder; returns what it wrote to stdout. What it wrote to stderr is in the log.
+function segmentStacks(stacks, out, logFile) {
+  model = option("model", "fly-vnc-2d3d");
+  all = prefix(parentOf(stacks[0]), out, model);
+  first = all.length;
+  // ImageJ's exec waits for ever once the child has written 64 KB to stderr. A shell sends that to the log; there is
+  // none on Windows, where the tool does it itself. No text of the user's is part of the shell's script.
+  if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
+  else {
+    script = "log=$1; shift; exec \"$@\" 2>\"$log\"";
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
+    first += 5;
+  }
+  all = with(all, "", "segment");
+  if (isContainer()) all = with(all, "-o", "/densecell/out");
+  else all = with(all, "-o", out);
+  if (File.exists(model)) all = with(all, "--model", seen(model, "/densecell/model"));
+  else all = with(all, "--model", model);
+  classes = split(option("instances", ""), ",");
+  for (i = 0; i < classes.length; i++) all = with(all, "--instances", String.trim(classes[i]));
+  all = with(all, "--voxel-size", option("voxel_size", ""));
+  further = split(option("options", ""), " ");
+  for (i = 0; i < further.length; i++) all = with(all, "", further[i]);
+  all = with(all, "", "--");
+  for (i = 0; i < stacks.length; i++) all = with(all, "", seen(stacks[i], "/densecell/in"));
+  if (runner == "ssh") {
+    for (i = first; i < all.length; i++) {
+      word = quoted(all[i]);
+      all[i] = word;
+    }
+  }
+  said = execute(all);
+  return said;
+}
+
+// exec() of an array: it takes separate arguments only. The code that is made holds nothing but their number.
+function execute(all) {
+  for (i = 0; i < all.length; i++)
+    if (indexOf(all[i], "\n") >= 0) return "a name with a line break cannot be given to the tool: " + all[i];
+  code = "a = split(getArgument(), '\\n'); return exec(a[0]";
+  for (i = 1; i < all.length; i++) code += ", a[" + i + "]";
+  return call("ij.IJ.runMacro", code + ");", String.join(all, "\n"));
+}
+
+// The tool's own words about why there is no verdict: what it said on stdout, and the end of the log.
+function complaint(said, logFile) {
+  text = String.trim(said);
+  if (File.exists(logFile)) {
+    lines = split(File.openAsString(logFile), "\n");
+    for (i = maxOf(0, lines.length - 6); i < lines.length; i++) text += "\n" + lines[i];
+  }
+  if (String.trim(text) == "") text = "it said nothing";
+  return "the tool gave no verdict. " + command + ":\n" + String.trim(text);
+}
+
+// What the outputs of a stack are named after.
+function stackName(path) {
+  name = File.getName(path);
+  if (!File.isDirectory(path)) name = replace(name, "(?i)(\\.ome)?\\.tiff?$", "");
+  return name;
+}
+
+// Make a folder and those above it; returns what is wrong, or "".
+function makeFolder(path) {
+  if (!File.exists(path)) {
+    parent = File.getDirectory(path);
+    if (parent != "") makeFolder(parent);
+    File.makeDirectory(path);
+  }
+  if (!File.isDirectory(path)) return "the folder " + path + " cannot be made: choose another output folder";
+  return "";
+}
+
+// Begin a file anew; returns what is wrong, or "". ImageJ's own commands open a window when they cannot write.
+function canWrite(path, key) {
+  trouble = "" + call("ij.IJ.saveString", "", path);
+  if (trouble == "null" || trouble == "") return "";
+  return path + " cannot be written (" + trouble + "): give another place as '" + key + "'";
+}
+
+// Without the separator at the end that dialogs put there.
+function tidy(folder) {
+  if (lengthOf(folder) > 1 && (endsWith(folder, "/") || endsWith(folder, "\\")))
+    folder = substring(folder, 0, lengthOf(folder) - 1);
+  return folder;
+}
+
+// Begin to work on hidden images; returns whether that is ours to end.
+function hide() {
+  if (is("Batch Mode")) return false;
+  setBatchMode(true);
+  return true;
+}
+
+// Open an image without a window that waits when it cannot be opened; returns what is wrong, or "".
+function openQuietly(path) {
+  if (!File.exists(path)) return path + ": no such file";
+  before = nImages;
+  call("ij.IJ.redirectErrorMessages");
+  open(path);
+  if (nImages == before) return path + ": ImageJ cannot open this file; expected a TIFF that densecell-batch wrote";
+  return "";
+}
+
+// Names of the classes of the active label image, from its Info; "class i" where it has none.
+function classNames() {
+  names = newArray(256);
+  for (i = 0; i < 256; i++) names[i] = "";
+  lines = split(getMetadata("Info"), "\n");
+  for (i = 0; i < lines.length; i++) {
+    if (matches(lines[i], "class \\d+ = .*")) {
+      at = indexOf(lines[i], " = ");
+      number = parseInt(substring(lines[i], 6, at));
+      names[number] = replace(substring(lines[i], at + 3), " #[0-9a-f]{6}$", "");
+    }
+  }
+  last = 255;
+  while (last > 0 && names[last] == "") last--;
+  return Array.trim(names, last + 1);
+}
+
+// What a file name cannot hold becomes "-", as in the names of the tool's outputs.
+function fileName(className) {
+  return replace(className, "[^0-9A-Za-z._-]+", "-");
+}
+
+// Write the command into ImageJ's recorder, if that is open.
+function record(name, options) {
+  text = replace(replace(options, "\\\\", "\\\\\\\\"), "\"", "\\\\\"");
+  call("ij.plugin.frame.Recorder.disableCommandRecording");
+  call("ij.plugin.frame.Recorder.recordString", "run(\"" + name + "\", \"" + text + "\");\n");
+}
+
+// Tell the user, or print, why it failed.
+function tell(result, interactive) {
+  if (!startsWith(result, "failed\t")) return;
+  if (interactive) showMessage("DenseCell", substring(result, 7));
+  else print("DenseCell: " + substring(result, 7));
+}

@@ -26,8 +26,10 @@ from watched import Running, rows, save, wait_until
 QUIET = 1.0
 
 
-def latency(place: Path, drops: int, *arguments: object) -> tuple[float, float]:
-    """Median and largest seconds beyond the quiet time from the end of a copy to the start of work."""
+def latency(place: Path, drops: int, interval: float, *arguments: object) -> tuple[float, float]:
+    """Median and largest seconds beyond the quiet time from the end of a copy to the start of work. Copies end at any
+    moment between two scans, `interval` seconds apart.
+    """
     inbox, out = place / "in", place / "out"
     inbox.mkdir(parents=True)
     running = Running(inbox, out, "--quiet", QUIET, "--no-preview", *arguments)
@@ -35,7 +37,7 @@ def latency(place: Path, drops: int, *arguments: object) -> tuple[float, float]:
     try:
         wait_until((out / "status.html").exists)
         for i in range(drops):
-            time.sleep(chance.uniform(0.5, 2.5))
+            time.sleep(chance.uniform(0.0, interval))
             name = f"{i}.tif"
             data = save(place / "source.tif", i).read_bytes()
             with (inbox / name).open("wb") as stream:  # a copy that takes half a second
@@ -118,12 +120,13 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=1440, metavar="DROPS")
     options = parser.parse_args()
     ways = {"events": (), "--poll --interval 2": ("--poll", "--interval", 2), "--poll": ("--poll",)}
+    waits = {"events": 2.0, "--poll --interval 2": 2.0, "--poll": 30.0}
     if options.drops:
         print(f"{'start of work after copy + quiet':<36}{'median s':>10}{'largest s':>11}")
         for name, words in ways.items():
-            drops = options.drops if name != "--poll" else max(1, options.drops // 4)
             with tempfile.TemporaryDirectory() as scratch:
-                print(f"{name:<36}{'{:>10.2f}{:>11.2f}'.format(*latency(Path(scratch), drops, *words))}", flush=True)
+                median, largest = latency(Path(scratch), options.drops, waits[name], *words)
+            print(f"{name:<36}{median:>10.2f}{largest:>11.2f}", flush=True)
     if options.idle:
         print(f"\n{'idle, 1000 stacks':<36}{'of a core':>10}")
         for name, words in ways.items():

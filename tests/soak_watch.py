@@ -85,7 +85,8 @@ def check_results(inbox: Path, out: Path, expected: int) -> None:
     assert states == ["done"] * expected, states
     assert not list(out.glob("*.old-*")), "nothing changed, so nothing is old"
     assert not list(out.glob(".*.parts-*")), "work that was begun and forgotten"
-    assert not list((out / ".densecell-watch" / "claims").iterdir()), "claims that nobody has"
+    left = [path.name for path in (out / ".densecell-watch" / "claims").iterdir()]
+    assert not left, f"claims that nobody has: {left}"
 
 
 def kills(place: Path, number: int, seed: int = 0, longest: float = 7.0) -> dict[str, object]:

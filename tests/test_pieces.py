@@ -20,7 +20,7 @@ from densecell_batch import claim
 from densecell_batch.bundle import load_bundle
 from densecell_batch.claim import claimed
 from densecell_batch.cli.demo import SAMPLE
-from densecell_batch.errors import OptionError, OutputError, Stopped
+from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.pieces import shard_of
 from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
@@ -271,6 +271,43 @@ def test_a_changed_stack_begins_anew(stack, small, tmp_path, caplog):
     tifffile.imwrite(own, volume, imagej=True, metadata={"axes": "ZYX"})
     segment_stack(own, tmp_path / "out", small)
     assert "input sha256 was" in caplog.text
+
+
+@pytest.mark.parametrize("way", ["appended", "replaced", "slice added"])
+def test_a_stack_that_changes_while_it_is_read_gives_nothing(stack, small, tmp_path, way):
+    """Neither results of two versions, nor pieces of the wrong one."""
+    path, out = tmp_path / "cells.tif", tmp_path / "out"
+    shutil.copy(stack, path)
+    if way == "slice added":
+        path.unlink()
+        path.mkdir()
+        for z, plane in enumerate(tifffile.imread(stack)):
+            tifffile.imwrite(path / f"{z}.tif", plane)
+    changed = []
+
+    def change(what, done, total):
+        if what == "segmenting" and done and not changed:
+            changed.append(done)
+            if way == "appended":
+                with path.open("ab") as stream:
+                    stream.write(b"x")
+            elif way == "replaced":
+                shutil.copy(stack, tmp_path / "other.tif")
+                (tmp_path / "other.tif").replace(path)
+            else:
+                shutil.copy(path / "0.tif", path / "99.tif")
+
+    with pytest.raises(StackError, match="it was changed while it was segmented"):
+        segment_stack(path, out, small, change)
+    assert changed
+    assert list(out.iterdir()) == []
+
+
+def test_a_file_that_is_deleted_while_it_is_read_gives_its_results(stack, small, tmp_path):
+    path, out = tmp_path / "cells.tif", tmp_path / "out"
+    shutil.copy(stack, path)
+    result = segment_stack(path, out, small, lambda what, done, total: path.unlink(missing_ok=True))
+    assert result.labels.exists()
 
 
 def test_pieces_of_another_precision_are_not_mixed(stack, small, tmp_path):

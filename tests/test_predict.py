@@ -191,3 +191,14 @@ def test_golden_pair_is_reproducible(model_a):
     assert abs(image.mean()) < 1e-6
     assert image.nbytes + probabilities.nbytes < 2**20
     assert len(np.unique(np.argmax(probabilities, -1))) > 1
+
+
+def test_a_process_of_months_does_not_keep_every_shape(models):
+    model = models["A"]
+    predictor = Predictor(model.architecture, [model.weights])
+    tiles = [np.zeros((5, 60 + 4 * i, 60), np.float32) for i in range(6)]
+    first = [next(predictor(tile)) for tile in tiles]
+    assert len(predictor._forward) == 4
+    for tile, expected in zip(tiles, first, strict=True):  # those that were dropped are made again
+        np.testing.assert_array_equal(next(predictor(tile)), expected)
+    assert len(predictor._forward) == 4

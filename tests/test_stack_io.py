@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import OptionError, StackError, Stopped
 from densecell_batch.stack_io import DTYPES, content_sha256, find_stacks, natural_key, open_stack
 from densecell_batch.volume import VoxelSize
 
@@ -245,3 +245,15 @@ def test_rows_of_slices(tmp_path, options, dtype):
             for rows in ((0, 70), (0, 1), (3, 40), (69, 70), (31, 33)):
                 np.testing.assert_array_equal(stack.read(2, rows), volume[2, rows[0] : rows[1]])
                 assert stack.read(2, rows).dtype == dtype
+
+
+def test_a_signal_while_a_stack_is_opened_stops_the_run(tmp_path, monkeypatch):
+    """It is not taken for something that is wrong with the file."""
+    imagej(tmp_path / "a.tif", noise())
+
+    def stopped(*arguments, **options):
+        raise Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(tifffile, "TiffFile", stopped)
+    with pytest.raises(Stopped):
+        open_stack(tmp_path / "a.tif")

@@ -322,6 +322,17 @@ def test_a_claim_that_was_taken_over_ends_the_watcher(folders, segmenter):
             watcher.run()
 
 
+def test_claims_that_the_dead_left_are_removed(folders, segmenter):
+    place = Place(folders[1], identity_of(segmenter))
+    claims = place.folder / "claims"
+    with place.claim("content", "mine"):
+        (mine,) = claims.iterdir()
+        (claims / "content-0123").write_text(f"{platform.node()} 4194303\n")
+        (claims / "name-0123").write_text(f"{platform.node()} 4194303\n")
+        Place(folders[1], identity_of(segmenter))
+        assert {path.name for path in claims.iterdir()} == {mine.name, "name-0123"}
+
+
 def test_a_place_that_cannot_be_made(folders, segmenter, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):

@@ -176,15 +176,17 @@ class Board:
         ready = [
             row
             for row in map(self.rows.__getitem__, self._queue)
-            if row.retry_at <= now and self._elsewhere.get(row.name, 0.0) <= clock
+            if row.name in self._sightings and row.retry_at <= now and self._elsewhere.get(row.name, 0.0) <= clock
         ]
         return min(ready, key=lambda row: (row.crashes, row.seen, natural_key(Path(row.name))), default=None)
 
     def due(self) -> float | None:
         """Monotonic time at which something has to be done: a stack becomes quiet, or its next attempt is due."""
-        times = [self._inbox.quiet_at(self._sightings[name]) for name in self._arriving]
+        times = [self._inbox.quiet_at(self._sightings[name]) for name in self._arriving & self._sightings.keys()]
         later = time.monotonic() - time.time()
-        times += [self._elsewhere.get(name, self.rows[name].retry_at + later) for name in self._queue]
+        times += [
+            self._elsewhere.get(name, self.rows[name].retry_at + later) for name in self._queue & self.rows.keys()
+        ]
         return min(times, default=None)
 
     @property

@@ -72,6 +72,15 @@ class Place:
             raise OptionError(f"{out}: --redo while another watcher works with other options; stop that one first")
         if changed or found is None:
             write_file(self._setup, json.dumps(self.identity, indent=2).encode())
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove claims on contents that the dead left. Those on names are left: they say that nobody was told."""
+        with explained(self.folder):
+            for path in (self.folder / "claims").glob("content-*"):
+                if not is_claimed(path):
+                    with claimed(path):
+                        pass
 
     def _read_setup(self) -> Any:
         try:

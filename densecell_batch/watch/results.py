@@ -129,7 +129,7 @@ class Results:
             kept = f"{name}.old-{made}"
             outputs = content.get("outputs")
             for output in outputs.values() if isinstance(outputs, dict) else ():
-                file = str(output.get("file", ""))
+                file = str(output.get("file", "")) if isinstance(output, dict) else ""
                 if not file.startswith(f"{name}_") or Path(file).name != file:
                     continue  # a report that somebody edited
                 source, output["file"] = paths.folder / file, kept + file.removeprefix(name)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.atomic import explained, remove_remains
+from densecell_batch.atomic import remove_remains
 from densecell_batch.batch import Verdict, segment_batch
 from densecell_batch.errors import (
     DensecellError,
@@ -31,6 +30,7 @@ from densecell_batch.watch.events import Events
 from densecell_batch.watch.hook import run_hook
 from densecell_batch.watch.inbox import FolderGoneError, Inbox, Sighting, check_whole
 from densecell_batch.watch.ledger import Ledger, Row, read_tables
+from densecell_batch.watch.moving import move_below
 from densecell_batch.watch.place import Place, ledgers_of, owns
 from densecell_batch.watch.results import Result, Results
 from densecell_batch.watch.status_page import Situation, write_status_page
@@ -389,19 +389,11 @@ class Watcher:
                 run_hook(self._options.hook, verdict, self._place.out)
 
     def _move(self, stack: Path, row: Row, folder: Path) -> None:
-        """Move a stack to the same place below another folder, beside what is there under its name."""
         if stamp_of(stack) != row.stamp:
             return  # it was replaced a moment ago, or is gone
-        wanted = target = folder / stack.relative_to(self._root)
-        number = 1
-        while target.exists():
-            number += 1
-            target = wanted.with_name(f"{stack.stem}-{number}{stack.suffix}")
         try:
-            with explained(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(stack, target)
-        except (OutputError, shutil.Error) as error:
+            move_below(stack, self._root, folder)
+        except OutputError as error:
             _log.error("%s: it stays where it is: %s", stack, error)
 
     def _recover(self) -> None:

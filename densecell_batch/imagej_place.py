@@ -66,10 +66,10 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
     """
     if where is None:
         for place in KNOWN_PLACES:
-            if (found := _look(Path(place).expanduser())) is not None:
+            if (found := _look(_expanded(place))) is not None:
                 return found
         raise ImageJError(f"there is no ImageJ in any usual place ({', '.join(KNOWN_PLACES[:3])}, ...); {_REMEDY}")
-    path = Path(where).expanduser()
+    path = _expanded(where)
     if path.exists():
         if (found := _look(path.absolute())) is None:
             raise ImageJError(f"{where}: no ImageJ in it; expected an ij.jar, or a folder with ij.jar or jars/ij-*.jar")
@@ -77,6 +77,11 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
     if _ENDPOINT.fullmatch(where) and not re.match(r"[A-Za-z]:", where):
         return _resolve(where, download)
     raise ImageJError(f"{where}: no such file or folder; {_REMEDY}")
+
+
+def _expanded(path: str) -> Path:
+    """A path with ~ as the user's home; as it is where that is not known, as in containers."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser fails there)
 
 
 def _look(path: Path) -> ImageJPlace | None:

@@ -131,7 +131,7 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
         If the macro failed, ran too long or opened a dialog.
     """
     find_java()
-    if not task.imagej or Path(task.imagej).expanduser().exists():  # an endpoint takes long: it is left to the worker
+    if not task.download:  # what may take long is left to the worker
         find_imagej(task.imagej)
     with tempfile.TemporaryDirectory(prefix="densecell-macro-") as name:
         folder = Path(name)

@@ -159,7 +159,8 @@ class _Watched(threading.Thread):
             return problem
         return (
             f"{problem} ({imagej} runs without a screen: there are no dialogs, and without the patches of a whole Fiji "
-            "neither run(...) nor open(); install Xvfb, or give a Fiji folder with --imagej)"
+            "neither run(...) nor open(); install Xvfb and a whole Java (openjdk-17-jre, no -headless), or name a Fiji "
+            "folder with --imagej)"
         )
 
     def _line(self) -> int:

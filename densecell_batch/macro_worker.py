@@ -22,7 +22,7 @@ import numpy as np
 from densecell_batch import fiji
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import DensecellError, ImageJError, MacroError
-from densecell_batch.imagej_place import find_imagej
+from densecell_batch.imagej_place import find_imagej, find_java
 from densecell_batch.macro import Macro, MacroTask
 from densecell_batch.macro_watch import run_macro, tables
 from densecell_batch.stack_io import Stack, open_stack
@@ -38,6 +38,10 @@ def main() -> None:
     """Do the task in a folder and leave the outcome there. The process ends here: a macro may still run in it."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        Path.home()
+    except RuntimeError:  # a user without a name, as in containers; scyjava asks when it is imported
+        os.environ["HOME"] = str(folder)
     values = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     task = MacroTask(**values | {"macro": Macro(**values["macro"])})
     with ExitStack() as opened:
@@ -150,7 +154,10 @@ def _explained_memory(task: MacroTask) -> Iterator[None]:
 @contextmanager
 def screen(wanted: bool) -> Iterator[bool]:
     """A screen for Java: one of its own (Xvfb), or else the user's. Yields whether there is one."""
-    if not wanted or sys.platform == "darwin":  # Java on macOS needs the main thread for windows, which is Python's
+    library = find_java() / "lib/libawt_xawt.so"  # not in Debian's openjdk-17-jre-headless
+    if (
+        not wanted or sys.platform == "darwin" or (sys.platform == "linux" and not library.exists())
+    ):  # Java on macOS needs the main thread for windows, which is Python's
         yield False
     elif sys.platform == "win32":
         yield True

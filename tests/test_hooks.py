@@ -3,12 +3,14 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -469,3 +471,32 @@ def test_misuse(data, stack, tmp_path, words, environment, code, message):
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# The examples of the documentation
+
+
+def test_the_worked_example(stack, asked, tmp_path):
+    text = (Path(__file__).parents[1] / "docs/fiji-headless.md").read_text()
+    clean, count = (
+        text.split(f"## {title}")[1].split("```\n")[1] for title in ("Before: clean.ijm", "After: count.ijm")
+    )
+    save = re.search(r"```\n([^`]*roiManager[^`]*)```", text)[1]
+    regions = 'makeRectangle(1, 2, 5, 6);\nroiManager("add");\n' + save
+    segment_stack(stack, tmp_path / "out", asked(clean, count + regions))
+    with (tmp_path / "out/my cells_macro_results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    labels = tifffile.imread(tmp_path / "out/my cells_labels.tif")
+    names_of_classes = [c["name"] for c in report(tmp_path / "out")["classes"]]
+    assert list(rows[0]) == names_of_classes
+    found = [[float(value) for value in row.values()] for row in rows]
+    wanted = [np.bincount(plane.ravel(), minlength=5) * 0.0092**2 for plane in labels]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert (tmp_path / "out/my cells_rois.zip").stat().st_size > 0
+
+
+def test_memory_that_runs_out(stack, asked, tmp_path):
+    fill = 'for (i = 0; i < 100; i++) newImage("large", "32-bit ramp", 4000, 4000, 4);'
+    with pytest.raises(MacroError, match=r"before é.ijm: .*[mM]emory"):
+        segment_stack(stack, tmp_path / "out", asked(fill, memory=2**28))
+    assert names(tmp_path / "out") == set()

@@ -214,7 +214,7 @@ def test_an_endpoint_that_was_fetched_before(macro):
             RAMP + 'run("Invert", "stack");',
             1,
             "",
-            "line 2: .*runs without a screen.* install Xvfb, or give a Fiji folder",
+            "line 2: .*runs without a screen.* install Xvfb and a whole Java",
         ),
         ("x = 1;\nfoo(3);", 1, "", "line 2: Undefined identifier: foo"),
         (
@@ -232,6 +232,22 @@ def test_without_a_screen(macro, tmp_path, text, code, stdout, stderr):
     assert (done.returncode, done.stdout) == (code, stdout), done.stderr
     assert re.search(stderr, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@needs_imagej
+def test_a_java_without_windows(macro, tmp_path):
+    """Debian's openjdk-17-jre-headless lacks a library; Xvfb is of no use to it."""
+    home = Path(shutil.which("java")).resolve().parents[1]
+    java = tmp_path / "java"
+    (java / "lib").mkdir(parents=True)
+    for entry in [*home.iterdir(), *(home / "lib").iterdir()]:
+        if entry != home / "lib" and entry.name != "libawt_xawt.so":
+            (java / entry.relative_to(home)).symlink_to(entry)
+    done = run(macro('setResult("a", 0, 1); return "" + nResults;'), JAVA_HOME=java)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    done = run(macro('open("a.tif");'), JAVA_HOME=java)
+    assert done.returncode == 1
+    assert "runs without a screen" in done.stderr
 
 
 @needs_imagej

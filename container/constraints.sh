@@ -24,8 +24,11 @@ import sys
 
 with open(sys.argv[1], encoding="utf-8") as report:
     packages = [package["metadata"] for package in json.load(report)["install"]]
-for line in sorted(f"{re.sub('[-_.]+', '-', p['name']).lower()}=={p['version']}" for p in packages):
-    print(line)
+pins = {re.sub("[-_.]+", "-", package["name"]).lower(): package["version"] for package in packages}
+if "tensorflow-cpu" in pins:  # processors without that wheel take the other one
+    pins["tensorflow"] = pins["tensorflow-cpu"]
+for name, version in sorted(pins.items()):
+    print(f"{name}=={version}")
 PYTHON
 if [ "$#" -gt 2 ]; then
     # Whatever was resolved must be pinned, and to that version: nothing floats.

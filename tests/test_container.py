@@ -23,6 +23,7 @@ SELF_TEST = ["--entrypoint", "/opt/densecell/self-test"]
 # A file system that cannot be written, a user whom the image does not know, no network, no privilege.
 STRICT = ["--read-only", "--tmpfs", "/tmp", "--user", "12345:54321", "--network", "none", "--cap-drop", "all",
           "--security-opt", "no-new-privileges"]  # fmt: skip
+MODEL = ROOT / "tests/data/fly-vnc-small.zip"  # one small net; the self-test runs the bundled ensemble
 QUICK = ["--precision", "float32", "--tile", "5,64,64", "--no-preview"]
 
 
@@ -90,8 +91,9 @@ def test_the_image_tests_itself(contained):
 )
 def test_starts_wherever(contained, options, tmp_path):
     tmp_path.chmod(0o777)
-    words = ["segment", "/in/" + SAMPLE.name, "-o", "/out", *QUICK]
-    volumes = ["--volume", f"{SAMPLE.parent}:/in:ro", "--volume", f"{tmp_path}:/out"]
+    words = ["segment", "/in/" + SAMPLE.name, "-o", "/out", "--model", f"/models/{MODEL.name}", *QUICK]
+    folders = {SAMPLE.parent: "/in:ro", MODEL.parent: "/models:ro", tmp_path: "/out"}
+    volumes = [word for folder, target in folders.items() for word in ("--volume", f"{folder}:{target}")]
     done = contained(IMAGE, *words, options=[*options, *volumes])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("DENSECELL\tok\t/out/fly-vnc-sample_labels.tif\t")
@@ -110,17 +112,21 @@ def test_nothing_can_be_written(contained, engine):
 
 def test_what_is_in_it(contained, engine):
     text = subprocess.run([engine, "image", "inspect", IMAGE], capture_output=True, text=True, check=True).stdout
-    config = json.loads(text)[0]["Config"]
+    image = json.loads(text)[0]
+    config = image["Config"]
     assert config["User"] == "1000:1000"
     assert config["Entrypoint"] == ["densecell-batch"]
     assert config["Labels"]["org.opencontainers.image.version"] == "0.1.0"
     assert len(config["Labels"]["org.opencontainers.image.revision"]) == 40
-    assert config["Healthcheck"]["Test"] == ["CMD", "/opt/densecell/healthcheck"]
+    health = config.get("Healthcheck") or image["Healthcheck"]  # Docker, Podman
+    assert health["Test"] == ["CMD", "/opt/densecell/healthcheck"]
     # No tools, no leftovers, nothing that belongs to the user and could be changed by it.
-    script = (
-        "for tool in pip pip3 gcc cc make git curl; do command -v $tool; done; ls /src /opt/build /root 2>/dev/null; "
-        "ls /var/lib/apt/lists; find /opt /usr -xdev '(' -user 1000 -o -perm -o+w -not -type l ')' | head"
-    )
+    script = """
+        for tool in pip pip3 gcc cc make git curl; do command -v $tool; done
+        ls -d /src /opt/build 2>/dev/null
+        for folder in /root /home /var/lib/apt/lists; do ls $folder; done
+        find /opt /usr -xdev '(' -user 1000 -o -perm -o+w -not -type l ')'
+    """
     found = contained(IMAGE, "-c", script, options=["--network", "none", "--user", "0", "--entrypoint", "sh"])
     assert found.stdout == "", found.stdout
 
@@ -148,8 +154,8 @@ def test_health_of_a_watcher(contained, words, code):
     ("words", "code"),
     [
         (["--version"], 0),
-        (["segment", "STACK", "-o", "out", *QUICK], 0),
-        (["segment", "no stack.tif", "STACK", "-o", "out", *QUICK], 1),
+        (["segment", "STACK", "-o", "out", "--model", str(MODEL), *QUICK], 0),
+        (["segment", "no stack.tif", "STACK", "-o", "out", f"--model={MODEL}", *QUICK], 1),
         (["segment", "STACK"], 2),
         (["segment", "STACK", "-o", "STACK"], 2),
         (["segment", "STACK", "-o", "out", "--model", "nosuch"], 3),
@@ -192,7 +198,8 @@ def test_launcher_follows_links_into_several_folders(engine, stack, tmp_path):
     (tmp_path / "links/two.tif").symlink_to(stack)
     (tmp_path / "around").symlink_to("links")
     done = run(
-        launcher("segment", "../around/o*.tif", tmp_path / "links/two.tif", "-o", "../out", *QUICK), tmp_path / "work"
+        launcher("segment", "../around/o*.tif", tmp_path / "links/two.tif", "-o", "../out", "--model", MODEL, *QUICK),
+        tmp_path / "work",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -201,7 +208,7 @@ def test_launcher_follows_links_into_several_folders(engine, stack, tmp_path):
 
 def test_launcher_passes_signals_on(engine, stack, tmp_path):
     """SIGTERM: 75, nothing under a final name, no container left; the same command goes on to the same bytes."""
-    words = ["segment", stack, "-o", "out", *QUICK]
+    words = ["segment", stack, "-o", "out", "--model", MODEL, *QUICK]
     process = subprocess.Popen(
         launcher(*words), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -44,7 +44,8 @@ function segmentFolder(options, folder) {
   if (wrong == "") wrong = findRunner(folder);
   if (wrong != "") return "failed\t" + wrong;
   source = tidy(option("folder", ""));
-  if (source == "" || !File.isDirectory(source)) return "failed\t'" + source + "' is no folder; expected one with TIFF stacks";
+  if (source == "" || !File.isDirectory(source))
+    return "failed\t'" + source + "' is no folder; expected one with TIFF stacks";
   source = File.getAbsolutePath(source);
   stacks = stacksIn(source);
   if (stacks.length == 0) return "failed\tno .tif or .tiff file in " + source;

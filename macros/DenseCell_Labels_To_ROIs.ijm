@@ -2,7 +2,7 @@
 //
 // Options: instances (file NAME_CLASS_instances.tif; else the active image), class (else as in the file's name),
 // zip (file to save the regions to; else NAME_CLASS_rois.zip beside the instances), image (title of an open image that
-// the regions are shown on). What the ROI Manager holds already stays.
+// the regions are shown on, each on its slice). What the ROI Manager holds already stays.
 // Returns "ok<TAB>ZIP<TAB>NUMBER OF REGIONS" or "failed<TAB>REASON".
 
 options = given();
@@ -36,6 +36,7 @@ function toRois(options) {
   if (image != "none" && !isOpen(image)) return "failed\tno image '" + image + "' is open";
   if (path == "" && nImages == 0)
     return "failed\tno instances: give NAME_CLASS_instances.tif, which DenseCell Segment makes with instances=CLASS";
+  if (!is("Batch Mode")) run("ROI Manager..."); // else it would be a hidden one, for the time of the batch mode
   ours = hide();
   opened = lengthOf(path) > 0;
   if (opened) wrong = openQuietly(path);
@@ -68,6 +69,7 @@ function toRois(options) {
   if (wrong != "") return "failed\t" + wrong;
   if (image != "none") {
     selectImage(image);
+    roiManager("associate", "true"); // each region on its slice only: else all are drawn over each other
     roiManager("Show All without labels");
   }
   return "ok\t" + zip + "\t" + nRegions;

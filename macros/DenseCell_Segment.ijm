@@ -92,11 +92,27 @@ function segment(options, folder) {
   return result;
 }
 
-// The unchanged file that the active image was opened from, else "".
+// The file that the active image was opened from and still is as, else "". A voxel size that is set does not mark an image
+// as changed, so it is compared.
 function fileOfImage() {
   name = getInfo("image.filename");
   path = getInfo("image.directory") + name;
-  if (is("changes") || name != getTitle() || !matches(name, "(?i).*\\.tiff?") || !File.exists(path)) path = "";
+  if (is("changes") || name != getTitle() || !matches(name, "(?i).*\\.tiff?") || !File.exists(path)) return "";
+  image = getImageID();
+  getVoxelSize(width, height, depth, unit);
+  ours = hide();
+  call("ij.IJ.redirectErrorMessages");
+  before = nImages;
+  open(path, 1);
+  same = false;
+  if (nImages > before) {
+    getVoxelSize(fileWidth, fileHeight, fileDepth, fileUnit);
+    same = width == fileWidth && height == fileHeight && depth == fileDepth && unit == fileUnit;
+    close();
+  }
+  if (ours) setBatchMode(false);
+  selectImage(image);
+  if (!same) path = "";
   return path;
 }
 

@@ -2,7 +2,7 @@
 // has no include. ImageJ reads macros as ISO 8859-1, so they are ASCII.
 //
 // Beware: && and || always evaluate both sides, and a string from a function of ours is assigned to a
-// variable before it is compared, returned or put into an array.
+// variable before it is compared, returned or put into an array; so is an array.
 //
 // A macro answers with a string: "ok<TAB>..." or "failed<TAB>REASON". With options, or in batch mode, no window is
 // opened that waits for a click; a failure is printed.
@@ -144,23 +144,23 @@ function isWindows() {
   return startsWith(getInfo("os.name"), "Windows");
 }
 
-// The path of a file in `folder` as the tool sees it, if that folder is mounted as `mount`.
-function seen(path, mount) {
-  if (isContainer()) path = mount + "/" + File.getName(path);
+// The path of a file in `folder` as the tool sees it, if that folder is mounted at `place`.
+function seen(path, place) {
+  if (isContainer()) path = place + "/" + File.getName(path);
   return path;
 }
 
-// The words that mount a folder in a container. Commas and quotes are escaped as in a CSV file.
-function mounted(folder, mount, access) {
-  if (isWindows()) return newArray("-v", folder + ":" + mount + access);
+// Add the words that mount a folder in a container. Commas and quotes are escaped as in a CSV file.
+function mount(all, folder, place, access) {
+  if (isWindows()) return Array.concat(all, newArray("-v", folder + ":" + place + access));
   source = "source=" + folder;
   if (indexOf(source, ",") >= 0 || indexOf(source, "\"") >= 0) source = "\"" + replace(source, "\"", "\"\"") + "\"";
-  return newArray("--mount", "type=bind," + source + ",destination=" + mount + replace(access, ":", ","));
+  return Array.concat(all, newArray("--mount", "type=bind," + source + ",destination=" + place + replace(access, ":", ",")));
 }
 
 // A word for the shell at the other end of ssh.
 function quoted(word) {
-  return "'" + replace(word, "'", "'\\\\''") + "'";
+  return "'" + replace(word, "'", "'\\''") + "'";
 }
 
 // The words before those of the tool: the program, or the container or connection that it runs in.
@@ -179,9 +179,9 @@ function prefix(inFolder, outFolder, model) {
     user = String.trim(exec("id", "-u")) + ":" + String.trim(exec("id", "-g"));
     all = Array.concat(all, newArray("--user", user));
   }
-  all = Array.concat(all, mounted(inFolder, "/densecell/in", ":ro"));
-  all = Array.concat(all, mounted(outFolder, "/densecell/out", ""));
-  if (File.exists(model)) all = Array.concat(all, mounted(parentOf(model), "/densecell/model", ":ro"));
+  all = mount(all, inFolder, "/densecell/in", ":ro");
+  all = mount(all, outFolder, "/densecell/out", "");
+  if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
   return Array.concat(all, extra, newArray(target));
 }
 
@@ -244,7 +244,7 @@ function execute(all) {
 function complaint(said, logFile) {
   text = String.trim(said);
   if (File.exists(logFile)) {
-    lines = split(File.openAsString(logFile), "\n");
+    lines = split(call("ij.IJ.openAsString", logFile), "\n"); // File.openAsString stops at a file that begins with "Error: "
     for (i = maxOf(0, lines.length - 6); i < lines.length; i++) text += "\n" + lines[i];
   }
   if (String.trim(text) == "") text = "it said nothing";
@@ -324,7 +324,7 @@ function fileName(className) {
 
 // Write the command into ImageJ's recorder, if that is open.
 function record(name, options) {
-  text = replace(replace(options, "\\\\", "\\\\\\\\"), "\"", "\\\\\"");
+  text = replace(replace(options, "\\", "\\\\"), "\"", "\\\"");
   call("ij.plugin.frame.Recorder.disableCommandRecording");
   call("ij.plugin.frame.Recorder.recordString", "run(\"" + name + "\", \"" + text + "\");\n");
 }

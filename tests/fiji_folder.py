@@ -26,14 +26,16 @@ def install(imagej: Path, *options: str | Path) -> subprocess.CompletedProcess[s
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
 
 
-def photograph(screen: str, picture: Path) -> None:
-    """Take a picture of a virtual screen, where ImageMagick is installed: it shows the window that waits."""
+def photograph(screen: str, picture: Path, window: str = "root") -> None:
+    """Take a picture of a virtual screen or of a window, where ImageMagick is installed."""
     if shutil.which("import"):
-        subprocess.run(["import", "-display", screen, "-window", "root", str(picture)], timeout=30, check=False)
+        subprocess.run(["import", "-display", screen, "-window", window, str(picture)], timeout=30, check=False)
 
 
-def click_ok(screen: str, title: str, where: str) -> bool:
-    """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there."""
+def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
+    """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
+    picture of it stays in the folder.
+    """
     environment = {**os.environ, "DISPLAY": screen}
 
     def xdotool(*words: str) -> str:
@@ -44,6 +46,7 @@ def click_ok(screen: str, title: str, where: str) -> bool:
     if not found:
         return False
     time.sleep(1)  # until it is drawn
+    photograph(screen, folder / f"{title}.png", found[-1])
     place = dict(line.split("=") for line in xdotool("getwindowgeometry", "--shell", found[-1]).splitlines())
     width = int(place["WIDTH"])
     x = int(place["X"]) + (width - 38 if where == "right" else width // 2)
@@ -53,7 +56,7 @@ def click_ok(screen: str, title: str, where: str) -> bool:
 
 
 def run_script(
-    imagej: Path, script: str, folder: Path, *, timeout: float = 120, clicks: tuple[tuple[str, str], ...] = ()
+    imagej: Path, script: str, folder: Path, *, timeout: float = 150, clicks: tuple[tuple[str, str], ...] = ()
 ) -> list[str]:
     """Run a macro in ImageJ with its windows open; the lines that it gave to `say(line)`.
 
@@ -61,7 +64,7 @@ def run_script(
     other.
 
     ImageJ would ask before it quits, and its windows wait for clicks: it is ended once the macro has said all, and
-    a macro that has not after the time limit fails the test.
+    a macro that has not after the time limit fails the test. `shoot(name)` in it makes name.png of the whole screen.
     """
     folder.mkdir(exist_ok=True)
     macro, said, done = folder / "script.ijm", folder / "said.txt", folder / "done.txt"
@@ -71,6 +74,8 @@ def run_script(
     head = (
         'var lines = split(getArgument(), "\\n");\nvar D = lines[0];\nvar T = lines[1];\n'
         'function say(line) { File.append(replace(line, "\\n", "|"), T + "said.txt"); }\n'
+        'function shoot(name) { wait(1500); File.saveString(name, T + "shoot.txt"); '
+        'while (File.exists(T + "shoot.txt")) wait(100); }\n'
     )
     macro.write_text(f'{head}{script}\nFile.saveString("done", T + "done.txt");\n', encoding="ascii")
     argument = f"{imagej}/plugins/DenseCell/\n{folder}/"
@@ -86,7 +91,11 @@ def run_script(
                 if time.monotonic() > until:
                     photograph(screen, folder / "hang.png")
                     raise AssertionError(f"ImageJ hangs; it said: {said.read_text() if said.exists() else 'nothing'}")
-                if clicks and click_ok(screen, *clicks[0]):
+                if (shoot := folder / "shoot.txt").exists():
+                    time.sleep(0.2)
+                    photograph(screen, folder / f"{shoot.read_text().strip()}.png")
+                    shoot.unlink()
+                if clicks and click_ok(screen, folder, *clicks[0]):
                     clicks = clicks[1:]
                 time.sleep(0.1)
         finally:

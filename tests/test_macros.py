@@ -274,25 +274,49 @@ say(state());
 say(Overlay.size);
 say(getInfo("log"));
 run("DenseCell Measure", args[2]);
+run("DenseCell Labels To ROIs", args[3]);
+say(roiManager("count"));
 say(File.openAsString(T + "../out/a-b- c_measurements.csv"));
 """
     )
     talk = tmp_path / "talk"
     talk.mkdir()
     labels = out / "a-b- c_labels.tif"
-    arguments = [str(stack), options(out=out, model=model), options(labels=labels)]
+    instances = out / "a-b- c_mitochondrion_instances.tif"
+    arguments = [
+        str(stack), options(out=out, model=model, instances="mitochondrion"), options(labels=labels),
+        options(instances=instances, image="a/b: c"),
+    ]  # fmt: skip
     (talk / "args.txt").write_text("\n".join(arguments))
-    before, after, overlay, log, table = run_script(folder, script, talk)
+    before, after, overlay, log, regions, table = run_script(folder, script, talk)
     assert before == after
     assert before.startswith("a/b: c,1,10,12,20,24,")
     assert overlay == "4"
     assert log == ""
+    assert int(regions) == sum(len(np.unique(plane)) - 1 for plane in tifffile.imread(instances)) > 10
     assert not list(out.glob("densecell-input*"))
     assert (out / "a-b- c_log.txt").stat().st_size > 200_000
     rows = list(csv.DictReader(table.strip("|").split("|")))
     for row, (voxels, size, surface) in zip(rows, measured(tifffile.imread(labels), (1, 1, 1)), strict=True):
         assert (float(row["Voxels"]), float(row["Volume"]), float(row["Surface"])) == (voxels, size, surface)
         assert row["Unit"] == "pixels"
+
+
+def test_a_voxel_size_that_was_set_counts(imagej, model, volume, tmp_path):
+    """It does not mark the image as changed, and is not in its file."""
+    stack = save(tmp_path / "x.tif", volume)
+    (tmp_path / "args.txt").write_text(options(out=tmp_path / "out", model=model, show="no"))
+    script = rf"""
+open("{stack}");
+setVoxelSize(8, 8, 40, "nm");
+say(runMacro(D + "DenseCell_Segment.ijm", replace(File.openAsString(T + "args.txt"), "\n", "")));
+say(is("changes"));
+"""
+    answer, changes = run_script(imagej, script, tmp_path)
+    assert answer.startswith("ok")
+    assert changes == "0"
+    (seen,) = look([tmp_path / "out" / "x_labels.tif"], tmp_path)
+    np.testing.assert_allclose(seen["voxel"], (0.04, 0.008, 0.008), rtol=1e-6)
 
 
 def test_batch_goes_on_after_a_failure(imagej, model, volume, tmp_path):
@@ -392,9 +416,12 @@ def test_a_missing_tool_is_named(tmp_path, volume):
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="not installed: xdotool")
 def test_the_dialog_is_recorded_and_failures_are_shown(imagej, volume, tmp_path):
     """A command of the menu, without options; what the recorder wrote is then run as it is, and asks nothing."""
-    stack, out = save(tmp_path / "x.tif", volume), tmp_path / "densecell/"
+    folder = tmp_path / 'a "b" c'
+    folder.mkdir()
+    stack = save(folder / "x.tif", volume)
+    quoted = str(stack).replace('"', r"\"")
     script = rf"""
-open("{stack}");
+open("{quoted}");
 call("ij.Prefs.set", "densecell.model", "no-such-model");
 run("Record...");
 run("DenseCell Segment");
@@ -408,8 +435,8 @@ say(getInfo("log"));
     clicks = (("DenseCell Segment", "right"), ("DenseCell", "middle"))
     recorded, log = run_script(imagej, script, tmp_path / "talk", clicks=clicks, timeout=60)
     assert recorded == (
-        f'run("DenseCell Segment", "stack=[] out=[{out}/] model=[no-such-model] instances=[mitochondrion] '
-        'voxel_size=[] options=[] show=yes");|'
+        rf'run("DenseCell Segment", "stack=[] out=[{tmp_path}/a \"b\" c/densecell/] model=[no-such-model] '
+        'instances=[mitochondrion] voxel_size=[] options=[] show=yes");|'
     )
     assert log.startswith("DenseCell: the tool gave no verdict. ")
     assert "no-such-model" in log

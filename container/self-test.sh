@@ -61,7 +61,7 @@ check "misuse: 2" 2 "" densecell-batch segment good.tif
 check "no such model: 3" 3 "" densecell-batch segment good.tif -o out --model nosuch
 
 # Stopped in the middle, and continued.
-stack long.tif 12
+stack long.tif 4
 # shellcheck disable=SC2086
 densecell-batch segment long.tif -o stopped --tile 5,64,64 $quick > said 2>&1 &
 pid=$!
@@ -89,7 +89,7 @@ if ! [ -e /opt/densecell/imagej/ij.jar ]; then
 elif has fiji macro; then
     cat > macro.ijm <<'MACRO'
 newImage("test", "8-bit black", 30, 20, 1);
-run("Add...", "value=3");
+changeValues(0, 0, 3);
 getStatistics(area, mean);
 return "" + getWidth() * mean + getArgument();
 MACRO

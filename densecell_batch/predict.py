@@ -6,6 +6,7 @@ backend of Keras decides what compiles it: TensorFlow (default) or JAX.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -136,8 +137,9 @@ class Predictor:
         z, y, x = tile.shape
         forward = self._forward.get((z, y, x))
         if forward is None:
-            while len(self._forward) >= _COMPILED:
+            if len(self._forward) >= _COMPILED:
                 self._forward.pop(next(iter(self._forward)))
+                gc.collect()  # a graph is a knot of references: with its memory it would stay for long
             forward = self._build((z, y, x))
         else:
             del self._forward[z, y, x]  # to become the last one used

@@ -193,12 +193,11 @@ def test_golden_pair_is_reproducible(model_a):
     assert len(np.unique(np.argmax(probabilities, -1))) > 1
 
 
-def test_a_process_of_months_does_not_keep_every_shape(models):
-    model = models["A"]
-    predictor = Predictor(model.architecture, [model.weights])
-    tiles = [np.zeros((5, 60 + 4 * i, 60), np.float32) for i in range(6)]
+def test_a_process_of_months_does_not_keep_every_shape():
+    architecture = UNet2D(3, 4, 2)
+    predictor = Predictor(architecture, random_members(architecture, (2, 104, 92)))
+    tiles = [noise(2, 104 + 4 * i, 92) for i in range(5)]
     first = [next(predictor(tile)) for tile in tiles]
     assert len(predictor._forward) == 4
-    for tile, expected in zip(tiles, first, strict=True):  # those that were dropped are made again
-        np.testing.assert_array_equal(next(predictor(tile)), expected)
+    np.testing.assert_array_equal(next(predictor(tiles[0])), first[0])  # dropped, and made again
     assert len(predictor._forward) == 4

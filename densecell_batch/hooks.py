@@ -134,12 +134,15 @@ def _record(
     place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
 ) -> dict[str, Any]:
     """What the macro did: now, or in an earlier run, or in another process, for which this one waits."""
-    path = place / "record.json"
+    path, waiting = place / "record.json", False
     while not path.exists():
         with explained(place):
             place.mkdir(exist_ok=True)
         with suppress(FileNotFoundError), claimed(place / "making") as ours:  # the folder goes if another one fails
             if not ours:
+                if not waiting:
+                    _log.info("%s: another process runs %s on it; waiting for that", stack.info.path, macro.name)
+                waiting = True
                 time.sleep(_WAIT)
             elif not path.exists():
                 remove_remains(place)

@@ -125,7 +125,7 @@ class _Watched(threading.Thread):
             self._said.reset()
         *lines, self._rest = self._rest.split(b"\n")
         if self._rest and not self.is_alive():
-            lines.append(self._rest)
+            lines, self._rest = [*lines, self._rest], b""
         for line in lines:
             text = line.decode("utf-8", "replace").rstrip("\r")
             self._lines = [*self._lines, text][-_KEPT_LINES:]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from imagej import MISSING_PYTHON
 from slurm import MISSING, slurm, wait_for_jobs
 
 from densecell_batch.cli.demo import SAMPLE
@@ -227,6 +228,23 @@ def test_an_array_makes_the_same_bytes(cluster, stack, options, expected, tmp_pa
     wait_for_jobs(cluster)
     assert whole(out, expected)
     assert {f"{number}_{i}.log" for i in (1, 2, 3)} < set(logs(out))
+
+
+@pytest.mark.slow
+@pytest.mark.fiji
+@pytest.mark.skipif(bool(MISSING_PYTHON), reason=f"not installed: {', '.join(MISSING_PYTHON)}")
+def test_macros_of_the_user_in_an_array(cluster, stack, options, tmp_path, monkeypatch):
+    """Each is run once, by one of the tasks; the others wait for the first one's stack."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("clean", 'run("Invert", "stack");'), ("count", 'setResult("n", 0, nSlices); updateResults();')):
+        Path(f"{name}.ijm").write_text(f'File.append("ran", "{tmp_path}/{name}");\n{text}')
+    out = tmp_path / "out"
+    submitted(cluster, stack, out, options, "--array", 3, "--pre-macro", "clean.ijm", "--post-macro", "count.ijm")
+    wait_for_jobs(cluster)
+    assert [Path(name).read_text().split() for name in ("clean", "count")] == [["ran"], ["ran"]], logs(out)
+    names = {path.name for path in out.iterdir()}
+    assert names == {"cells é_labels.tif", "cells é_report.json", "cells é_macro_results.csv", "slurm"}, logs(out)
+    assert (out / "cells é_macro_results.csv").read_text() == "n\n30\n"
 
 
 @pytest.mark.slow

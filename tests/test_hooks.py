@@ -275,8 +275,9 @@ def test_no_image_to_segment(stack, asked, tmp_path, text, message):
          (0.047, 0.0092, 0.0092), ""),
         ('run("Size...", "width=48 height=48 depth=4 constrain average interpolation=Bilinear");', (4, 48, 48),
          (0.047, 0.0184, 0.0184), "changed the shape from 4 x 96 x 96 to 4 x 48 x 48"),
-        ('makeRectangle(8, 0, 64, 80); run("Crop");', (4, 80, 64), (0.047, 0.0092, 0.0092), "changed the shape"),
-        ('run("32-bit");', (4, 96, 96), (0.047, 0.0092, 0.0092), ""),
+        pytest.param('makeRectangle(8, 0, 64, 80); run("Crop");', (4, 80, 64), (0.047, 0.0092, 0.0092),
+                     "changed the shape", marks=pytest.mark.slow),
+        pytest.param('run("32-bit");', (4, 96, 96), (0.047, 0.0092, 0.0092), "", marks=pytest.mark.slow),
     ],
     ids=["calibrated", "calibration lost", "scaled", "cropped", "32-bit"],
 )  # fmt: skip

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 from imagej import MISSING_PYTHON, jar_of
 
-from densecell_batch.errors import OptionError
-from densecell_batch.macro import Macro
+from densecell_batch.errors import MacroError, OptionError
+from densecell_batch.macro import Macro, MacroTask, run_apart
 
 real = [
     pytest.mark.fiji,
@@ -202,6 +203,28 @@ def test_an_endpoint_that_was_fetched_before(macro):
     assert done.stdout.strip().split("/")[-1].startswith(endpoint.rpartition(":")[2])
 
 
+@needs_imagej
+def test_what_may_be_fetched_is_fetched(tmp_path):
+    """From Maven Central into an empty repository; the next one needs no permission."""
+    version = re.search(r"ij-(.*).jar", jar_of("newest").name)[1]
+    code = (
+        "import sys\n"
+        "from scyjava import config\n"
+        "config.get_repositories().clear()\n"
+        "from densecell_batch.imagej_place import find_imagej\n"
+        "for download in (True, False): print(*find_imagej(sys.argv[1], download=download).jars)"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "M2_REPO": str(tmp_path / "m2")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"net.imagej:ij:{version}"],
+        capture_output=True, text=True, timeout=300, check=True, env=environment,
+    )  # fmt: skip
+    first, second = map(Path, done.stdout.splitlines())
+    assert first == second
+    assert first.read_bytes() == jar_of("newest").read_bytes()
+    assert list((tmp_path / "m2").rglob(first.name))
+
+
 # What is missing
 
 
@@ -318,6 +341,9 @@ def test_without_the_python_side(macro, tmp_path):
 # Stopped and killed
 
 
+KILLS = (signal.SIGTERM, signal.SIGKILL)
+
+
 def family(pid: int) -> list[int]:
     """Descendants of a process."""
     children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
@@ -333,7 +359,7 @@ def alive(pid: int) -> bool:
 
 @needs_imagej
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [*KILLS, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_nothing_is_left_of_it(macro, tmp_path, number):
     path = macro(f'File.saveString("x", "{tmp_path}/begun");\nwhile (true) wait(100);')
     process = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -350,6 +376,36 @@ def test_nothing_is_left_of_it(macro, tmp_path, number):
     assert process.returncode == (-9 if number == signal.SIGKILL else 75), stderr
     until = time.monotonic() + 20
     while any(map(alive, running)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+@needs_imagej
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_java_that_does_not_answer(macro, tmp_path, monkeypatch):
+    """The time limit holds all the same."""
+    from densecell_batch import macro as module
+
+    monkeypatch.setattr(module, "_GRACE", 0.5)
+    path = macro(f'File.saveString("x", "{tmp_path}/begun");\nwhile (true) wait(100);')
+    stopped = []
+
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.02)
+        running = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family(os.getpid())}
+        stopped.extend(pid for pid, words in running.items() if b"macro_worker" in words)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(MacroError, match="still running after its limit of 1 s"):
+        run_apart(MacroTask(Macro.read(path), time_limit=1))
+    thread.join()
+    assert stopped
+    until = time.monotonic() + 20
+    while any(map(alive, stopped)):
         assert time.monotonic() < until
         time.sleep(0.1)
 

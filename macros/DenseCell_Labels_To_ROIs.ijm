@@ -52,7 +52,7 @@ function toRois(options) {
   if (wrong == "") {
     stem = substring(path, 0, lastIndexOf(path, "_instances.tif"));
     zip = option("zip", stem + "_rois.zip");
-    name = option("class", substring(stem, lastIndexOf(stem, "_") + 1));
+    name = option("class", classOf(stem));
     if (!endsWith(zip, ".zip")) wrong = zip + ": expected the name of a .zip file";
     else wrong = canWrite(zip, "zip");
   }
@@ -75,32 +75,76 @@ function toRois(options) {
   return "ok\t" + zip + "\t" + nRegions;
 }
 
+// The class in NAME_CLASS: both may have a "_", but NAME_labels.tif is there, unless it was moved.
+function classOf(stem) {
+  at = lastIndexOf(stem, File.separator);
+  do {
+    at = indexOf(stem, "_", at + 1);
+    if (at >= 0) found = File.exists(substring(stem, 0, at) + "_labels.tif");
+    else found = true;
+  } while (!found);
+  if (at < 0) at = lastIndexOf(stem, "_");
+  return substring(stem, at + 1);
+}
+
 // Add a region for each object in each slice; returns their number.
 function addRegions(instances, name, colour) {
   selectImage(instances);
   slice = getSliceNumber();
+  run("Select None");
   nRegions = 0;
   nValues = pow(2, bitDepth());
+  left = newArray(nValues);
+  right = newArray(nValues);
+  top = newArray(nValues);
+  bottom = newArray(nValues);
   for (z = 1; z <= nSlices; z++) {
+    showProgress(z, nSlices);
     setSlice(z);
-    run("Select None"); // a histogram is that of the selection
     getHistogram(values, counts, nValues);
+    findBoxes(left, right, top, bottom);
     for (number = 1; number < nValues; number++) {
       if (counts[number] > 0) {
+        // In its box alone: a selection is made from all pixels of an image.
+        makeRectangle(left[number], top[number], right[number] - left[number] + 1, bottom[number] - top[number] + 1);
+        run("Duplicate...", "title=densecell-object");
         setThreshold(number, number, "no-update");
         run("Create Selection");
+        Roi.move(left[number], top[number]);
         Roi.setName(name + " " + number + " z " + z);
         Roi.setStrokeColor(colour);
         Roi.setPosition(z);
         roiManager("add");
+        close();
+        selectImage(instances);
         nRegions++;
       }
     }
+    run("Select None");
   }
-  run("Select None");
-  resetThreshold();
   setSlice(slice);
   return nRegions;
+}
+
+// The box of each number of the slice, in one pass over its pixels.
+function findBoxes(left, right, top, bottom) {
+  width = getWidth();
+  height = getHeight();
+  Array.fill(left, width);
+  Array.fill(right, -1);
+  Array.fill(top, height);
+  Array.fill(bottom, -1);
+  for (y = 0; y < height; y++) {
+    for (x = 0; x < width; x++) {
+      number = getPixel(x, y);
+      if (number > 0) {
+        if (x < left[number]) left[number] = x;
+        if (x > right[number]) right[number] = x;
+        if (y < top[number]) top[number] = y;
+        bottom[number] = y;
+      }
+    }
+  }
 }
 
 // Save the regions that were added to a zip file; none where there are no objects.

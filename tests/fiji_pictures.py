@@ -15,7 +15,6 @@ from densecell_batch.cli.demo import SAMPLE
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 
 SCRIPT = r"""
-run("Overlay Options...", "stroke=none width=0 fill=none set");
 open(T + "cells.tif");
 run("DenseCell Segment");
 selectImage("cells.tif"); setSlice(5); setLocation(10, 100);

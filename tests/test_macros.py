@@ -348,6 +348,7 @@ FAILURES = [
     ("Segment", "stack=[{T}x.tif] out=[{T}x.tif/out]", "cannot be made: choose another output folder"),
     ("Segment", "stack=[{T}x.tif] out=[{T}out] model=no-such-model show=no", "no-such-model"),
     ("Segment", "stack=[{T}x.tif] out=[{T}out] options=--no-such-option", "No such option"),
+    ("Segment", "stack=[{T}constant.tif] out=[{T}out] model=[{M}]", "constant.tif"),
     ("Batch", "folder=[{T}none]", "is no folder; expected one with TIFF stacks"),
     ("Batch", "folder=[{T}empty]", "no .tif or .tiff file in"),
     ("Batch", "folder=[{T}one] model=no-such-model", "1 of 1 stacks were not segmented: the tool gave no verdict"),
@@ -367,10 +368,11 @@ FAILURES = [
 
 
 @pytest.fixture(scope="module")
-def failures(imagej, volume, tmp_path_factory):
+def failures(imagej, model, volume, tmp_path_factory):
     """The answer of each macro to bad input, in one ImageJ in which no window may wait for a click."""
     folder = tmp_path_factory.mktemp("failures")
     save(folder / "x.tif", volume)
+    save(folder / "constant.tif", np.zeros_like(volume))
     for name in ("x_labels.tif", "x_a_instances.tif"):
         (folder / name).symlink_to("x.tif")
     (folder / "broken.tif").write_bytes(b"II*\0broken")
@@ -378,7 +380,9 @@ def failures(imagej, volume, tmp_path_factory):
     (folder / "one").mkdir()
     (folder / "one" / "x.tif").symlink_to("../x.tif")
     (folder / "args.txt").write_text(
-        "\n".join(f"{name}\t{args} " for name, args, _ in FAILURES).replace("{T}", f"{folder}/")
+        "\n".join(f"{name}\t{args} " for name, args, _ in FAILURES)
+        .replace("{T}", f"{folder}/")
+        .replace("{M}", str(model))
     )
     script = r"""
 args = split(File.openAsString(T + "args.txt"), "\n");
@@ -464,3 +468,29 @@ say(runMacro(D + "DenseCell_Segment.ijm", args[1]));
     assert good == f"ok\t{out}/a b, é_labels.tif"
     assert bad.startswith("failed\tthe tool gave no verdict")
     assert "no-such-model" in bad
+
+
+def test_the_menu_and_names_with_underscores(imagej, volume, tmp_path):
+    """The commands that ImageJ found; a class whose name has the character that separates names in files."""
+    instances = np.zeros((4, 96, 96), np.uint16)
+    instances[1:3, 5:20, 5:20], instances[2, 40:50, 40:60] = 1, 300
+    save(tmp_path / "a_b_golgi_body_instances.tif", instances)
+    save(tmp_path / "a_b_labels.tif", (instances > 0).astype(np.uint8))
+    save(tmp_path / "other.tif", volume[:, :50, :50])
+    script = r"""
+say(call("ij.Menus.getCommands"));
+open(T + "other.tif");
+say(runMacro(D + "DenseCell_Load_Labels.ijm", "labels=[" + T + "a_b_labels.tif] image=other.tif legend=no"));
+run("DenseCell Labels To ROIs", "instances=[" + T + "a_b_golgi_body_instances.tif]");
+for (i = 0; i < roiManager("count"); i++) { name = RoiManager.getName(i); say(name); }
+"""
+    commands, loaded, *names = run_script(imagej, script, tmp_path)
+    for name in ("Segment", "Batch", "Load Labels", "Labels To ROIs", "Measure"):
+        assert (
+            f'DenseCell {name}=ij.plugin.Macro_Runner("DenseCell/DenseCell_{name.replace(" ", "_")}.ijm")' in commands
+        )
+    assert loaded == (
+        "failed\tother.tif is 50 x 50 x 4 voxels, the labels are 96 x 96 x 4: they belong to another image"
+    )
+    assert names == ["golgi_body 1 z 2", "golgi_body 1 z 3", "golgi_body 300 z 3"]
+    assert (tmp_path / "a_b_golgi_body_rois.zip").exists()

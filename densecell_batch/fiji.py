@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,10 @@ def _start_jvm(place: ImageJPlace, java: Path, headless: bool, heap: int | None)
         config.add_classpath(str(jar))
     if headless:
         config.enable_headless_mode()
+    # Signals stay with Python: Java would shut down below a thread that is in it, which crashes. A log of a crash does
+    # not belong into the folder that the user happens to be in.
+    config.add_option("-Xrs")
+    config.add_option(f"-XX:ErrorFile={Path(tempfile.gettempdir()) / 'densecell-java-%p.log'}")
     if place.plugins is not None:
         config.add_option(f"-Dplugins.dir={place.plugins.parent}")
     if place.has_gateway:

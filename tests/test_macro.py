@@ -370,6 +370,9 @@ def test_nothing_is_left_of_it(macro, tmp_path, number):
         time.sleep(0.05)
     running = family(process.pid)
     assert len(running) >= 2  # Java's process and its screen
+    (java,) = (pid for pid in running if b"macro_worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{java}/status").read_text())[1], 16)
+    assert not caught >> (signal.SIGTERM - 1) & 1  # Java would shut down below a thread that is in it, which crashes
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=30)
     assert stdout == ""

@@ -22,12 +22,13 @@ for word in $words; do
     esac
 done
 [ "$verb" = watch ] && [ -n "$out" ] || exit 0
+previous=''
 for word in $words; do
-    case $word in
-    /*) # The folder that is watched, and whatever else was named by its path: it must answer.
-        [ "$word" = "$out" ] || ls -d -- "$word" >/dev/null || exit 1
-        ;;
+    case $previous,$word in
+    -o,* | --out,* | --hook,* | --move-*,* | --log,*) ;; # made when needed, or no folder
+    *,/*) ls -d -- "$word" >/dev/null || exit 1 ;;       # the watched folder, a model: they must answer
     esac
+    previous=$word
 done
 [ ! -e "$out" ] || { [ -d "$out" ] && [ -w "$out" ]; } || {
     echo "$out cannot be written"

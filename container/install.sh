@@ -2,7 +2,7 @@
 # Install densecell-batch into an image of Debian 12, under /opt/densecell. Dockerfile and Singularity.def both run this
 # script, the one step by step, the other all at once:
 #
-#     install.sh system         Python, and Java where FIJI=1: what is needed to run
+#     install.sh system         Python; Java and Xvfb, without which ImageJ lacks its commands, where FIJI=1
 #     install.sh dependencies   the Python packages, pinned          -> venv/, keras/
 #     install.sh imagej         ImageJ, pinned, where FIJI=1         -> imagej/
 #     install.sh package        densecell-batch itself               -> app/, self-test
@@ -48,7 +48,8 @@ trust_what_pip_trusts() {
 }
 
 install_system() {
-    apt_install python3 ${java:+"$java"}
+    # shellcheck disable=SC2086 # words
+    apt_install python3 $java
     apt_clean
 }
 
@@ -138,7 +139,7 @@ remove_tools() {
 }
 
 java='' fiji=''
-if [ "$FIJI" = 1 ]; then java=openjdk-17-jre-headless fiji=1; fi
+if [ "$FIJI" = 1 ]; then java='openjdk-17-jre xvfb' fiji=1; fi
 case ${1:-} in
 system | dependencies | imagej | package | models) "install_$1" ;;
 all)

@@ -89,7 +89,7 @@ if ! [ -e /opt/densecell/imagej/ij.jar ]; then
 elif has fiji macro; then
     cat > macro.ijm <<'MACRO'
 newImage("test", "8-bit black", 30, 20, 1);
-changeValues(0, 0, 3);
+run("Add...", "value=3");
 getStatistics(area, mean);
 return "" + getWidth() * mean + getArgument();
 MACRO

@@ -137,7 +137,7 @@ def test_what_is_in_it(contained, engine):
         (["watch", "/data", "-o", "/tmp"], 0),
         (["watch", "/nosuch", "-o", "/tmp"], 1),
         (["watch", "/data", "--out=/usr"], 1),
-        (["watch", "/data", "--out=/tmp/not yet"], 0),
+        (["watch", "/data", "--out=/tmp/not yet", "--move-done", "/tmp/later"], 0),
         (["segment", "/nosuch", "-o", "/usr"], 0),
     ],
 )

@@ -14,10 +14,9 @@ return result;
 
 function ask() {
   instances = recall("instances.file", "");
-  images = newArray("none");
-  if (nImages > 0) images = Array.concat(newArray(getTitle()), images, getList("image.titles"));
+  images = imageChoices();
   Dialog.create("DenseCell Labels To ROIs");
-  Dialog.addFile("Instances, NAME_CLASS_instances.tif", instances);
+  Dialog.addFile("Instances of a class", instances);
   Dialog.addChoice("Image to show them on", images, images[0]);
   Dialog.show();
   instances = Dialog.getString();

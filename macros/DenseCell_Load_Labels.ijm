@@ -12,8 +12,7 @@ tell(result, interactive);
 return result;
 
 function ask() {
-  images = newArray("none");
-  if (nImages > 0) images = Array.concat(newArray(getTitle()), images, getList("image.titles"));
+  images = imageChoices();
   Dialog.create("DenseCell Load Labels");
   Dialog.addFile("Labels", recall("labels", ""));
   Dialog.addChoice("Image to show them over", images, images[0]);

@@ -9,6 +9,7 @@ interactive = isInteractive(options);
 folder = home();
 if (interactive) options = ask(folder);
 result = segment(options, folder);
+if (interactive && startsWith(result, "ok\t")) suggest(substring(result, 3));
 tell(result, interactive);
 return result;
 
@@ -134,6 +135,16 @@ function saveCopy(path) {
   if (ours) setBatchMode(false);
   selectImage(image);
   if (hasSelection) run("Restore Selection");
+}
+
+// What the dialogs of the other commands are to begin with.
+function suggest(labels) {
+  remember("labels", labels);
+  classes = split(option("instances", ""), ",");
+  if (classes.length > 0) {
+    class = fileName(String.trim(classes[0]));
+    remember("instances.file", replace(labels, "_labels\\.tif$", "_" + class + "_instances.tif"));
+  }
 }
 
 function verdict(said, labels, logFile) {

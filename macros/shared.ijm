@@ -300,6 +300,18 @@ function openQuietly(path) {
   return "";
 }
 
+// What can be chosen as the image to show something on: the active one first.
+function imageChoices() {
+  choices = newArray("none");
+  if (nImages > 0) {
+    titles = getList("image.titles");
+    active = newArray(1);
+    active[0] = getTitle();
+    choices = Array.concat(active, choices, titles);
+  }
+  return choices;
+}
+
 // Names of the classes of the active label image, from its Info; "class i" where it has none.
 function classNames() {
   names = newArray(256);

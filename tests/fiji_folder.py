@@ -34,7 +34,7 @@ def photograph(screen: str, picture: Path, window: str = "root") -> None:
 
 def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
     """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
-    picture of it stays in the folder.
+    picture of it stays in the folder. Before that, "box" clicks on the check box above.
     """
     environment = {**os.environ, "DISPLAY": screen}
 
@@ -48,10 +48,12 @@ def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
     time.sleep(1)  # until it is drawn
     photograph(screen, folder / f"{title}.png", found[-1])
     place = dict(line.split("=") for line in xdotool("getwindowgeometry", "--shell", found[-1]).splitlines())
-    width = int(place["WIDTH"])
-    x = int(place["X"]) + (width - 38 if where == "right" else width // 2)
-    y = int(place["Y"]) + int(place["HEIGHT"]) - 20
-    xdotool("mousemove", str(x), str(y), "click", "1")
+    left, width, bottom = int(place["X"]), int(place["WIDTH"]), int(place["Y"]) + int(place["HEIGHT"])
+    if where == "box":
+        xdotool("mousemove", str(left + 40), str(bottom - 60), "click", "1")
+        time.sleep(0.5)
+    x = left + (width // 2 if where == "middle" else width - 38)
+    xdotool("mousemove", str(x), str(bottom - 20), "click", "1")
     return True
 
 
@@ -61,7 +63,7 @@ def run_script(
     """Run a macro in ImageJ with its windows open; the lines that it gave to `say(line)`.
 
     `clicks` are the titles of dialogs whose OK, "right" or in the "middle", is clicked when they appear, one after the
-    other.
+    other; "box" clicks on the last check box, too.
 
     ImageJ would ask before it quits, and its windows wait for clicks: it is ended once the macro has said all, and
     a macro that has not after the time limit fails the test. `shoot(name)` in it makes name.png of the whole screen.

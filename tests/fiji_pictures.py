@@ -27,11 +27,13 @@ run("DenseCell Measure", "labels=[" + T + "densecell/cells_labels.tif]");
 Table.setLocationAndSize(300, 100, 620, 170);
 selectImage("cells.tif");
 run("Remove Overlay");
-run("DenseCell Labels To ROIs", "instances=[" + T + "densecell/cells_mitochondrion_instances.tif] image=cells.tif");
+run("DenseCell Labels To ROIs"); // what Segment made is in the dialog
 selectWindow("ROI Manager"); setLocation(300, 280);
 selectImage("cells.tif"); setSlice(5);
 shoot("measured");
 """
+
+CLICKS = (("DenseCell Segment", "right"), ("DenseCell Labels To ROIs", "right"))
 
 
 def main() -> None:
@@ -41,10 +43,10 @@ def main() -> None:
         install(imagej)
         folder.mkdir()
         shutil.copy(SAMPLE, folder / "cells.tif")
-        print(run_script(imagej, SCRIPT, folder, clicks=(("DenseCell Segment", "right"),), timeout=180))
+        run_script(imagej, SCRIPT, folder, clicks=CLICKS, timeout=180)
         for name, made, region in (
             ("fiji-dialog", "DenseCell Segment", None),
-            ("fiji-overlay", "overlay", "770x300+0+96"),
+            ("fiji-overlay", "overlay", "792x300+0+96"),
             ("fiji-measured", "measured", "930x440+0+96"),
         ):
             crop = ["-crop", region, "+repage"] if region else []

@@ -153,7 +153,12 @@ def test_log_takes_what_would_go_to_stderr(tmp_path):
     command = [sys.executable, "-m", "densecell_batch", "--log", str(log)]
     done = subprocess.run([*command, "models", "show", "none"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
-    assert "densecell-batch: error: " in log.read_text()
+    assert log.read_text().startswith("densecell-batch: error: ")
+    subprocess.run([*command, "models", "show", "none"], check=False)
+    assert log.read_text().count("densecell-batch: error: ") == 1
+    worker = {**os.environ, "DENSECELL_WORKER_SHARD": "1/2"}  # shares the log with the others
+    subprocess.run([*command, "models", "show", "none"], check=False, env=worker)
+    assert log.read_text().count("densecell-batch: error: ") == 2
     command[-1] = str(tmp_path / "none" / "log")
     done = subprocess.run([*command, "doctor"], capture_output=True, text=True, check=False)
     assert done.returncode == 1

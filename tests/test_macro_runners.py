@@ -19,7 +19,11 @@ from fiji_folder import TOOL, install, make_imagej, run_script
 from imagej import MISSING
 from test_macros import ODD, options
 
-pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.fiji,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
 
 ROOT = Path(__file__).parents[1]
 

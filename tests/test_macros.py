@@ -494,3 +494,33 @@ for (i = 0; i < roiManager("count"); i++) { name = RoiManager.getName(i); say(na
     )
     assert names == ["golgi_body 1 z 2", "golgi_body 1 z 3", "golgi_body 300 z 3"]
     assert (tmp_path / "a_b_golgi_body_rois.zip").exists()
+
+
+@pytest.mark.skipif(shutil.which("xdotool") is None, reason="not installed: xdotool")
+def test_every_dialog(imagej, volume, tmp_path):
+    """Opened from the menu and answered with OK; the runner that is confirmed is remembered until the next install."""
+    save(tmp_path / "x.tif", volume)
+    script = r"""
+open(T + "x.tif");
+run("DenseCell Batch");
+run("DenseCell Load Labels");
+run("DenseCell Labels To ROIs");
+run("DenseCell Measure");
+title = Table.title; say(title);
+say(call("ij.Prefs.get", "densecell.runner", "") + " " + call("ij.Prefs.get", "densecell.command", ""));
+call("ij.Prefs.set", "densecell.command", "/no such/tool");
+say(runMacro(D + "DenseCell_Segment.ijm", "stack=[" + T + "x.tif]"));
+File.append("words=--new", D + "runner.txt");
+say(runMacro(D + "DenseCell_Segment.ijm", "stack=[" + T + "x.tif] out=[" + T + "out] model=no-such-model"));
+"""
+    clicks = [("DenseCell Batch", "box"), ("DenseCell: how the tool is started", "right"), ("DenseCell", "middle")]
+    clicks += [("DenseCell Load Labels", "right"), ("DenseCell", "middle")]
+    clicks += [("DenseCell Labels To ROIs", "right"), ("DenseCell", "middle"), ("DenseCell Measure", "right")]
+    folder = make_imagej(tmp_path / "ij")
+    install(folder)
+    table, remembered, changed, anew = run_script(folder, script, tmp_path, clicks=tuple(clicks))
+    assert table == "DenseCell measurements of x.tif"
+    assert remembered == f"local {TOOL}"
+    assert changed.startswith("failed\tthere is no program /no such/tool")
+    assert "no such program" not in anew
+    assert "tool gave no verdict" in anew

@@ -55,8 +55,11 @@ def _log_to(ctx: click.Context, param: click.Parameter, path: str | None) -> Non
     """Send stderr to a file, also that of libraries and children: some programs that start us never read it."""
     if path is None:
         return
+    from densecell_batch.cli.workers import SHARD_VARIABLE
+
+    fresh = 0 if SHARD_VARIABLE in os.environ else os.O_TRUNC  # workers have the same arguments, and one log
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh, 0o666)
     except OSError as error:
         raise OutputError(f"--log {path}: cannot be written: {error.strerror}; choose another file") from error
     sys.stderr.flush()

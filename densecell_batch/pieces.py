@@ -145,7 +145,8 @@ class Job:
         """Those of some pieces, or of all, that are not there."""
         with explained(self._folder):
             there = {entry.name for entry in os.scandir(self._folder)}
-        return [i for i in pieces or range(len(self.pieces)) if self._path(i).name not in there]
+        wanted = range(len(self.pieces)) if pieces is None else pieces
+        return [i for i in wanted if self._path(i).name not in there]
 
     def writer(self, pieces: Sequence[int], n_classes: int) -> PieceWriter:
         """Receives the slices of neighbouring pieces."""

@@ -4,7 +4,6 @@ import ast
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,12 +71,6 @@ def test_lower_layers_never_import_higher_ones(module):
 
 def test_every_module_has_a_layer():
     assert set(modules()) <= set(LAYER)
-
-
-def test_every_folder_of_the_package_is_installed():
-    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
-    folders = {f"densecell_batch.{file.parent.name}" for file in PACKAGE.glob("*/__init__.py")}
-    assert folders <= set(project["tool"]["setuptools"]["packages"])
 
 
 def test_tensorflow_and_keras_stay_in_their_modules():

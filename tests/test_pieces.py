@@ -162,6 +162,11 @@ def test_shards_make_the_same_bytes(stack, segmenter, whole, tmp_path, order):
     assert files(tmp_path) == whole
 
 
+def test_a_shard_of_more_than_there_are_pieces_computes_nothing(stack, small, tmp_path):
+    assert segment_stack(stack, tmp_path, asked(small, shard=(1, 99))).missing
+    assert not parts(tmp_path)
+
+
 @pytest.mark.parametrize("lost", [[0], [1], [0, 2], [-1]])
 def test_lost_pieces_are_made_again(stack, segmenter, whole, tmp_path, lost):
     for i in (1, 2, 3):

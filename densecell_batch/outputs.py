@@ -22,7 +22,7 @@ from densecell_batch.stack_writer import StackWriter, instance_colours
 if TYPE_CHECKING:
     from densecell_batch.pipeline import SegmentOptions
 
-__all__ = ["OutputPaths", "StackOutputs", "stack_name"]
+__all__ = ["OutputPaths", "StackOutputs", "stack_name", "without_suffix"]
 
 _PREVIEW_SLICES = 3
 
@@ -33,7 +33,12 @@ def stack_name(path: Path) -> str:
     """
     if path.is_dir():
         return path.resolve().name
-    return re.sub(r"(\.ome)?\.tiff?$", "", path.name, flags=re.IGNORECASE)
+    return without_suffix(path.name)
+
+
+def without_suffix(file_name: str) -> str:
+    """A file name without .tif, .tiff or .ome.tif."""
+    return re.sub(r"(\.ome)?\.tiff?$", "", file_name, flags=re.IGNORECASE)
 
 
 class OutputPaths:

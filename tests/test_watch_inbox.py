@@ -166,3 +166,12 @@ def test_what_may_not_be_read(caplog):
                 check_whole(root / "a.tif")
         (root / "closed").chmod(0o755)
     assert caplog.text.count("what lies in it is not seen") == 1
+
+
+def test_rivals_do_not_depend_on_where_the_watcher_was_started(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("a.tif", "a.tiff"):
+        (tmp_path / "in" / name).write_text("x")
+    (tmp_path / "a.tif").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Inbox(tmp_path / "in", quiet=0).look()["a.tif"].rivals == ("a.tiff",)

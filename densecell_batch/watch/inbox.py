@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import DensecellError, StackError
-from densecell_batch.outputs import stack_name
+from densecell_batch.outputs import without_suffix
 from densecell_batch.stack_io import Stamp, is_slice, natural_key, open_stack
 
 __all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole", "printable"]
@@ -64,7 +64,7 @@ class Inbox:
         self._skip = {os.path.abspath(path) for path in skip}  # noqa: PTH100 (resolve would follow links)
         self._slices, self._marker = slices, marker
         self._seen: dict[str, tuple[Stamp, float]] = {}
-        self._single: dict[str, tuple[Stamp, bool | None]] = {}  # of files: whether they have one slice
+        self._single: dict[str, tuple[str, Stamp, bool]] = {}  # folder -> a file of it, and whether that has one slice
         self._unreadable: set[str] = set()
 
     def look(self) -> dict[str, Sighting]:
@@ -76,7 +76,7 @@ class Inbox:
             If the folder itself cannot be read.
         """
         now, asked = time.monotonic(), self._single
-        self._single = {}  # what is not asked for again is forgotten
+        self._single = {}  # of folders that are gone nothing is kept
         found: dict[str, Sighting] = {}
         for path, stamp, marked, rivals in self._walk(asked):
             name = printable(path.relative_to(self.root).as_posix())
@@ -90,7 +90,7 @@ class Inbox:
         """Monotonic time from which on a stack is taken for complete, if it stays as it is."""
         return sighting.since if sighting.marked else sighting.since + self.quiet
 
-    def _walk(self, asked: dict[str, tuple[Stamp, bool | None]]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
+    def _walk(self, asked: dict[str, tuple[str, Stamp, bool]]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
         """Path, stamp, mark and rivals of each stack."""
         folders = [str(self.root)]
         while folders:
@@ -110,9 +110,9 @@ class Inbox:
                 continue
             alike: dict[str, list[str]] = {}
             for name in stamps:
-                alike.setdefault(stack_name(Path(name)), []).append(name)
+                alike.setdefault(without_suffix(name), []).append(name)
             for name, stamp in stamps.items():
-                rivals = tuple(other for other in alike[stack_name(Path(name))] if other != name)
+                rivals = tuple(other for other in alike[without_suffix(name)] if other != name)
                 yield Path(folder, name), stamp, False, rivals
 
     def _entries(self, folder: str) -> tuple[list[os.DirEntry[str]], list[str], set[str]]:
@@ -134,16 +134,17 @@ class Inbox:
         below = [path for path in below if os.path.abspath(path) not in self._skip]  # noqa: PTH100
         return files, below, {entry.name for entry in entries}
 
-    def _holds_slices(self, folder: str, stamps: dict[str, Stamp], asked: dict[str, tuple[Stamp, bool | None]]) -> bool:
+    def _holds_slices(self, folder: str, stamps: dict[str, Stamp], asked: dict[str, tuple[str, Stamp, bool]]) -> bool:
         """Whether the first TIFF of a folder that can be opened has one slice."""
         if not self._slices:
             return False
+        if (known := asked.get(folder)) is not None and stamps.get(known[0]) == known[1]:
+            self._single[folder] = known
+            return known[2]
         for name in sorted(stamps, key=lambda name: natural_key(Path(name)))[:_TRIED]:
-            path = os.path.join(folder, name)  # noqa: PTH118 (a key, and quick)
-            known = asked.get(path)
-            single = known[1] if known is not None and known[0] == stamps[name] else _has_one_slice(Path(path))
-            self._single[path] = (stamps[name], single)
+            single = _has_one_slice(Path(folder, name))
             if single is not None:
+                self._single[folder] = (name, stamps[name], single)
                 return single
         return False
 

@@ -70,6 +70,11 @@ class Ledger:
         Of the file; made if it is not there.
     watcher
         Who writes.
+
+    Attributes
+    ----------
+    changes : int
+        How many there were since it was opened.
     """
 
     def __init__(self, path: Path, watcher: str) -> None:
@@ -77,6 +82,7 @@ class Ledger:
         self._database: sqlite3.Connection | None = None
         self._unsaved: dict[str, Row | None] = {}  # None: to be removed
         self._complained = False
+        self.changes = 0
         self._run(lambda database: None)
 
     def get(self, name: str) -> Row | None:
@@ -94,12 +100,14 @@ class Ledger:
         """Write rows."""
         for row in rows:
             row.updated, row.watcher = time.time(), self._watcher
+            self.changes += 1
             self._unsaved[row.name] = row
         self._flush()
 
     def remove(self, name: str) -> None:
         """Forget a stack."""
         self._unsaved[name] = None
+        self.changes += 1
         self._flush()
 
     def close(self) -> None:

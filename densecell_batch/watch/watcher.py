@@ -44,6 +44,7 @@ _GAP = 0.2  # seconds between two scans, at least
 _SHARE = 20  # and so many times what a scan takes: a large folder must not keep the processor busy
 _CRASHES = 10  # times that the process died at a stack, after which it is given up
 _PAGE = 2.0  # seconds between two status pages, at least
+_REFRESH = 30.0  # seconds after which a page is written again to say that somebody is there
 _ELSEWHERE = 10.0  # seconds after which to ask again whether another watcher is done with a stack
 
 
@@ -116,6 +117,7 @@ class Watcher:
         self._complaint = ""  # the same, until something could be done again
         self._gone = False  # whether a folder is away
         self._page_late = False  # something happened since the status page was written
+        self._page_state: object = None  # what the page shows
         self._current = ""  # the stack that is being worked on
         self._failures = 0
         self._cleaned: set[Path] = set()
@@ -419,9 +421,14 @@ class Watcher:
     def _show_page(self, *, last: bool = False) -> None:
         """Write the status page, now and then."""
         begun = time.monotonic()
+        state = (self._ledger.changes, self._complaint, self._board.arriving)
+        if state == self._page_state and begun < self._page_at + _REFRESH and not last:
+            self._page_late = False  # nothing is new but the time
+            return
         if begun < self._page_at and not last:
             self._page_late = True
             return
+        self._page_state = state
         self._page_late = False
         table = read_tables(ledgers_of(self._place.out))
         situation = Situation(

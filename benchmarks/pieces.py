@@ -2,10 +2,10 @@
 
     python benchmarks/pieces.py [--repeats 3]
 
-The first table: the whole pipeline on 40 x 1024 x 1024 with a small net (4 kernels, so that everything around the net
-weighs most), against the same without pieces on disk, and as 8 shards one after the other; medians of alternating runs
-in one process. The second: peak of resident memory for slices of growing size under one --memory, each in a process of
-its own.
+The first tables: the whole pipeline with the bundled ensemble, and with a net of 4 kernels, so that everything around
+it weighs most; against the same without pieces on disk, and as 8 shards one after the other. Medians of alternating
+runs in one process, in seconds and in seconds of the processor, which other work on the machine does not lengthen. The
+last table: peak of resident memory for slices of growing size under one --memory, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ MEMORY = 2 * 2**30
 SIDES = (1000, 4000, 8000, 12000)
 
 
-def timed(function) -> float:
-    """Seconds of a call."""
-    start = time.perf_counter()
+def timed(function) -> tuple[float, float]:
+    """Seconds of a call, and seconds of the processor."""
+    start = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def without_pieces(path: Path, folder: Path, segmenter) -> None:
@@ -60,15 +60,17 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
             outputs.commit()
 
 
-def overhead(repeats: int) -> None:
-    """Print the first table."""
+def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> None:
+    """Print a table for a net of so many kernels, or for the bundled ensemble."""
     from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+    from densecell_batch.weights import find_bundle
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         options = SegmentOptions(precision="float32", memory=4 * 2**30, preview=False)
-        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
-        stack = random_stack(folder / "stack.tif", (40, 1024, 1024))
+        bundle = random_bundle(folder, kernels, (5, 60, 60)) if kernels else find_bundle("fly-vnc-2d3d")
+        segmenter = Segmenter(bundle, options)
+        stack = random_stack(folder / "stack.tif", shape)
         again = replace(options, overwrite=True)
         segmenter.options = again
 
@@ -86,14 +88,18 @@ def overhead(repeats: int) -> None:
             "8 shards": shards,
         }
         segment_stack(stack, folder / "warm", segmenter)
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for _ in range(repeats):
             for name, way in ways.items():
                 times[name].append(timed(way))
-        plain = statistics.median(times["without pieces"])
-        print(f"{'40 x 1024 x 1024':<20}{'seconds':>10}{'of without':>12}")
-        for name, found in times.items():
-            print(f"{name:<20}{statistics.median(found):>10.2f}{statistics.median(found) / plain:>12.3f}", flush=True)
+        medians = {name: [statistics.median(column) for column in zip(*times[name], strict=True)] for name in ways}
+        what = f"{kernels} kernels" if kernels else bundle.name
+        size = " x ".join(map(str, shape))
+        print(f"{what + ', ' + size:<36}{'seconds':>10}{'of without':>12}{'processor':>12}{'of without':>12}")
+        for name, (wall, processor) in medians.items():
+            plain = medians["without pieces"]
+            row = f"{wall:>10.2f}{wall / plain[0]:>12.3f}{processor:>12.2f}{processor / plain[1]:>12.3f}"
+            print(f"{name:<36}{row}", flush=True)
 
 
 def large_slices(side: int) -> dict[str, float]:
@@ -106,7 +112,7 @@ def large_slices(side: int) -> dict[str, float]:
         segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
         stack = random_stack(folder / "stack.tif", (6, side, side))
         plan = segmenter.plan((6, side, side))
-        spent = timed(lambda: segment_stack(stack, folder / "out", segmenter))
+        spent, _ = timed(lambda: segment_stack(stack, folder / "out", segmenter))
     return {
         "bands": len(plan.bands),
         "estimate": plan.memory / 2**30,
@@ -124,7 +130,8 @@ def main() -> None:
     if options.side:
         print(json.dumps(large_slices(options.side)))
         return
-    overhead(options.repeats)
+    overhead(None, (80, 256, 256), options.repeats)
+    overhead(4, (40, 1024, 1024), options.repeats)
     print(f"\n--memory {MEMORY >> 30}G{'bands':>16}{'estimate GiB':>14}{'peak GiB':>10}{'us/voxel':>10}")
     for side in SIDES:
         command = [sys.executable, __file__, "--side", str(side)]

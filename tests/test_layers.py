@@ -1,9 +1,9 @@
 """The direction of imports (docs/design/0001), and what may be imported where."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -101,8 +101,9 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "try: c.cli.main(['--help'], standalone_mode=False)\n"
         "finally: print(sorted({'tensorflow', 'keras', 'jax', 'jpype', 'scyjava', 'numpy'} & set(sys.modules)))"
     )
-    start = time.perf_counter()
+    start = os.times()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 1
+    end = os.times()  # seconds of the processor: others may be at work on the machine
+    assert end.children_user + end.children_system - start.children_user - start.children_system < 1
     assert done.stdout.splitlines()[-1] == "[]"
     assert "segment" in done.stdout

@@ -273,9 +273,7 @@ def test_bundle_of_the_best(trained):
 def test_what_is_trained_is_not_trained_again(trained):
     bundle, folder = trained
     before = bundle.path.read_bytes()
-    start = time.monotonic()
     again = train_ensemble(a_run(), [phantom()], phantom(seed=1), folder)
-    assert time.monotonic() - start < 20
     assert again.path.read_bytes() == before
     assert len((folder / "log.jsonl").read_text().splitlines()) == 2 * 20
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 from inference import random_bundle, random_stack
 
-MEMORY = 2 * 2**30
-SIDES = (1000, 4000, 8000, 12000)
+MEMORY = 3 * 2**30
+SIDES = (1000, 2000, 4000, 8000)
 
 
 def timed(function) -> tuple[float, float]:

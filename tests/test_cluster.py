@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -264,13 +265,14 @@ def test_a_killed_task_is_requeued_and_goes_on(cluster, stack, options, expected
 @pytest.mark.slow
 def test_a_failed_task_is_run_again_alone(cluster, stack, options, expected, tmp_path):
     """SIGKILL, as when a node runs out of memory: the task fails, the job after the array says what is missing."""
-    number = submitted(cluster, stack, tmp_path, options, "--array", 3)
-    log = tmp_path / f"slurm/{number}_2.log"
+    submitted(cluster, stack, tmp_path, options, "--array", 3)
     until = time.monotonic() + 120
-    while not log.exists():
+    command = ["pgrep", "-f", f"{tmp_path}.* --shard 2/3"]
+    while not (pid := subprocess.run(command, capture_output=True, text=True, check=False).stdout):
         assert time.monotonic() < until, logs(tmp_path)
         time.sleep(0.1)
-    subprocess.run(["scancel", "--signal=KILL", "--full", f"{number}_2"], env=cluster, check=True)
+    # Not with scancel: it sends a SIGTERM first, after which the task goes back into the queue.
+    os.kill(int(pid), signal.SIGKILL)
     wait_for_jobs(cluster)
     assert not list(tmp_path.glob("*.tif"))
     assert "pieces are missing: run the shards that did not finish again" in "".join(logs(tmp_path).values())

@@ -105,14 +105,14 @@ def wait_until(
 
 
 def rows(out: Path) -> dict[str, dict[str, object]]:
-    """The tables of all watchers, read as anybody would."""
+    """The tables of all watchers, read as anybody would; of a stack that is in several, what was written last."""
     found = {}
     for path in sorted((out / ".densecell-watch").glob("ledger-*.sqlite")):
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
                 database.row_factory = sqlite3.Row
                 for row in database.execute("SELECT * FROM stacks"):
-                    if found.get(row["name"], {}).get("state") != "running":
+                    if row["updated"] >= found.get(row["name"], row)["updated"]:
                         found[row["name"]] = dict(row)
         except sqlite3.OperationalError:
             continue  # it is just being made

@@ -89,7 +89,8 @@ def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
 def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
     """One row of the first table."""
     from densecell_batch.architecture import flop_per_voxel
-    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+    from densecell_batch.pipeline import segment_stack
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -130,7 +131,8 @@ def seconds_once(function) -> float:
 
 def growth_row(slices: int, side: int) -> dict[str, float]:
     """One row of the second table."""
-    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+    from densecell_batch.pipeline import segment_stack
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -39,8 +39,8 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
     from densecell_batch.normalize import measure
     from densecell_batch.outputs import OutputPaths, StackOutputs
     from densecell_batch.pieces import StoredSlice
-    from densecell_batch.pipeline import segment_slices
     from densecell_batch.stack_io import content_sha256, open_stack
+    from densecell_batch.streaming import segment_slices
     from densecell_batch.tally import Tally, slice_sums
 
     n = len(segmenter.bundle.classes)
@@ -62,7 +62,8 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
 
 def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> None:
     """Print a table for a net of so many kernels, or for the bundled ensemble."""
-    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+    from densecell_batch.pipeline import segment_stack
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
     from densecell_batch.weights import find_bundle
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -104,7 +105,8 @@ def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> 
 
 def large_slices(side: int) -> dict[str, float]:
     """Segment 6 slices of side x side; the peak of memory in GiB."""
-    from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+    from densecell_batch.pipeline import segment_stack
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

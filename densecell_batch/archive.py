@@ -137,7 +137,7 @@ def write_folder(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
             sync(folder / name)
 
 
-def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
+def write_zip(path: Path, files: Iterable[tuple[str, bytes]], *, may_exist: bool = False) -> None:
     """Write a zip that appears under its name only when whole, the same bytes for the same files in the same order.
 
     Files are stored, not deflated: trained weights do not compress, and zlib's output depends on its version.
@@ -147,7 +147,10 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     OutputError
         As `atomic.replacing` does.
     """
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        replacing(path, may_exist=may_exist) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for name, content in files:
             info = zipfile.ZipInfo(name)  # dated 1980 and so the same at any time
             info.create_system = 3  # Unix, wherever it is written

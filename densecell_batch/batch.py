@@ -11,7 +11,8 @@ from pathlib import Path
 from densecell_batch.atomic import remove_remains
 from densecell_batch.errors import DensecellError, OptionError
 from densecell_batch.outputs import OutputPaths
-from densecell_batch.pipeline import Progress, SegmentedStack, Segmenter, segment_stack
+from densecell_batch.pipeline import Progress, SegmentedStack, segment_stack
+from densecell_batch.segmenter import Segmenter
 
 __all__ = ["Verdict", "segment_batch", "without_outputs"]
 

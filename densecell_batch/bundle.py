@@ -276,19 +276,22 @@ def write_bundle(
     golden: tuple[np.ndarray, np.ndarray],
     scores: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    may_exist: bool = False,
 ) -> ModelBundle:
     """Write a bundle: a zip if `path` ends in .zip, else a folder. Equal input gives equal bytes.
 
     Parameters
     ----------
     path
-        Must not exist; appears only when whole.
+        Must not exist, but for `may_exist`; appears only when whole.
     members
         Tensors of each net under canonical names, float32.
     golden
         Input (z, y, x) and expected probabilities (z, y, x, class), float32 (`predict.golden_pair`).
     scores, provenance
         Anything that JSON can say.
+    may_exist
+        Whether it may take the place of an earlier zip.
 
     Other parameters are the fields of `ModelBundle`.
 
@@ -297,7 +300,7 @@ def write_bundle(
     BundleError
         If what is given makes no valid bundle.
     OutputError
-        If `path` exists or cannot be written.
+        If `path` exists and must not, or cannot be written.
     """
     from safetensors.numpy import save
 
@@ -330,7 +333,10 @@ def write_bundle(
     arrays = io.BytesIO()
     np.savez(arrays, input=golden[0], expected=golden[1])
     everything = [(MANIFEST, f"{text}\n".encode()), *files.items(), (_GOLDEN, arrays.getvalue())]
-    (write_zip if path.suffix.lower() == ".zip" else write_folder)(path, everything)
+    if path.suffix.lower() == ".zip":
+        write_zip(path, everything, may_exist=may_exist)
+    else:
+        write_folder(path, everything)
     return load_bundle(path)
 
 

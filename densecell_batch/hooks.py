@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.atomic import explained, remove_remains, write_file
+from densecell_batch.atomic import explained, make_folder, remove_remains, write_file
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.claim import claimed
 from densecell_batch.errors import DensecellError, MacroError, OutputError
@@ -112,8 +112,8 @@ def prepared(
     if hooks.pre is None:
         yield stack, None
         return
+    make_folder(folder)
     with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         place = folder / f".{stack_name(stack.info.path)}.pre-{digest(identity)}"
         for other in _prepared_folders(folder, stack_name(stack.info.path)):
             if other != place:
@@ -201,18 +201,18 @@ def _prepared_folders(folder: Path, name: str) -> list[Path]:
 # After
 
 
-def post_is_done(paths: OutputPaths, macro: Macro) -> bool:
-    """Whether the report says that the macro, with this content, has run on these labels, and its tables are there."""
-    entry = (read_report(paths.report) or {}).get("post_macro")
+def post_is_done(report: Path, macro: Macro) -> bool:
+    """Whether a report says that the macro, with this content, has run on these labels, and its tables are there."""
+    entry = (read_report(report) or {}).get("post_macro")
     if not isinstance(entry, dict) or entry.get("sha256") != macro.sha256:
         return False
-    return all(path.is_file() and path.stat().st_size == size for path, size in _files(paths, entry))
+    return all(path.is_file() and path.stat().st_size == size for path, size in _files(report.parent, entry))
 
 
-def _files(paths: OutputPaths, entry: Any) -> list[tuple[Path, int]]:
+def _files(folder: Path, entry: Any) -> list[tuple[Path, int]]:
     """The tables that an entry of a report names, and their sizes."""
     try:
-        return [(paths.folder / Path(table["file"]).name, int(table["bytes"])) for table in entry["tables"]]
+        return [(folder / Path(table["file"]).name, int(table["bytes"])) for table in entry["tables"]]
     except (KeyError, TypeError, ValueError):
         return []
 
@@ -223,7 +223,7 @@ def forget_post(paths: OutputPaths) -> None:
     if report is None or "post_macro" not in report:
         return
     with explained(paths.report):
-        for path, _ in _files(paths, report.pop("post_macro")):
+        for path, _ in _files(paths.folder, report.pop("post_macro")):
             path.unlink(missing_ok=True)
     write_report(paths.report, report)
 
@@ -242,10 +242,10 @@ def run_post(stack: Path, paths: OutputPaths, hooks: MacroHooks, bundle: ModelBu
         If it fails, runs too long or opens a dialog. The labels and the report stay.
     """
     macro = hooks.post
-    if macro is None or post_is_done(paths, macro):
+    if macro is None or post_is_done(paths.report, macro):
         return True
     with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
-        if ours and not post_is_done(paths, macro):
+        if ours and not post_is_done(paths.report, macro):
             forget_post(paths)
             _log.info("%s: running %s on its labels", stack, macro.name)
             _run_post(stack, paths, hooks, macro, bundle, memory)

@@ -20,7 +20,7 @@ from densecell_batch.stack_io import Stack, open_stack
 from densecell_batch.stack_writer import StackWriter, instance_colours
 
 if TYPE_CHECKING:
-    from densecell_batch.pipeline import SegmentOptions
+    from densecell_batch.segmenter import SegmentOptions
 
 __all__ = ["OutputPaths", "StackOutputs", "stack_name", "without_suffix"]
 

@@ -2,91 +2,44 @@
 
 ::
 
-    open_stack -> measure -> tiles of a row -> members predict each tile -> combine -> canvas -> pieces -> files
-                  reader thread               net thread                   finisher thread
+    open_stack -> first macro -> measure -> segment_slices -> pieces -> files, report -> second macro
 
-Memory is that of a row of slices. Reading ahead, stitching and writing run beside the nets. Pieces that are there are
-not computed again, and several processes can share them (`pieces`). A macro of the user may come before all of that,
-and another one after it (`hooks`).
+What is there is not done again, and several processes can share the pieces (`pieces`). The macros are the user's
+(`hooks`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from densecell_batch.atomic import make_folder, need_space
-from densecell_batch.bundle import ModelBundle
-from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
-from densecell_batch.ensemble import combine
 from densecell_batch.errors import OptionError, OutputError, StackError
-from densecell_batch.hooks import MacroHooks, forget_post, prepared, remove_prepared, run_post
-from densecell_batch.normalize import Statistics, measure, normalize
+from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
+from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of
-from densecell_batch.planning import Plan, plan_tiles
-from densecell_batch.predict import Predictor
+from densecell_batch.planning import Plan
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
+from densecell_batch.segmenter import Segmenter, identity_of
 from densecell_batch.stack_io import Stack, content_sha256, open_stack, stamp_of
-from densecell_batch.stitch import Canvas, FinishedSlice
+from densecell_batch.streaming import segment_slices
 from densecell_batch.tally import Tally
-from densecell_batch.tiling import Tile, TileGrid
 from densecell_batch.volume import VoxelSize
 
-__all__ = [
-    "Progress",
-    "SegmentOptions",
-    "SegmentedStack",
-    "Segmenter",
-    "identity_of",
-    "segment_slices",
-    "segment_stack",
-]
+__all__ = ["Progress", "SegmentedStack", "segment_stack"]
 
 _log = logging.getLogger(__name__)
 
 _ALIKE = 1.2  # voxel sizes that differ by no more than this factor need no warning
 
 Progress = Callable[[str, int, int], None]  # (what, voxels done, voxels in all)
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """What the user asks of every stack of a run; the flags of `densecell-batch segment`."""
-
-    stitch: str = "crop"
-    ensemble: str = "mean"
-    probabilities: bool = False
-    uncertainty: bool = False
-    instances: tuple[str, ...] = ()  # class names
-    min_volume: float = 0.0  # cubic micrometres; smaller instances are left out
-    voxel_size: VoxelSize | None = None  # overrides that of the file
-    precision: str = "auto"
-    tile: tuple[int, int, int] | None = None  # output region (z, y, x)
-    memory: int | None = None  # bytes; None: half of what is free
-    device: str = "auto"
-    file_format: str = "imagej"
-    preview: bool = True
-    overwrite: bool = False
-    shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
-    assemble: bool = False  # compute nothing
-    hooks: MacroHooks = field(default_factory=MacroHooks)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
-        elsewhere = ("memory", "overwrite", "shard", "assemble", "hooks")
-        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
 
 @dataclass(frozen=True)
@@ -98,75 +51,6 @@ class SegmentedStack:
     skipped: bool = False  # it was done before, from the same input with the same nets and options
     missing: int = 0  # pieces that other shards have to make before there are results
     left_to_another: bool = False  # which makes the results of the pieces at this moment
-
-
-@dataclass
-class Segmenter:
-    """An ensemble loaded once, for any number of stacks: when it is first needed, or by `load`.
-
-    Raises
-    ------
-    OptionError
-        If a class of `options.instances` is not one of the bundle's, or there is a smallest volume of no class.
-    """
-
-    bundle: ModelBundle
-    options: SegmentOptions
-
-    def __post_init__(self) -> None:
-        names = [c.name for c in self.bundle.classes]
-        for name in self.options.instances:
-            if name not in names:
-                raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(names)}")
-        if self.options.min_volume > 0 and not self.options.instances:
-            raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
-
-    @cached_property
-    def device(self) -> DeviceInfo:
-        """What the nets run on; raises DeviceError if the one asked for is not usable."""
-        return select_device(self.options.device)
-
-    @cached_property
-    def precision(self) -> Precision:
-        """What the nets compute in."""
-        precision = choose_precision(self.options.precision, self.device)
-        _log.info("device %s; precision %s (%s)", self.device, precision.name, precision.reason)
-        return precision
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The nets with their weights."""
-        weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
-        return Predictor(
-            self.bundle.architecture, weights, self.precision.name, may_split=self.options.stitch != "deepest"
-        )
-
-    def load(self) -> None:
-        """Fail now for what would fail at the first stack.
-
-        Raises
-        ------
-        DeviceError
-            If the device asked for is not usable.
-        ModelError
-            If a member is not as the bundle says.
-        """
-        _ = self.predictor
-
-    def plan(self, shape: tuple[int, int, int]) -> Plan:
-        """The tiles of a stack of `shape` (z, y, x)."""
-        options = self.options
-        return plan_tiles(
-            shape,
-            self.bundle.architecture,
-            self.bundle.window,
-            stitch=options.stitch,
-            precision=self.precision.name,
-            members=len(self.bundle.members),
-            budget=options.memory or available_memory() // 2,
-            tile=options.tile,
-            keep_probabilities=options.probabilities,
-        )
 
 
 def segment_stack(
@@ -372,122 +256,6 @@ def _assemble(
     write_report(paths.report, report)
 
 
-def segment_slices(
-    stack: Stack,
-    statistics: Statistics,
-    plan: Plan,
-    segmenter: Segmenter,
-    finish: Callable[[FinishedSlice], None],
-    slices: tuple[int, int],
-    band: tuple[int, int],
-    progress: Callable[[float], None] = lambda share: None,
-) -> None:
-    """Run the nets over the tiles that decide the slices [start, stop) of a stack, or a band of rows [start, stop) of
-    them, and hand each slice to `finish` as soon as no later tile touches it.
-
-    `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It
-    gets slices outside of `slices`, too, those that the tiles touch: they are not right. `progress` gets the share of
-    the tiles that is done.
-    """
-    options, grid = segmenter.options, plan.grid
-    rows, ys = grid.z.touching(plan.rule, *slices), grid.y.touching(plan.rule, *band)
-    canvas = Canvas(
-        grid,
-        plan.rule,
-        len(segmenter.bundle.classes),
-        keep_probabilities=options.probabilities,
-        keep_disagreement=options.uncertainty,
-        first_row=rows[0],
-        band=band,
-    )
-
-    def look(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return combine(segmenter.predictor(voxels), options.ensemble, with_disagreement=options.uncertainty)
-
-    def paint(tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None, last: bool) -> None:
-        canvas.paint(tile, probabilities, disagreement)
-        if last:
-            for finished in canvas.finished(tile.index[0]):
-                finish(finished)
-
-    per_row = len(ys) * len(grid.x.corners)
-    n_tiles = len(rows) * per_row
-    progress(0)
-    with ExitStack() as threads:
-        reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
-        net = threads.enter_context(_Thread("net", patient=False))
-        painting: deque[Future[None]] = deque()
-        tiles = _read_ahead(stack, statistics, plan.grid, rows, ys, reader)
-        for n, (tile, voxels) in enumerate(tiles, start=1):
-            # The main thread only waits, so that a signal is answered at once.
-            probabilities, disagreement = net.submit(look, voxels).result()
-            last = n % per_row == 0
-            painting.append(finisher.submit(paint, tile, probabilities, disagreement, last))
-            while len(painting) > 1:
-                painting.popleft().result()
-            progress(n / n_tiles)
-        while painting:
-            painting.popleft().result()
-
-
-class _Thread(ThreadPoolExecutor):
-    """One worker. Leaving the context by an exception drops what has not begun, and waits for what has only if
-    `patient`: a tile can take a minute, and a net writes nowhere.
-    """
-
-    def __init__(self, name: str, patient: bool = True) -> None:
-        super().__init__(max_workers=1, thread_name_prefix=f"densecell-{name}")
-        self._patient = patient
-
-    def __exit__(self, kind: Any, *details: Any) -> None:
-        self.shutdown(wait=kind is None or self._patient, cancel_futures=kind is not None)
-
-
-def _read_ahead(
-    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
-) -> Iterator[tuple[Tile, np.ndarray]]:
-    """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
-    voxels = _input_regions(stack, statistics, grid, rows, ys)
-    upcoming = reader.submit(next, voxels, None)
-    while True:
-        current = upcoming.result()
-        if current is None:
-            return
-        upcoming = reader.submit(next, voxels, None)
-        yield current
-
-
-def _input_regions(
-    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range
-) -> Iterator[tuple[Tile, np.ndarray]]:
-    """Read each slice once: a row keeps the normalized slices that the next one shares."""
-    slices: dict[int, np.ndarray] = {}
-    top, bottom = grid.y.read_by(ys)
-    for row in rows:
-        needed = grid.z.input_indices(row)
-        slices = {
-            z: slices[z] if z in slices else normalize(stack.read(z, (top, bottom)), statistics)
-            for z in sorted(set(needed.tolist()))
-        }
-        for tile in grid.row(row, ys):
-            y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
-            yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
-
-
-def identity_of(segmenter: Segmenter) -> dict[str, Any]:
-    """Model and options, as every report says them: what has to be the same for a result to stand."""
-    bundle = segmenter.bundle
-    return {
-        "model": {
-            "name": bundle.name,
-            "version": bundle.version,
-            "licence": bundle.licence,
-            "members": [member.sha256 for member in bundle.members],
-        },
-        "options": segmenter.options.as_dict(),
-    }
-
-
 def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
@@ -507,7 +275,6 @@ def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
         },
         **identity_of(segmenter),
         "versions": versions(),
-        **({"pre_macro": pre.sha256} if (pre := segmenter.options.hooks.pre) else {}),
     }
 
 

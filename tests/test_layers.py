@@ -25,6 +25,8 @@ LAYERS = [
     {"planning", "preview", "report", "tally", "evaluation", "macro", "fiji"},
     {"pieces", "macro_watch", "macro_worker"},
     {"outputs", "hooks"},
+    {"segmenter"},
+    {"streaming"},
     {"pipeline", "training"},
     {"batch", "cluster", "fiji_install"},
     {"watch"},

@@ -25,8 +25,9 @@ from densecell_batch.cli.demo import SAMPLE
 from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.pieces import shard_of
-from densecell_batch.pipeline import Segmenter, SegmentOptions, segment_stack
+from densecell_batch.pipeline import segment_stack
 from densecell_batch.published import import_published
+from densecell_batch.segmenter import Segmenter, SegmentOptions
 
 # Dividing
 

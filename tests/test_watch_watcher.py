@@ -16,7 +16,7 @@ from watched import BUNDLE, partial_outputs, rows, save, wait_until
 
 from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import OptionError, OutputError, Stopped
-from densecell_batch.pipeline import Segmenter, SegmentOptions, identity_of
+from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
 from densecell_batch.watch.ledger import Ledger
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.stopping import Stop

@@ -17,7 +17,7 @@ from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import DensecellError, OptionError
 
 if TYPE_CHECKING:
-    from densecell_batch.pipeline import Segmenter
+    from densecell_batch.segmenter import Segmenter
 
 __all__ = ["DEFAULT_MODEL", "run_segment", "segment"]
 
@@ -108,7 +108,7 @@ def run_segment(
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
     from densecell_batch.device import available_memory
     from densecell_batch.hooks import read_hooks
-    from densecell_batch.pipeline import Segmenter, SegmentOptions
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
     from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
 

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 # Options of `segment` that make sense for a folder without an end.
 _SEGMENT_OPTIONS = {
     "model", "stitch", "ensemble", "probabilities", "uncertainty", "instances", "min_volume", "voxel_size", "precision",
-    "tile", "memory", "device", "file_format", "no_preview",
+    "tile", "memory", "device", "file_format", "no_preview", "pre_macro", "post_macro", "macro_timeout", "imagej",
 }  # fmt: skip
 
 _FOLDER = click.Path(path_type=Path)
@@ -93,7 +93,8 @@ def _retry(out: Path) -> None:
 
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
-    from densecell_batch.pipeline import Segmenter, SegmentOptions, identity_of
+    from densecell_batch.hooks import read_hooks
+    from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
     from densecell_batch.watch.hook import parse_hook
     from densecell_batch.watch.inbox import printable
     from densecell_batch.watch.ledger import Ledger
@@ -104,14 +105,14 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
 
     stop = Stop()
     stop.install()
+    macros = [flags.pop(name) for name in ("pre_macro", "post_macro", "macro_timeout", "imagej")]
     names = WatchOptions.__dataclass_fields__
     hook = parse_hook(flags["hook"]) if flags["hook"] else ()
     options = WatchOptions(**{name: value for name, value in flags.items() if name in names} | {"hook": hook})
     _check_folders(inbox, out, options.move_done, options.move_failed)
     with stop.heeded():
-        segmenter = Segmenter(
-            find_bundle(model), SegmentOptions(**{name: value for name, value in flags.items() if name not in names})
-        )
+        of_segment = {name: value for name, value in flags.items() if name not in names}
+        segmenter = Segmenter(find_bundle(model), SegmentOptions(hooks=read_hooks(*macros), **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
     place = Place(out, identity_of(segmenter), redo=redo)

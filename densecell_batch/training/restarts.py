@@ -243,8 +243,6 @@ def _write(
 ) -> ModelBundle:
     path = folder / f"{run.name}.zip"
     weights = [m.weights for m in kept]
-    # An earlier bundle of this very run, made when fewer members were kept, say.
-    path.unlink(missing_ok=True)
     write_bundle(
         path,
         name=run.name,
@@ -264,6 +262,7 @@ def _write(
             "seeds kept": [m.seed for m in kept],
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },
+        may_exist=True,  # an earlier one of this very run, made when fewer members were kept, say
     )
     bundle = load_bundle(path)
     verify_bundle(bundle)

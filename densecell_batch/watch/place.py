@@ -40,7 +40,7 @@ class Place:
     out
         The output folder; made if it is not there.
     identity
-        JSON values of the model and the options.
+        JSON values of the model, the options and the first macro.
     redo
         Whether other ones may take the place of those that earlier runs had.
 

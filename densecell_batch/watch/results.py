@@ -14,6 +14,8 @@ from typing import Any
 
 from densecell_batch.atomic import explained, sync, write_file
 from densecell_batch.errors import OutputError
+from densecell_batch.hooks import post_is_done
+from densecell_batch.macro import Macro
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.report import is_whole, read_report, write_report
 from densecell_batch.stack_io import Stamp
@@ -51,10 +53,12 @@ class Results:
         What watchers keep there.
     root
         The watched folder.
+    post
+        The macro that has to have run on the labels.
     """
 
-    def __init__(self, place: Place, root: Path) -> None:
-        self._place, self._root, self._out = place, root, place.out
+    def __init__(self, place: Place, root: Path, post: Macro | None = None) -> None:
+        self._place, self._root, self._out, self._post = place, root, place.out, post
 
     def paths(self, stack: Path) -> OutputPaths:
         """Where the results of a stack go."""
@@ -91,14 +95,21 @@ class Results:
 
     def _result(self, report: Path) -> Result | None:
         content = read_report(report)
-        if content is None or any(content.get(key) != value for key, value in self._place.identity.items()):
+        if content is None or not self._is_ours(content):
             return None
         entry, outputs = content.get("input"), content.get("outputs")
         if not isinstance(entry, dict) or not {"files", "bytes", "mtime_ns", "sha256"} <= entry.keys():
             return None
         if not is_whole(report, content) or not isinstance(outputs, dict) or "labels" not in outputs:
             return None
+        if self._post is not None and not post_is_done(report, self._post):
+            return None
         return Result(report.with_name(outputs["labels"]["file"]), report, content)
+
+    def _is_ours(self, content: dict[str, Any]) -> bool:
+        """Whether a report is of this model, these options and this first macro."""
+        identity = self._place.identity
+        return all(content.get(key) == identity.get(key) for key in {*identity, "pre_macro"})
 
     def made_from(self, paths: OutputPaths) -> str:
         """File name of the stack that the results under some name were made from; "" where there are none."""
@@ -120,15 +131,13 @@ class Results:
         if content is None:
             return
         entry = content.get("input")
-        same = all(content.get(key) == value for key, value in self._place.identity.items())
-        if same and isinstance(entry, dict) and entry.get("sha256") == sha256:
+        if self._is_ours(content) and isinstance(entry, dict) and entry.get("sha256") == sha256:
             return
         name = paths.report.name.removesuffix("_report.json")
         with explained(paths.report):
             made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(paths.report.stat().st_mtime))
             kept = f"{name}.old-{made}"
-            outputs = content.get("outputs")
-            for output in outputs.values() if isinstance(outputs, dict) else ():
+            for output in _files_of(content):
                 file = str(output.get("file", "")) if isinstance(output, dict) else ""
                 if not file.startswith(f"{name}_") or Path(file).name != file:
                     continue  # a report that somebody edited
@@ -238,6 +247,13 @@ def error_texts(out: Path) -> list[Path]:
         except (OSError, ValueError):
             continue
     return found
+
+
+def _files_of(content: dict[str, Any]) -> list[Any]:
+    """What a report says of the files beside it: outputs, and tables of the second macro."""
+    outputs, post = content.get("outputs"), content.get("post_macro")
+    tables = post.get("tables") if isinstance(post, dict) else None
+    return [*(outputs.values() if isinstance(outputs, dict) else ()), *(tables if isinstance(tables, list) else ())]
 
 
 def _numbers(stamp: Stamp) -> tuple[int, int, int]:

@@ -23,7 +23,8 @@ from densecell_batch.errors import (
 )
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import remove_jobs
-from densecell_batch.pipeline import Progress, Segmenter
+from densecell_batch.pipeline import Progress
+from densecell_batch.segmenter import Segmenter
 from densecell_batch.stack_io import content_sha256, natural_key, open_stack, stamp_of
 from densecell_batch.watch.board import Board
 from densecell_batch.watch.events import Events
@@ -108,7 +109,7 @@ class Watcher:
         self._say, self._progress, self._stop = say, progress, stop
         skip = [path for path in (place.out, options.move_done, options.move_failed) if path is not None]
         inbox = Inbox(root, quiet=options.quiet, skip=skip, slices=options.slices, marker=options.marker)
-        self._results = Results(place, root)
+        self._results = Results(place, root, segmenter.options.hooks.post)
         self._board = Board(inbox, self._results, ledger, keep_failed=options.move_failed is not None)
         self._awake = threading.Event()
         self._events = None if options.poll else Events(root, skip, self._awake.set)

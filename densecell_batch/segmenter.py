@@ -1,0 +1,132 @@
+"""An ensemble, loaded once, and what the user asks of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from densecell_batch.bundle import ModelBundle
+from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
+from densecell_batch.errors import OptionError
+from densecell_batch.hooks import MacroHooks
+from densecell_batch.planning import Plan, plan_tiles
+from densecell_batch.predict import Predictor
+from densecell_batch.volume import VoxelSize
+
+__all__ = ["SegmentOptions", "Segmenter", "identity_of"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the user asks of every stack of a run; the flags of `densecell-batch segment`."""
+
+    stitch: str = "crop"
+    ensemble: str = "mean"
+    probabilities: bool = False
+    uncertainty: bool = False
+    instances: tuple[str, ...] = ()  # class names
+    min_volume: float = 0.0  # cubic micrometres; smaller instances are left out
+    voxel_size: VoxelSize | None = None  # overrides that of the file
+    precision: str = "auto"
+    tile: tuple[int, int, int] | None = None  # output region (z, y, x)
+    memory: int | None = None  # bytes; None: half of what is free
+    device: str = "auto"
+    file_format: str = "imagej"
+    preview: bool = True
+    overwrite: bool = False
+    shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
+    assemble: bool = False  # compute nothing
+    hooks: MacroHooks = field(default_factory=MacroHooks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
+        elsewhere = ("memory", "overwrite", "shard", "assemble", "hooks")
+        return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+
+
+@dataclass
+class Segmenter:
+    """An ensemble loaded once, for any number of stacks: when it is first needed, or by `load`.
+
+    Raises
+    ------
+    OptionError
+        If a class of `options.instances` is not one of the bundle's, or there is a smallest volume of no class.
+    """
+
+    bundle: ModelBundle
+    options: SegmentOptions
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.bundle.classes]
+        for name in self.options.instances:
+            if name not in names:
+                raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(names)}")
+        if self.options.min_volume > 0 and not self.options.instances:
+            raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
+
+    @cached_property
+    def device(self) -> DeviceInfo:
+        """What the nets run on; raises DeviceError if the one asked for is not usable."""
+        return select_device(self.options.device)
+
+    @cached_property
+    def precision(self) -> Precision:
+        """What the nets compute in."""
+        precision = choose_precision(self.options.precision, self.device)
+        _log.info("device %s; precision %s (%s)", self.device, precision.name, precision.reason)
+        return precision
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The nets with their weights."""
+        weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
+        return Predictor(
+            self.bundle.architecture, weights, self.precision.name, may_split=self.options.stitch != "deepest"
+        )
+
+    def load(self) -> None:
+        """Fail now for what would fail at the first stack.
+
+        Raises
+        ------
+        DeviceError
+            If the device asked for is not usable.
+        ModelError
+            If a member is not as the bundle says.
+        """
+        _ = self.predictor
+
+    def plan(self, shape: tuple[int, int, int]) -> Plan:
+        """The tiles of a stack of `shape` (z, y, x)."""
+        options = self.options
+        return plan_tiles(
+            shape,
+            self.bundle.architecture,
+            self.bundle.window,
+            stitch=options.stitch,
+            precision=self.precision.name,
+            members=len(self.bundle.members),
+            budget=options.memory or available_memory() // 2,
+            tile=options.tile,
+            keep_probabilities=options.probabilities,
+        )
+
+
+def identity_of(segmenter: Segmenter) -> dict[str, Any]:
+    """Model, options and first macro, as every report says them: what has to be the same for a result to stand."""
+    bundle, pre = segmenter.bundle, segmenter.options.hooks.pre
+    return {
+        "model": {
+            "name": bundle.name,
+            "version": bundle.version,
+            "licence": bundle.licence,
+            "members": [member.sha256 for member in bundle.members],
+        },
+        "options": segmenter.options.as_dict(),
+        **({} if pre is None else {"pre_macro": pre.sha256}),
+    }

@@ -17,18 +17,21 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Ours", "claimed", "is_claimed", "is_mine"]
+from densecell_batch.atomic import write_file
+
+__all__ = ["Ours", "claimed", "is_claimed", "is_mine", "once"]
 
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _HEARTBEAT = 20.0  # seconds
 _EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
 _GENERATIONS = 3  # an heir can die, too, and its heir
+_LOOK = 0.5  # seconds between looks for what another process makes
 
 
 @contextmanager
@@ -53,6 +56,39 @@ def claimed(path: Path) -> Iterator[Ours]:
         over.set()
         beat.join()
         _release(path)
+
+
+def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = lambda: None) -> bytes:
+    """The content of a file that one process of all makes, while the others wait for it.
+
+    Parameters
+    ----------
+    path
+        Of the file; its folder exists.
+    make
+        Computes the content. If it fails in one process, the next one tries.
+    waiting
+        Called if another process is at it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is not there, or not any more.
+    OutputError
+        If the file cannot be written.
+    """
+    waits = False
+    while True:
+        with suppress(FileNotFoundError):
+            return path.read_bytes()
+        with claimed(path.with_name(f"{path.name}.making")) as ours:
+            if ours and not path.exists():
+                write_file(path, make())
+        if not ours:
+            if not waits:
+                waiting()
+            waits = True
+            time.sleep(_LOOK)
 
 
 def is_claimed(path: Path) -> bool:

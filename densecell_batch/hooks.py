@@ -18,7 +18,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ import numpy as np
 
 from densecell_batch.atomic import explained, make_folder, remove_remains, write_file
 from densecell_batch.bundle import ModelBundle
-from densecell_batch.claim import claimed
+from densecell_batch.claim import claimed, once
 from densecell_batch.errors import DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
 from densecell_batch.imagej_place import find_imagej, find_java
@@ -42,8 +41,6 @@ from densecell_batch.stack_io import Stack, open_stack
 __all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
 
 _log = logging.getLogger(__name__)
-
-_WAIT = 0.5  # seconds between looks for what another process makes
 
 
 @dataclass(frozen=True)
@@ -134,23 +131,24 @@ def _record(
     place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
 ) -> dict[str, Any]:
     """What the macro did: now, or in an earlier run, or in another process, for which this one waits."""
-    path, waiting = place / "record.json", False
-    while not path.exists():
+    path = place / "record.json"
+
+    def run() -> bytes:
+        remove_remains(place)
+        return json.dumps(_run_pre(place, stack, folder, hooks, macro, memory)).encode()
+
+    def say() -> None:
+        _log.info("%s: another process runs %s on it; waiting for that", stack.info.path, macro.name)
+
+    while True:
         with explained(place):
             place.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError), claimed(place / "making") as ours:  # the folder goes if another one fails
-            if not ours:
-                if not waiting:
-                    _log.info("%s: another process runs %s on it; waiting for that", stack.info.path, macro.name)
-                waiting = True
-                time.sleep(_WAIT)
-            elif not path.exists():
-                remove_remains(place)
-                record = _run_pre(place, stack, folder, hooks, macro, memory)
-                write_file(path, json.dumps(record).encode())
+        with suppress(FileNotFoundError):  # the folder goes if another one fails
+            content = once(path, run, say)
+            break
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        record: dict[str, Any] = json.loads(content)
+    except ValueError as error:
         raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
     return record
 

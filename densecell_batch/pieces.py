@@ -5,9 +5,10 @@ Each is a file that is there whole or not at all; the folder of them is the jour
 
     .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
         job.json                 the report as far as it is known, and the tiles; whoever comes first decides them
-        statistics.json          of the grey values
+        statistics.json          of the grey values, from the one process that measures them
         piece-00012.npz          labels and more of some slices
         assembling               claim of the process that writes the outputs
+    .NAME.hash-0123456789ab      SHA-256 of the stack, for shards; the digits name its size and time
 
 The first process that finds all pieces there makes the outputs of them, slice by slice, so that they are the same
 bytes whoever computed which piece, and when.
@@ -31,17 +32,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from densecell_batch.atomic import explained, remove_remains, sync, temporary_name, write_file
-from densecell_batch.claim import claimed
-from densecell_batch.errors import OutputError, Stopped
+from densecell_batch.atomic import explained, remove_remains, sync, temporary_name
+from densecell_batch.claim import claimed, once
+from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.normalize import Statistics
 from densecell_batch.planning import Plan
+from densecell_batch.stack_io import content_sha256
 from densecell_batch.stitch import FinishedSlice
 from densecell_batch.tally import slice_sums
 from densecell_batch.tiling import Axis, TileGrid
 
-__all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of"]
+__all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class Job:
         fresh: bool = False,
     ) -> None:
         identity = json.loads(json.dumps(identity))
+        self._place, self._name = folder, name
         self._folder = folder / f".{name}.parts-{digest(identity)}"
         with explained(self._folder):
             for other in job_folders(folder, name):
@@ -125,10 +128,15 @@ class Job:
         self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
 
     def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
-        """Those in the folder, or else computed and left there for others."""
-        path = self._folder / "statistics.json"
-        if not path.exists():
-            write_file(path, json.dumps(compute().as_dict()).encode())
+        """Of the grey values; computed by one process of all, for which the others wait."""
+
+        def say() -> None:
+            _log.info("another process measures the stack; waiting for that")
+
+        try:
+            once(self._folder / "statistics.json", lambda: json.dumps(compute().as_dict()).encode(), say)
+        except FileNotFoundError:  # another process failed, and left nothing: so may this one, and say why
+            return compute()
         return Statistics(**self._json("statistics.json"))
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -184,8 +192,8 @@ class Job:
             yield bool(ours)
 
     def remove(self) -> None:
-        """Remove the folder: the outputs are there."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove all of it: the outputs are there."""
+        remove_jobs(self._place, self._name)
 
     def _path(self, i: int) -> Path:
         return self._folder / f"piece-{i:05d}.npz"
@@ -283,10 +291,49 @@ def job_folders(folder: Path, name: str) -> list[Path]:
     return [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
 
 
+@contextmanager
+def shared_sha256(files: Sequence[Path], folder: Path, name: str) -> Iterator[str]:
+    """The SHA-256 of a stack, read by one process of all: a hundred that start at once would keep the storage busy.
+
+    It stays beside the pieces until the outputs are there; if the block fails before there is a piece, nothing stays.
+
+    Parameters
+    ----------
+    files
+        That the stack consists of.
+    folder
+        Output folder; it exists.
+    name
+        Of the stack, as in the names of its outputs.
+
+    Raises
+    ------
+    StackError
+        If a file cannot be read.
+    """
+    found = [file.stat() for file in files]
+    stamp = [[file.name, s.st_size, s.st_mtime_ns] for file, s in zip(files, found, strict=True)]
+
+    def say() -> None:
+        _log.info("%s: another process computes its hash; waiting for that", name)
+
+    path = folder / f".{name}.hash-{digest(stamp)}"
+    try:
+        yield once(path, lambda: content_sha256(files).encode(), say).decode()
+    except DensecellError:
+        if not job_folders(folder, name):
+            remove_jobs(folder, name)
+        raise
+
+
 def remove_jobs(folder: Path, name: str) -> None:
     """Remove what is left of jobs of a stack whose outputs are there."""
     for path in job_folders(folder, name):
         shutil.rmtree(path, ignore_errors=True)
+    pattern = re.compile(re.escape(f".{name}.hash-") + r"[0-9a-f]{12}(\.making)?")
+    for entry in os.scandir(folder):
+        if pattern.fullmatch(entry.name):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def _log_difference(folder: Path, identity: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from densecell_batch.errors import OptionError, OutputError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
-from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of
+from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
 from densecell_batch.segmenter import Segmenter, identity_of
@@ -97,7 +97,12 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
     options, folder, before = segmenter.options, paths.folder, stamp_of(path)
     with ExitStack() as opened:
         given = opened.enter_context(open_stack(path, options.voxel_size))
-        wanted = _identify(given, segmenter)
+        if options.shard or options.assemble:
+            make_folder(folder)
+            sha256 = opened.enter_context(shared_sha256(given.files, folder, stack_name(path)))
+        else:
+            sha256 = content_sha256(given.files)
+        wanted = _identify(given, sha256, segmenter)
         if not options.overwrite and is_done(paths.report, wanted):
             _log.info("%s was done before: skipped", path)
             remove_jobs(folder, stack_name(path))
@@ -256,7 +261,7 @@ def _assemble(
     write_report(paths.report, report)
 
 
-def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
+def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
     files = [file.stat() for file in stack.files]
@@ -268,7 +273,7 @@ def _identify(stack: Stack, segmenter: Segmenter) -> dict[str, Any]:
             "files": len(files),
             "bytes": sum(file.st_size for file in files),
             "mtime_ns": max(file.st_mtime_ns for file in files),
-            "sha256": content_sha256(stack.files),
+            "sha256": sha256,
             "shape": info.shape,
             "dtype": info.dtype,
             "voxel_size_um": None if info.voxel_size is None else info.voxel_size.edges,

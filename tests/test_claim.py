@@ -4,12 +4,13 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from densecell_batch import claim
-from densecell_batch.claim import claimed, is_claimed, is_mine
+from densecell_batch.claim import claimed, is_claimed, is_mine, once
 
 CONTEND = """
 import sys, time
@@ -124,3 +125,71 @@ def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
     path.write_text("elsewhere 1 2 3\n")
     monkeypatch.setattr(time, "time", lambda: 4e9)
     assert is_claimed(path)
+
+
+# Once
+
+
+def in_threads(n, function):
+    """Call it in several threads at once; what it returned, or raised."""
+    ready, found = threading.Barrier(n), []
+
+    def call():
+        ready.wait()
+        try:
+            found.append(function())
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(claim, "_LOOK", 0.02)
+
+
+def test_one_makes_it_and_the_others_wait(tmp_path, quick):
+    made, waits = [], []
+
+    def make():
+        time.sleep(0.3)
+        made.append(1)
+        return b"content"
+
+    found = in_threads(6, lambda: once(tmp_path / "file", make, lambda: waits.append(1)))
+    assert found == [b"content"] * 6
+    assert len(made) == 1
+    assert len(waits) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_one_cannot_make_the_next_one_tries(tmp_path, quick):
+    calls = []
+
+    def make():
+        calls.append(1)
+        time.sleep(0.1)
+        if len(calls) < 3:
+            raise ValueError
+        return b"content"
+
+    found = in_threads(5, lambda: once(tmp_path / "file", make))
+    assert sorted(map(str, found)) == ["", "", *["b'content'"] * 3]
+    assert len(calls) == 3
+
+
+def test_what_a_dead_one_began_is_made(tmp_path):
+    (tmp_path / "file.making").write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
+    assert once(tmp_path / "file", lambda: b"content") == b"content"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_folder_to_make_it_in(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        once(tmp_path / "none/file", lambda: b"content")

@@ -165,6 +165,62 @@ def test_shards_make_the_same_bytes(stack, segmenter, whole, tmp_path, order):
     assert files(tmp_path) == whole
 
 
+COUNTED = """
+import sys, time
+from densecell_batch import pieces, pipeline
+from densecell_batch.cli import main
+
+calls = sys.argv.pop(1)
+
+def counted(function):
+    def call(*arguments, **more):
+        with open(calls, "a") as stream:
+            stream.write(function.__name__ + " ")
+        time.sleep(3)
+        return function(*arguments, **more)
+    return call
+
+for module, name in ((pieces, "content_sha256"), (pipeline, "content_sha256"), (pipeline, "measure")):
+    setattr(module, name, counted(getattr(module, name)))
+main()
+"""
+
+
+def test_shards_read_the_stack_once_for_its_hash_and_once_for_its_statistics(working, tmp_path):
+    """Also those that start at once, as the tasks of an array do."""
+    words = working[working.index("segment") : working.index("--workers")]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", COUNTED, tmp_path / "calls", *words, "--shard", f"{i}/3"])
+        for i in (1, 2, 3)
+    ]
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
+    assert sorted((tmp_path / "calls").read_text().split()) == ["content_sha256", "measure"]
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".tif", ".json"}
+
+
+def test_a_shard_that_fails_leaves_nothing(small, tmp_path):
+    volume = tifffile.imread(SAMPLE).astype(np.float32)
+    volume[3, 5, 7] = np.nan
+    tifffile.imwrite(tmp_path / "cells.tif", volume, imagej=True, metadata={"axes": "ZYX"})
+    with pytest.raises(StackError, match="NaN"):
+        segment_stack(tmp_path / "cells.tif", tmp_path / "out", asked(small, shard=(1, 3)))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_stack_that_changes_between_shards_is_hashed_again(stack, small, tmp_path, caplog):
+    own = tmp_path / "cells.tif"
+    shutil.copy(stack, own)
+    segment_stack(own, tmp_path / "out", asked(small, shard=(1, 2)))
+    volume = tifffile.imread(own)
+    volume[0, 0, 0] += 1
+    tifffile.imwrite(own, volume, imagej=True, metadata={"axes": "ZYX"})
+    for i in (1, 2):
+        result = segment_stack(own, tmp_path / "out", asked(small, shard=(i, 2)))
+    assert "input sha256 was" in caplog.text
+    assert result.labels.exists()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_a_shard_of_more_than_there_are_pieces_computes_nothing(stack, small, tmp_path):
     assert segment_stack(stack, tmp_path, asked(small, shard=(1, 99))).missing
     assert not parts(tmp_path)

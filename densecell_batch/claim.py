@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from densecell_batch.atomic import write_file
+from densecell_batch.atomic import explained, write_file
 
 __all__ = ["Ours", "claimed", "is_claimed", "is_mine", "once"]
 
@@ -43,8 +43,15 @@ def claimed(path: Path) -> Iterator[Ours]:
     str
         "" if it is not ours; else "new", or "inherited" from a dead owner. If it is ours, the file is removed at the
         end.
+
+    Raises
+    ------
+    OutputError
+        If the claim cannot be written.
     """
-    if not (ours := _take(path)):
+    with explained(path):
+        ours = _take(path)
+    if not ours:
         yield ours
         return
     over = threading.Event()
@@ -72,10 +79,8 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
 
     Raises
     ------
-    FileNotFoundError
-        If the folder is not there, or not any more.
     OutputError
-        If the file cannot be written.
+        If the file cannot be written, or its folder is not there, or not any more.
     """
     waits = False
     while True:

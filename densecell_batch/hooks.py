@@ -19,7 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,9 +143,12 @@ def _record(
     while True:
         with explained(place):
             place.mkdir(exist_ok=True)
-        with suppress(FileNotFoundError):  # the folder goes if another one fails
+        try:
             content = once(path, run, say)
             break
+        except OutputError:
+            if place.exists():  # it goes if another one fails
+                raise
     try:
         record: dict[str, Any] = json.loads(content)
     except ValueError as error:
@@ -199,12 +202,12 @@ def _prepared_folders(folder: Path, name: str) -> list[Path]:
 # After
 
 
-def post_is_done(report: Path, macro: Macro) -> bool:
-    """Whether a report says that the macro, with this content, has run on these labels, and its tables are there."""
-    entry = (read_report(report) or {}).get("post_macro")
+def post_is_done(path: Path, report: dict[str, Any] | None, macro: Macro) -> bool:
+    """Whether the report at `path` says that this very macro has run on these labels, and its tables are there."""
+    entry = (report or {}).get("post_macro")
     if not isinstance(entry, dict) or entry.get("sha256") != macro.sha256:
         return False
-    return all(path.is_file() and path.stat().st_size == size for path, size in _files(report.parent, entry))
+    return all(file.is_file() and file.stat().st_size == size for file, size in _files(path.parent, entry))
 
 
 def _files(folder: Path, entry: Any) -> list[tuple[Path, int]]:
@@ -240,10 +243,10 @@ def run_post(stack: Path, paths: OutputPaths, hooks: MacroHooks, bundle: ModelBu
         If it fails, runs too long or opens a dialog. The labels and the report stay.
     """
     macro = hooks.post
-    if macro is None or post_is_done(paths.report, macro):
+    if macro is None or post_is_done(paths.report, read_report(paths.report), macro):
         return True
     with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
-        if ours and not post_is_done(paths.report, macro):
+        if ours and not post_is_done(paths.report, read_report(paths.report), macro):
             forget_post(paths)
             _log.info("%s: running %s on its labels", stack, macro.name)
             _run_post(stack, paths, hooks, macro, bundle, memory)

@@ -135,8 +135,10 @@ class Job:
 
         try:
             once(self._folder / "statistics.json", lambda: json.dumps(compute().as_dict()).encode(), say)
-        except FileNotFoundError:  # another process failed, and left nothing: so may this one, and say why
-            return compute()
+        except OutputError:
+            if self._folder.exists():
+                raise
+            return compute()  # another process failed, and left nothing: so may this one, and say why
         return Statistics(**self._json("statistics.json"))
 
     def _json(self, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Claims: what two processes may do to each other, and what is left of the dead. More in test_pieces.py."""
+"""Claims: what two processes may do to each other, and what is left of the dead."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ import pytest
 
 from densecell_batch import claim
 from densecell_batch.claim import claimed, is_claimed, is_mine, once
+from densecell_batch.errors import OutputError
 
 CONTEND = """
 import sys, time
@@ -127,6 +128,55 @@ def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
     assert is_claimed(path)
 
 
+def test_one_of_many_threads_gets_the_claim(tmp_path):
+    path, ready, owners, inside = tmp_path / "claim", threading.Barrier(8), [], []
+
+    def try_it(i):
+        ready.wait()
+        with claimed(path) as ours:
+            if ours:
+                owners.append(i)
+                inside.append(path.exists())
+                time.sleep(0.3)
+
+    threads = [threading.Thread(target=try_it, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(owners) == 1
+    assert inside == [True]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "age", "free"),
+    [
+        (f"{platform.node()} {os.getpid()}", 9999, False),  # it lives
+        (f"{platform.node()} 4194303", 0, True),  # no such process
+        ("elsewhere 1", 0, False),
+        ("elsewhere 1", 9999, True),  # no heartbeat for hours
+        ("", 0, False),  # it is just being written
+    ],
+)
+def test_claims_of_the_dead_are_taken_over(tmp_path, owner, age, free):
+    path = tmp_path / "claim"
+    path.write_text(owner)
+    os.utime(path, (time.time() - age,) * 2)
+    with claimed(path) as ours:
+        assert bool(ours) is free
+    assert path.exists() is not free
+
+
+def test_an_owner_has_a_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+    path = tmp_path / "claim"
+    with claimed(path):
+        os.utime(path, (0, 0))
+        time.sleep(0.4)
+        assert path.stat().st_mtime > 1e9
+
+
 # Once
 
 
@@ -190,6 +240,12 @@ def test_what_a_dead_one_began_is_made(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_claim_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="claim: cannot be written"), claimed(tmp_path / "file/claim"):
+        pass
+
+
 def test_no_folder_to_make_it_in(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="the folder is not there"):
         once(tmp_path / "none/file", lambda: b"content")

@@ -1,12 +1,9 @@
 """One stack divided, interrupted, shared by several processes: always the same bytes."""
 
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 
@@ -20,7 +17,6 @@ from test_bundle import fields
 from densecell_batch import claim
 from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
-from densecell_batch.claim import claimed
 from densecell_batch.cli.demo import SAMPLE
 from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
@@ -45,58 +41,6 @@ def test_differences_in_words():
     assert differences(found, wanted) == ['model name was "a", is "b"', "options tile was null, is [5, 64, 64]"]
     assert digest(found) != digest(wanted)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-
-
-# Claims
-
-
-def test_one_of_many_threads_gets_the_claim(tmp_path):
-    path, ready, owners, inside = tmp_path / "claim", threading.Barrier(8), [], []
-
-    def try_it(i):
-        ready.wait()
-        with claimed(path) as ours:
-            if ours:
-                owners.append(i)
-                inside.append(path.exists())
-                time.sleep(0.3)
-
-    threads = [threading.Thread(target=try_it, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(owners) == 1
-    assert inside == [True]
-    assert not path.exists()
-
-
-@pytest.mark.parametrize(
-    ("owner", "age", "free"),
-    [
-        (f"{platform.node()} {os.getpid()}", 9999, False),  # it lives
-        (f"{platform.node()} 4194303", 0, True),  # no such process
-        ("elsewhere 1", 0, False),
-        ("elsewhere 1", 9999, True),  # no heartbeat for hours
-        ("", 0, False),  # it is just being written
-    ],
-)
-def test_claims_of_the_dead_are_taken_over(tmp_path, owner, age, free):
-    path = tmp_path / "claim"
-    path.write_text(owner)
-    os.utime(path, (time.time() - age,) * 2)
-    with claimed(path) as ours:
-        assert bool(ours) is free
-    assert path.exists() is not free
-
-
-def test_an_owner_has_a_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
-    path = tmp_path / "claim"
-    with claimed(path):
-        os.utime(path, (0, 0))
-        time.sleep(0.4)
-        assert path.stat().st_mtime > 1e9
 
 
 # A stack
@@ -207,13 +151,17 @@ def test_a_shard_that_fails_leaves_nothing(small, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def change_a_voxel(path):
+    volume = tifffile.imread(path)
+    volume[0, 0, 0] += 1
+    tifffile.imwrite(path, volume, imagej=True, metadata={"axes": "ZYX"})
+
+
 def test_a_stack_that_changes_between_shards_is_hashed_again(stack, small, tmp_path, caplog):
     own = tmp_path / "cells.tif"
     shutil.copy(stack, own)
     segment_stack(own, tmp_path / "out", asked(small, shard=(1, 2)))
-    volume = tifffile.imread(own)
-    volume[0, 0, 0] += 1
-    tifffile.imwrite(own, volume, imagej=True, metadata={"axes": "ZYX"})
+    change_a_voxel(own)
     for i in (1, 2):
         result = segment_stack(own, tmp_path / "out", asked(small, shard=(i, 2)))
     assert "input sha256 was" in caplog.text
@@ -330,9 +278,7 @@ def test_a_changed_stack_begins_anew(stack, small, tmp_path, caplog):
     own = tmp_path / "cells.tif"
     shutil.copy(stack, own)
     segment_stack(own, tmp_path / "out", asked(small, shard=(1, 2)))
-    volume = tifffile.imread(own)
-    volume[0, 0, 0] += 1
-    tifffile.imwrite(own, volume, imagej=True, metadata={"axes": "ZYX"})
+    change_a_voxel(own)
     segment_stack(own, tmp_path / "out", small)
     assert "input sha256 was" in caplog.text
 

@@ -19,7 +19,7 @@ from densecell_batch.errors import OptionError, StackError, Stopped
 from densecell_batch.nets import build_net
 from densecell_batch.predict import Predictor
 from densecell_batch.training.adam import Adam
-from densecell_batch.training.curves import render_curves
+from densecell_batch.training.curves import _round_up, render_curves
 from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
@@ -315,6 +315,26 @@ def test_curves_of_one_point_and_none():
     row = {"step": 1, "loss": 2.0, "mean_iou": 0.1}
     for histories in ({}, {"a": []}, {"a": [row]}, {"a": [row, row | {"step": 2}]}):
         assert render_curves(histories).dtype == np.uint8
+
+
+def test_curves_name_the_best_members_as_far_as_there_is_room():
+    """Another worst one changes no name, another best one does."""
+
+    def names(scores):
+        rows = [{"step": 1, "loss": 2.0, "mean_iou": score} for score in scores]
+        return render_curves({f"seed {i}": [row] for i, row in enumerate(rows)})[:, -140:]
+
+    many = np.linspace(0.5, 0.6, 40)
+    assert names(many).shape == names([*many, 0.1]).shape
+    assert np.array_equal(names(many), names([*many, 0.1]))
+    assert not np.array_equal(names(many), names([*many, 0.9]))
+
+
+@pytest.mark.parametrize(
+    ("highest", "axis"), [(1.9, 2), (2, 2), (0.013, 0.015), (7, 10), (0, 1), (float("nan"), 1), (float("inf"), 1)]
+)
+def test_ends_of_an_axis(highest, axis):
+    assert _round_up(highest) == pytest.approx(axis)
 
 
 # The command

@@ -17,9 +17,10 @@ from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import DensecellError, OptionError
 
 if TYPE_CHECKING:
+    from densecell_batch.hooks import MacroHooks
     from densecell_batch.segmenter import Segmenter
 
-__all__ = ["DEFAULT_MODEL", "run_segment", "segment"]
+__all__ = ["DEFAULT_MODEL", "run_segment", "segment", "take_hooks"]
 
 DEFAULT_MODEL = "fly-vnc-2d3d"
 
@@ -107,7 +108,6 @@ def run_segment(
     from densecell_batch.batch import segment_batch, without_outputs
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
     from densecell_batch.device import available_memory
-    from densecell_batch.hooks import read_hooks
     from densecell_batch.segmenter import Segmenter, SegmentOptions
     from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
@@ -116,8 +116,7 @@ def run_segment(
         raise OptionError(
             "--shard goes neither with --assemble nor with --overwrite: the shards would undo each other's work"
         )
-    pre, post = flags.pop("pre_macro", None), flags.pop("post_macro", None)
-    flags["hooks"] = read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
+    flags["hooks"] = take_hooks(flags)
     found = without_outputs(find_stacks(patterns), out)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")
@@ -151,6 +150,14 @@ def run_segment(
     if len(found) > 1:
         _log.info("%d of %d stacks done", len(found) - failed, len(found))
     return 1 if failed else 0
+
+
+def take_hooks(flags: dict[str, Any]) -> MacroHooks:
+    """The user's macros, taken out of the flags; raises as `read_hooks` does."""
+    from densecell_batch.hooks import read_hooks
+
+    pre, post = flags.pop("pre_macro", None), flags.pop("post_macro", None)
+    return read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
 
 
 def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:

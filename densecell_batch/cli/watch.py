@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from densecell_batch.cli.params import verbosity
-from densecell_batch.cli.segment import ProgressBar, segment
+from densecell_batch.cli.segment import ProgressBar, segment, take_hooks
 from densecell_batch.errors import OptionError
 
 __all__ = ["watch"]
@@ -93,7 +93,6 @@ def _retry(out: Path) -> None:
 
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
-    from densecell_batch.hooks import read_hooks
     from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
     from densecell_batch.watch.hook import parse_hook
     from densecell_batch.watch.inbox import printable
@@ -105,14 +104,14 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
 
     stop = Stop()
     stop.install()
-    macros = [flags.pop(name) for name in ("pre_macro", "post_macro", "macro_timeout", "imagej")]
     names = WatchOptions.__dataclass_fields__
     hook = parse_hook(flags["hook"]) if flags["hook"] else ()
     options = WatchOptions(**{name: value for name, value in flags.items() if name in names} | {"hook": hook})
     _check_folders(inbox, out, options.move_done, options.move_failed)
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
-        segmenter = Segmenter(find_bundle(model), SegmentOptions(hooks=read_hooks(*macros), **of_segment))
+        of_segment["hooks"] = take_hooks(of_segment)
+        segmenter = Segmenter(find_bundle(model), SegmentOptions(**of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
     place = Place(out, identity_of(segmenter), redo=redo)

@@ -11,13 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 __all__ = ["render_curves"]
 
 _WIDTH, _HEIGHT, _MARGIN = 460, 300, 50
+_LISTED = 17  # the best members, as many as have room beside the curves
 _INK, _FAINT = (30, 30, 30), (220, 220, 220)
 # Of Okabe and Ito (2008), told apart also by those who see colours otherwise; without their yellow, faint on white.
 _COLOURS = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (30, 30, 30)]
 
 
 def render_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> np.ndarray:
-    """Draw the loss (left) and the mean IoU (right) of each member, and write the best mean IoU beside them.
+    """Draw the loss (left) and the mean IoU (right) of each member; beside them the best mean IoU of the best members.
 
     Parameters
     ----------
@@ -47,8 +48,9 @@ def render_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> np.
             points = [(left + _WIDTH * row["step"] / last, top + _HEIGHT * (1 - row[key] / highest)) for row in history]
             if len(points) > 1:
                 draw.line(points, fill=colour, width=2)
-    for n, ((name, history), colour) in enumerate(zip(histories.items(), colours, strict=True)):
-        best = max((row["mean_iou"] for row in history), default=0.0)
+    bests = [max((row["mean_iou"] for row in history), default=0.0) for history in histories.values()]
+    listed = sorted(zip(bests, histories, colours, strict=True), reverse=True)[:_LISTED]
+    for n, (best, name, colour) in enumerate(listed):
         place = (2 * (_WIDTH + 2 * _MARGIN) - _MARGIN + 12, _MARGIN + 18 * n)
         draw.text(place, f"{name}: {best:.3f}", fill=colour, font=font)
     return np.asarray(sheet)

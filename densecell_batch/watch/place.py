@@ -110,9 +110,7 @@ class Place:
         with ExitStack() as held:
             number = 1
             while True:
-                with explained(self.folder):
-                    ours = held.enter_context(claimed(self.folder / f"ledger-{number}.owner"))
-                if ours:
+                if held.enter_context(claimed(self.folder / f"ledger-{number}.owner")):
                     break
                 number += 1
             yield self.folder / f"ledger-{number}.sqlite"
@@ -121,9 +119,7 @@ class Place:
     def claim(self, kind: str, what: str) -> Iterator[Ours]:
         """Try to be the only one who works on something, for the length of a block; how it came about, as `claimed`."""
         path = self.folder / "claims" / f"{kind}-{hashlib.sha256(os.fsencode(what)).hexdigest()[:24]}"
-        with ExitStack() as held:
-            with explained(path):
-                ours = held.enter_context(claimed(path))
+        with claimed(path) as ours:
             yield ours
 
     def remember(self, sha256: str, report: Path) -> None:

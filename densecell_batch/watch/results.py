@@ -102,7 +102,7 @@ class Results:
             return None
         if not is_whole(report, content) or not isinstance(outputs, dict) or "labels" not in outputs:
             return None
-        if self._post is not None and not post_is_done(report, self._post):
+        if self._post is not None and not post_is_done(report, content, self._post):
             return None
         return Result(report.with_name(outputs["labels"]["file"]), report, content)
 

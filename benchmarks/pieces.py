@@ -36,10 +36,11 @@ def timed(function) -> tuple[float, float]:
 
 def without_pieces(path: Path, folder: Path, segmenter) -> None:
     """The pipeline with its slices written to the outputs at once: it could neither be resumed nor divided."""
+    from densecell_batch.io.reading import open_stack
+    from densecell_batch.io.stack import content_sha256
     from densecell_batch.normalize import measure
     from densecell_batch.outputs import OutputPaths, StackOutputs
     from densecell_batch.pieces import StoredSlice
-    from densecell_batch.stack_io import content_sha256, open_stack
     from densecell_batch.streaming import segment_slices
     from densecell_batch.tally import Tally, slice_sums
 

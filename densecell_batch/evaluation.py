@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densecell_batch.errors import StackError
+from densecell_batch.io.reading import open_stack
 from densecell_batch.metrics import (
     Scores,
     adjusted_rand_index,
@@ -17,7 +18,6 @@ from densecell_batch.metrics import (
     score,
     variation_of_information,
 )
-from densecell_batch.stack_io import open_stack
 
 __all__ = ["as_table", "compare", "read_classes", "render_confusion"]
 

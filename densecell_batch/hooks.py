@@ -32,11 +32,12 @@ from densecell_batch.claim import claimed, once
 from densecell_batch.errors import DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
 from densecell_batch.imagej_place import find_imagej, find_java
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
-from densecell_batch.stack_io import Stack, open_stack
 
 __all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
 

@@ -23,9 +23,10 @@ from densecell_batch import fiji
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import DensecellError, ImageJError, MacroError
 from densecell_batch.imagej_place import find_imagej, find_java
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask
 from densecell_batch.macro_watch import run_macro, tables
-from densecell_batch.stack_io import Stack, open_stack
 from densecell_batch.stack_writer import StackWriter
 from densecell_batch.volume import StackInfo, VoxelSize
 

@@ -17,7 +17,7 @@ from math import sqrt
 import numpy as np
 
 from densecell_batch.errors import StackError
-from densecell_batch.stack_io import Stack
+from densecell_batch.io.stack import Stack
 
 __all__ = ["Statistics", "measure", "normalize"]
 

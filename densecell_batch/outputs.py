@@ -13,10 +13,11 @@ import numpy as np
 from densecell_batch.atomic import sync
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import OutputError
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack
 from densecell_batch.labels import find_instances
 from densecell_batch.pieces import StoredSlice
 from densecell_batch.preview import render_preview, write_preview
-from densecell_batch.stack_io import Stack, open_stack
 from densecell_batch.stack_writer import StackWriter, instance_colours
 
 if TYPE_CHECKING:

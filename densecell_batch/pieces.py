@@ -36,9 +36,9 @@ from densecell_batch.atomic import explained, remove_remains, sync, temporary_na
 from densecell_batch.claim import claimed, once
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
+from densecell_batch.io.stack import content_sha256
 from densecell_batch.normalize import Statistics
 from densecell_batch.planning import Plan
-from densecell_batch.stack_io import content_sha256
 from densecell_batch.stitch import FinishedSlice
 from densecell_batch.tally import slice_sums
 from densecell_batch.tiling import Axis, TileGrid

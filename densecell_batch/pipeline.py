@@ -22,13 +22,15 @@ from typing import Any
 from densecell_batch.atomic import make_folder, need_space
 from densecell_batch.errors import OptionError, OutputError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
+from densecell_batch.io.discovery import stamp_of
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
 from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
 from densecell_batch.segmenter import Segmenter, identity_of
-from densecell_batch.stack_io import Stack, content_sha256, open_stack, stamp_of
 from densecell_batch.streaming import segment_slices
 from densecell_batch.tally import Tally
 from densecell_batch.volume import VoxelSize

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from densecell_batch.ensemble import combine
+from densecell_batch.io.stack import Stack
 from densecell_batch.normalize import Statistics, normalize
 from densecell_batch.planning import Plan
 from densecell_batch.segmenter import Segmenter
-from densecell_batch.stack_io import Stack
 from densecell_batch.stitch import Canvas, FinishedSlice
 from densecell_batch.tiling import Tile, TileGrid
 

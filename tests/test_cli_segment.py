@@ -17,7 +17,7 @@ import tifffile
 from densecell_batch import pipeline
 from densecell_batch.cli import cli
 from densecell_batch.cli.demo import SAMPLE
-from densecell_batch.stack_io import open_stack
+from densecell_batch.io.reading import open_stack
 
 SHAPE = (6, 64, 56)
 

@@ -20,10 +20,10 @@ from imagej import MISSING_PYTHON
 from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import MacroError, OptionError, OutputError
 from densecell_batch.hooks import MacroHooks, read_hooks
+from densecell_batch.io.reading import open_stack
 from densecell_batch.macro import Macro
 from densecell_batch.pipeline import segment_stack
 from densecell_batch.segmenter import Segmenter, SegmentOptions
-from densecell_batch.stack_io import open_stack
 
 needs_imagej = [
     pytest.mark.fiji,

@@ -18,7 +18,7 @@ LAYERS = [
     {"volume", "tiling", "atomic", "identity", "imagej_place"},
     {"claim"},
     {"architecture", "archive"},
-    {"stack_io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
+    {"io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},
     {"device", "predict"},
     {"published", "weights"},

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 
 from densecell_batch.errors import StackError
+from densecell_batch.io.reading import open_stack
 from densecell_batch.normalize import measure, normalize
-from densecell_batch.stack_io import open_stack
 
 RNG = np.random.default_rng(0)
 

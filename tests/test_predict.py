@@ -8,11 +8,11 @@ from densecell_batch.bundle import load_bundle
 from densecell_batch.cli.demo import SAMPLE
 from densecell_batch.ensemble import combine
 from densecell_batch.errors import StackError
+from densecell_batch.io.reading import open_stack
 from densecell_batch.nets import build_net, extract_weights
 from densecell_batch.planning import plan_tiles
 from densecell_batch.predict import Predictor, golden_pair
 from densecell_batch.published import read_published
-from densecell_batch.stack_io import open_stack
 from densecell_batch.stitch import Canvas
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.

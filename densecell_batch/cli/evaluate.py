@@ -96,9 +96,9 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
     from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.io.reading import open_stack
     from densecell_batch.normalize import measure, normalize
     from densecell_batch.predict import Predictor
-    from densecell_batch.stack_io import open_stack
     from densecell_batch.training.fit import predict_labels
     from densecell_batch.weights import find_bundle
 

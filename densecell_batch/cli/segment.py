@@ -108,8 +108,8 @@ def run_segment(
     from densecell_batch.batch import segment_batch, without_outputs
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
     from densecell_batch.device import available_memory
+    from densecell_batch.io.discovery import find_stacks
     from densecell_batch.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.stack_io import find_stacks
     from densecell_batch.weights import find_bundle
 
     if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
@@ -163,7 +163,7 @@ def take_hooks(flags: dict[str, Any]) -> MacroHooks:
 def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
     from densecell_batch.device import convolution_rates
-    from densecell_batch.stack_io import open_stack
+    from densecell_batch.io.reading import open_stack
 
     rate = convolution_rates(segmenter.precision.name)[segmenter.precision.name]
     failed = 0

@@ -69,7 +69,7 @@ def slurm(
     `segment` can be given, too.
     """
     from densecell_batch.cluster import ArrayJob, array_script, submit, write_scripts
-    from densecell_batch.stack_io import find_stacks
+    from densecell_batch.io.discovery import find_stacks
 
     words = _words(ctx, flags)
     segment.make_context("segment", [*stacks, "-o", str(out), *words])  # complains of bad values

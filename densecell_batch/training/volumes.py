@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.errors import StackError
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure, normalize
-from densecell_batch.stack_io import Stack, content_sha256, open_stack
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["LabelledVolume", "load_labelled"]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import DensecellError, StackError
+from densecell_batch.io.discovery import Stamp, is_slice, natural_key
+from densecell_batch.io.reading import open_stack
 from densecell_batch.outputs import without_suffix
-from densecell_batch.stack_io import Stamp, is_slice, natural_key, open_stack
 
 __all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole", "printable"]
 

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
 
-from densecell_batch.stack_io import Stamp
+from densecell_batch.io.discovery import Stamp
 
 __all__ = ["STATES", "Ledger", "Row", "Table", "read_tables"]
 

@@ -15,10 +15,10 @@ from typing import Any
 from densecell_batch.atomic import explained, sync, write_file
 from densecell_batch.errors import OutputError
 from densecell_batch.hooks import post_is_done
+from densecell_batch.io.discovery import Stamp
 from densecell_batch.macro import Macro
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.report import is_whole, read_report, write_report
-from densecell_batch.stack_io import Stamp
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 

@@ -21,11 +21,13 @@ from densecell_batch.errors import (
     StackError,
     Stopped,
 )
+from densecell_batch.io.discovery import natural_key, stamp_of
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import content_sha256
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import remove_jobs
 from densecell_batch.pipeline import Progress
 from densecell_batch.segmenter import Segmenter
-from densecell_batch.stack_io import content_sha256, natural_key, open_stack, stamp_of
 from densecell_batch.watch.board import Board
 from densecell_batch.watch.events import Events
 from densecell_batch.watch.hook import run_hook

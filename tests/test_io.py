@@ -10,7 +10,9 @@ import pytest
 import tifffile
 
 from densecell_batch.errors import OptionError, StackError, Stopped
-from densecell_batch.stack_io import DTYPES, content_sha256, find_stacks, natural_key, open_stack
+from densecell_batch.io.discovery import find_stacks, natural_key
+from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import DTYPES, content_sha256
 from densecell_batch.volume import VoxelSize
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,1 @@
+"""Containers of images, one file each: what `reading` chooses among."""

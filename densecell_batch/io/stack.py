@@ -1,0 +1,112 @@
+"""An open stack: its slices, read lazily, and what is known of it before any is read."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from densecell_batch.errors import DensecellError, StackError
+from densecell_batch.volume import StackInfo
+
+__all__ = ["DTYPES", "Reader", "Stack", "content_sha256", "explained_reading"]
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+
+Reader = Callable[[int, int, int], np.ndarray]  # (slice, first row, one past the last row) -> (y, x)
+
+
+class Stack:
+    """An open stack. Slices may be read from any thread, in any order; close it, or use it as a context.
+
+    Attributes
+    ----------
+    info : StackInfo
+        Shape, dtype, voxel size, container.
+    files : tuple of Path
+        The files that hold the slices, in order.
+    notes : tuple of str
+        What the user should know of the stack; goes into the report.
+    """
+
+    def __init__(
+        self,
+        info: StackInfo,
+        files: Sequence[Path],
+        read: Reader,
+        close: Callable[[], None],
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.info, self.files, self.notes = info, tuple(files), tuple(notes)
+        self._read, self._close = read, close
+        self._lock = threading.Lock()
+
+    def read(self, z: int, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """Slice `z`, or its rows [start, stop), as (y, x), of dtype `info.dtype` in native byte order.
+
+        No more than these rows is held in memory, if the file is uncompressed or has tiles or strips.
+
+        Raises
+        ------
+        StackError
+            If the slice cannot be decoded, or is not of the shape and dtype of the stack.
+        """
+        start, stop = rows or (0, self.info.shape[1])
+        with self._lock, explained_reading(self.info.path, f"slice {z} cannot be read; the file may be damaged"):
+            plane = self._read(z, start, stop)
+        y, x = stop - start, self.info.shape[2]
+        if plane.shape != (y, x) or plane.dtype.newbyteorder("=") != np.dtype(self.info.dtype):
+            raise StackError(
+                f"{self.files[z] if len(self.files) > 1 else self.info.path}: slice {z} is {plane.shape} "
+                f"{plane.dtype.name}; "
+                f"expected ({y}, {x}) {self.info.dtype} as in slice 0: all slices of a stack must be alike"
+            )
+        return plane.astype(self.info.dtype, copy=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        self.close()
+
+
+def content_sha256(files: Sequence[Path]) -> str:
+    """SHA-256 of a file's bytes; of several files, over the names and hashes of all in their order.
+
+    Raises
+    ------
+    StackError
+        If a file cannot be read.
+    """
+    if len(files) == 1:
+        with explained_reading(files[0], "the file cannot be read"), files[0].open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name}\0{content_sha256([file])}\n".encode())
+    return whole.hexdigest()
+
+
+@contextmanager
+def explained_reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into a StackError. Decoders of damaged files raise almost anything."""
+    try:
+        yield
+    except (DensecellError, MemoryError):
+        raise
+    except PermissionError as error:
+        raise StackError(
+            f"{path}: no permission to read it; ask its owner, or copy it to where you can read it"
+        ) from error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise StackError(f"{path}: {what} ({reason}); open it in Fiji and save it again, or copy it again") from error

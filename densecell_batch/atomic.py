@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from densecell_batch.errors import DiskFullError, OutputError
+from densecell_batch.errors import DiskFullError, OccupiedError, OutputError
 
 __all__ = [
     "explained",
+    "link",
     "make_folder",
     "need_space",
+    "place",
     "remove_remains",
     "replacing",
     "sync",
@@ -116,10 +118,73 @@ def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
         _remove(temporary)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, in place of an earlier one, so that it is there whole or not at all; raises as `replacing` does."""
-    with replacing(path, may_exist=True) as temporary:
-        temporary.write_bytes(content)
+def write_file(path: Path, content: bytes, *, replace: bool = True, mtime_ns: int | None = None) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    path, content
+        Final name, and what goes into it.
+    replace
+        Whether it may take the place of one that is there.
+    mtime_ns
+        Time of change to give it, in nanoseconds since 1970.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    OccupiedError
+        If there is one and it is not to be replaced.
+    """
+    temporary = temporary_name(path)
+    try:
+        with explained(path):
+            temporary.write_bytes(content)
+            if mtime_ns is not None:
+                os.utime(temporary, ns=(mtime_ns, mtime_ns))
+            sync(temporary)
+        place(temporary, path, replace=replace)
+    finally:
+        _remove(temporary)
+
+
+def place(temporary: Path, path: Path, *, replace: bool) -> None:
+    """Give a file its final name, in place of another one only if `replace` says so.
+
+    Raises
+    ------
+    OutputError
+        If it cannot have it.
+    OccupiedError
+        If there is another one that is not to be replaced.
+    """
+    with explained(path):
+        if replace:
+            temporary.replace(path)
+        else:
+            try:
+                link(temporary, path)
+            except FileExistsError as error:
+                raise OccupiedError(
+                    f"{path}: a file of that name came while its content was made; it is left as it is. Move it, then "
+                    "run the same command again"
+                ) from error
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a further name, in one step, which fails with FileExistsError where that is taken."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL):
+            raise
+        # No hard links here (exFAT, some network mounts): nearly as good, if two processes do not begin at once.
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        source.replace(target)
 
 
 def remove_remains(folder: Path) -> None:

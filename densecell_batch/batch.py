@@ -30,20 +30,29 @@ class Verdict:
     skipped: bool = False
     part: str = ""  # what was done of a stack that other processes work on, too
     error: Exception | None = None  # what the reason says in words
+    warnings: tuple[str, ...] = ()  # what to know of results that are there
 
     @property
     def ok(self) -> bool:
         """Whether this process did what it was asked for."""
         return not self.reason
 
+    def lines(self) -> list[str]:
+        """The lines on stdout that macros and scripts read (contract): warnings, then how it ended."""
+        return [*(_line("warning", self.stack, text) for text in self.warnings), str(self)]
+
     def __str__(self) -> str:
-        """The line on stdout that macros and scripts read (contract)."""
+        """The line that says how it ended."""
         fields: tuple[object, ...] = ("ok", self.labels, self.report)
         if self.reason:
             fields = ("failed", self.stack, self.reason)
         elif self.part:
             fields = ("part", self.stack, self.part)
-        return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", str(f)) for f in fields)])
+        return _line(*fields)
+
+
+def _line(*fields: object) -> str:
+    return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", str(f)) for f in fields)])
 
 
 def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:
@@ -99,7 +108,7 @@ def _verdict(stack: Path, result: SegmentedStack, segmenter: Segmenter) -> Verdi
     if result.left_to_another:
         return Verdict(stack, part=f"{shard} is done, another one writes the results")
     if not result.missing:
-        return Verdict(stack, result.labels, result.report, skipped=result.skipped)
+        return Verdict(stack, result.labels, result.report, skipped=result.skipped, warnings=result.warnings)
     if segmenter.options.assemble:
         reason = f"{result.missing} pieces are missing: run the shards that did not finish again"
         return Verdict(stack, reason=reason)

@@ -6,6 +6,8 @@
     ├── StackError                 1   one stack cannot be read or segmented; the batch goes on
     ├── OutputError                1   a result cannot be written (folder missing, not allowed)
     │   └── DiskFullError          1   no room for it: nothing else can be written either
+    ├── OccupiedError              1   the name of a result is taken by a file of the user's
+    ├── BusyError                  1   another process works on it; wait for that one
     ├── MacroError                 1   a user's ImageJ macro failed, hung or opened a dialog
     ├── OptionError                2   options that contradict each other, the net or the stack
     ├── ModelError                 3   no such model, or one that cannot be used
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 __all__ = [
     "BundleError",
+    "BusyError",
     "ClusterError",
     "DensecellError",
     "DeviceError",
@@ -34,6 +37,7 @@ __all__ = [
     "ImageJError",
     "MacroError",
     "ModelError",
+    "OccupiedError",
     "OptionError",
     "OutputError",
     "PublishedModelError",
@@ -58,6 +62,14 @@ class OutputError(DensecellError):
 
 class DiskFullError(OutputError):
     """There is no room for a result."""
+
+
+class OccupiedError(DensecellError):
+    """A result cannot take its name: a file that is not ours, or not any more, has it. It stays as it is."""
+
+
+class BusyError(DensecellError):
+    """Another process works on the same stack, or under the same name."""
 
 
 class MacroError(DensecellError):

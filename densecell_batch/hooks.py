@@ -18,30 +18,37 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from densecell_batch.atomic import explained, make_folder, remove_remains, write_file
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.claim import claimed, once
-from densecell_batch.errors import DensecellError, MacroError, OutputError
+from densecell_batch.errors import BusyError, DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
 from densecell_batch.imagej_place import find_imagej, find_java
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
 from densecell_batch.outputs import OutputPaths, stack_name
+from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
+
+if TYPE_CHECKING:
+    from densecell_batch.segmenter import SegmentOptions
 
 __all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
 
 _log = logging.getLogger(__name__)
+
+_LOOK = 0.5  # seconds between looks whether another process is done
 
 
 @dataclass(frozen=True)
@@ -204,59 +211,73 @@ def _prepared_folders(folder: Path, name: str) -> list[Path]:
 
 
 def post_is_done(path: Path, report: dict[str, Any] | None, macro: Macro) -> bool:
-    """Whether the report at `path` says that this very macro has run on these labels, and its tables are there."""
+    """Whether the report at `path` says that this very macro has run on these labels, and its tables are there; whoever
+    changed one may.
+    """
     entry = (report or {}).get("post_macro")
     if not isinstance(entry, dict) or entry.get("sha256") != macro.sha256:
         return False
-    return all(file.is_file() and file.stat().st_size == size for file, size in _files(path.parent, entry))
-
-
-def _files(folder: Path, entry: Any) -> list[tuple[Path, int]]:
-    """The tables that an entry of a report names, and their sizes."""
-    try:
-        return [(folder / Path(table["file"]).name, int(table["bytes"])) for table in entry["tables"]]
-    except (KeyError, TypeError, ValueError):
-        return []
+    return all(path.with_name(table["file"]).is_file() for table in entries_of({"post_macro": entry}))
 
 
 def forget_post(paths: OutputPaths) -> None:
-    """Remove the tables of earlier labels, which are about to change."""
+    """Remove the tables of earlier labels, which are about to change; those that somebody changed stay."""
     report = read_report(paths.report)
     if report is None or "post_macro" not in report:
         return
+    tables = [path for path in _tables_of(paths, report) if not foreign(paths.report, [path])]
+    made = paths.report.stat().st_mtime_ns
     with explained(paths.report):
-        for path, _ in _files(paths.folder, report.pop("post_macro")):
+        for path in tables:
             path.unlink(missing_ok=True)
-    write_report(paths.report, report)
+    del report["post_macro"]
+    write_report(paths.report, report, mtime_ns=made)
 
 
-def run_post(stack: Path, paths: OutputPaths, hooks: MacroHooks, bundle: ModelBundle, memory: int | None) -> bool:
+def _tables_of(paths: OutputPaths, report: dict[str, Any]) -> list[Path]:
+    """The tables that a report names; of other names than ours are, nothing is touched."""
+    entries = entries_of({"post_macro": report.get("post_macro")})
+    return [paths.folder / entry["file"] for entry in entries if paths.may_be(entry["file"])]
+
+
+def run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, bundle: ModelBundle) -> bool:
     """Run the second macro on labels that are there, unless it was done before; put its tables beside them.
 
     Returns
     -------
     bool
-        False if another process is at it.
+        False if another process is at it, and this one computes a shard.
 
     Raises
     ------
     MacroError
         If it fails, runs too long or opens a dialog. The labels and the report stay.
+    OccupiedError
+        If a table cannot have its name, which a file has that is not ours.
+    BusyError
+        If another process is at it, and is not to be waited for.
     """
-    macro = hooks.post
-    if macro is None or post_is_done(paths.report, read_report(paths.report), macro):
-        return True
-    with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
-        if ours and not post_is_done(paths.report, read_report(paths.report), macro):
-            forget_post(paths)
-            _log.info("%s: running %s on its labels", stack, macro.name)
-            _run_post(stack, paths, hooks, macro, bundle, memory)
-        return bool(ours)
+    macro, waits = options.hooks.post, False
+    while macro is not None and not post_is_done(paths.report, read_report(paths.report), macro):
+        with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
+            if ours and not post_is_done(paths.report, read_report(paths.report), macro):
+                forget_post(paths)
+                _log.info("%s: running %s on its labels", stack, macro.name)
+                _run_post(stack, paths, options, macro, bundle)
+        if ours:
+            break
+        if options.shard:
+            return False
+        if options.unattended:
+            raise BusyError(f"{paths.labels}: another process runs {macro.name} on it; wait until that is done")
+        if not waits:
+            _log.info("%s: another process runs %s on it; waiting for that", stack, macro.name)
+        waits = True
+        time.sleep(_LOOK)
+    return True
 
 
-def _run_post(
-    stack: Path, paths: OutputPaths, hooks: MacroHooks, macro: Macro, bundle: ModelBundle, memory: int | None
-) -> None:
+def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: Macro, bundle: ModelBundle) -> None:
     report = read_report(paths.report)
     if report is None:
         raise OutputError(f"{paths.report}: the report is gone; run the command again")
@@ -274,19 +295,24 @@ def _run_post(
                 image=paths.labels.absolute(),
                 colours=[list(c.colour) for c in bundle.classes],
                 class_names=[c.name for c in bundle.classes],
-                time_limit=hooks.time_limit,
-                imagej=hooks.imagej,
-                heap=memory,
+                time_limit=options.hooks.time_limit,
+                imagej=options.hooks.imagej,
+                heap=options.memory,
             )
         )
     except MacroError as error:
         remedy = "once the macro is mended, the same command runs nothing but it"
         raise MacroError(f"{error}; the labels are done ({paths.labels}): {remedy}") from error
-    tables = []
-    for table, path in zip(outcome.tables, _table_paths(paths, outcome.tables), strict=True):
-        content = _csv(table)
+    contents = dict(zip(_table_paths(paths, outcome.tables), map(_csv, outcome.tables), strict=True))
+    tables = [
+        {"title": table.title, **described(path.name, content), "rows": len(table.rows)}
+        for table, (path, content) in zip(outcome.tables, contents.items(), strict=True)
+    ]
+    if not options.overwrite:
+        make_room(paths.report, contents, keep=options.unattended)
+    announce(paths.report, tables)
+    for path, content in contents.items():
         write_file(path, content)
-        tables.append({"title": table.title, "file": path.name, "bytes": len(content), "rows": len(table.rows)})
     entry = {
         "macro": macro.name,
         "sha256": macro.sha256,
@@ -295,12 +321,13 @@ def _run_post(
         "value": outcome.value,
         "tables": tables,
     }
-    write_report(paths.report, report | {"post_macro": entry})
+    write_report(paths.report, report | {"post_macro": entry}, mtime_ns=paths.report.stat().st_mtime_ns)
+    forget_announced(paths.report)
 
 
 def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:
     """A name for each table: that of the stack, "macro", and its title; what a file name cannot hold becomes "-"."""
-    base, taken = paths.labels.name.removesuffix("_labels.tif"), set[str]()
+    base, taken = paths.base, set[str]()
     found = []
     for number, table in enumerate(tables, start=1):
         title = re.sub(r"[^0-9A-Za-z._-]+", "-", table.title.lower().removesuffix(".csv")).strip("-.") or str(number)

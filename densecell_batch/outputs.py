@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from math import ceil
 from pathlib import Path
@@ -10,20 +12,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from densecell_batch.atomic import sync
+from densecell_batch.atomic import sync, write_file
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import OutputError
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.labels import find_instances
+from densecell_batch.ownership import announce, described, entries_of, make_room, set_aside
 from densecell_batch.pieces import StoredSlice
-from densecell_batch.preview import render_preview, write_preview
+from densecell_batch.preview import as_png, render_preview
+from densecell_batch.report import read_report
 from densecell_batch.stack_writer import StackWriter, instance_colours
 
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
 
-__all__ = ["OutputPaths", "StackOutputs", "stack_name", "without_suffix"]
+__all__ = ["OutputPaths", "StackOutputs", "preview_of", "shown_slices", "stack_name", "without_suffix"]
 
 _PREVIEW_SLICES = 3
 
@@ -61,7 +65,7 @@ class OutputPaths:
         self.uncertainty = base.with_name(base.name + "_uncertainty.tif")
         self.preview = base.with_name(base.name + "_preview.png")
         self.report = base.with_name(base.name + "_report.json")
-        self._base = base
+        self.base = base.name
 
     def made(self) -> set[Path]:
         """Absolute paths of the stacks that a finished run left: those whose report is there."""
@@ -71,13 +75,33 @@ class OutputPaths:
             self.labels,
             self.probabilities,
             self.uncertainty,
-            *self.folder.glob(f"{self._base.name}_*_instances.tif"),
+            *self.folder.glob(f"{glob.escape(self.base)}_*_instances.tif"),
         )
         return {image.absolute() for image in images}
 
+    def wanted(self, options: SegmentOptions) -> list[Path]:
+        """All files that a run with these options writes, but for the tables of the second macro, whose names it alone
+        knows.
+        """
+        return [
+            self.labels,
+            *([self.probabilities] if options.probabilities else []),
+            *([self.uncertainty] if options.uncertainty else []),
+            *map(self.instances, options.instances),
+            *([self.preview] if options.preview else []),
+            self.report,
+        ]
+
+    def may_be(self, file_name: str) -> bool:
+        """Whether a file name is one that a result of this stack may have."""
+        kinds = (
+            r"(labels|probabilities|uncertainty|[0-9A-Za-z._-]+_instances)\.tif|preview\.png|macro_[0-9A-Za-z._-]+\.csv"
+        )
+        return re.fullmatch(rf"{re.escape(self.base)}_({kinds})", file_name) is not None
+
     def instances(self, class_name: str) -> Path:
         """The instances of a class; what a file name cannot hold becomes "-"."""
-        return self._base.with_name(f"{self._base.name}_{re.sub(r'[^0-9A-Za-z._-]+', '-', class_name)}_instances.tif")
+        return self.folder / f"{self.base}_{re.sub(r'[^0-9A-Za-z._-]+', '-', class_name)}_instances.tif"
 
 
 class StackOutputs:
@@ -97,7 +121,7 @@ class StackOutputs:
         self._names = [c.name for c in bundle.classes]
         self._colours = np.array([c.colour for c in bundle.classes], np.uint8)
         depth = stack.info.shape[0]
-        self._shown = sorted({(2 * i + 1) * depth // (2 * _PREVIEW_SLICES) for i in range(_PREVIEW_SLICES)})
+        self._shown = shown_slices(depth)
         self._shown_labels: list[np.ndarray] = []
         self._files = ExitStack()
         self._writers: dict[str, StackWriter] = {}
@@ -142,27 +166,52 @@ class StackOutputs:
             self._shown_labels.append(finished.labels.copy())
 
     def commit(self) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-        """Finish all files.
+        """Finish all files, and give them their names once all are whole.
 
         Returns
         -------
         files : dict
-            Kind of output -> its name and size in bytes.
+            Kind of output -> its name, size in bytes and SHA-256.
         instances : dict
             Class -> number of instances, their voxels, and a note where the file differs from what was asked.
+
+        Raises
+        ------
+        OccupiedError
+            If a name is taken by a file that is not ours. The work that was done stays done.
         """
-        self._forget_earlier_run()
-        for writer in self._writers.values():
-            writer.commit()
-        files = {kind: writer.path for kind, writer in self._writers.items()}
+        entries = {kind: writer.finish() for kind, writer in self._writers.items()}
         instances = {}
         for name in self._options.instances:
-            files[f"instances of {name}"], instances[name] = self._write_instances(name)
-        if self._options.preview:
-            self._write_preview()
-            files["preview"] = self._paths.preview
-        described = {kind: {"file": path.name, "bytes": path.stat().st_size} for kind, path in files.items()}
-        return described, instances
+            kind = f"instances of {name}"
+            entries[kind], instances[name] = self._make_instances(kind, name)
+        preview = self._make_preview() if self._options.preview else None
+        if preview is not None:
+            entries["preview"] = described(self._paths.preview.name, preview)
+        self._publish(entries, preview)
+        return entries, instances
+
+    def _publish(self, entries: dict[str, dict[str, Any]], preview: bytes | None) -> None:
+        """Give all files their names. What is there and not ours is replaced only if the user said so."""
+        options, report = self._options, self._paths.report
+        wanted = self._paths.wanted(options)
+        if not options.overwrite:
+            make_room(report, wanted, keep=options.unattended)
+        announce(report, entries.values())
+        for path in self._stale(wanted):
+            set_aside(path, report)
+        there = {path for path in wanted if options.overwrite or path.exists()}
+        self._forget_earlier_run()
+        for writer in self._writers.values():
+            writer.publish(replace=writer.path in there)
+        if preview is not None:
+            write_file(self._paths.preview, preview, replace=self._paths.preview in there)
+
+    def _stale(self, wanted: list[Path]) -> list[Path]:
+        """Outputs of an earlier run that asked for more: they tell of labels that are about to be replaced."""
+        earlier = (read_report(self._paths.report) or {}).get("outputs")
+        files = [self._paths.folder / entry["file"] for entry in entries_of({"outputs": earlier})]
+        return [file for file in files if self._paths.may_be(file.name) and file not in wanted and file.exists()]
 
     def _forget_earlier_run(self) -> None:
         """Its report must not vouch for files that are about to change, not even if we are killed in between."""
@@ -173,11 +222,11 @@ class StackOutputs:
             except OSError as error:
                 raise OutputError(f"{self._paths.report}: cannot be replaced: {error.strerror}") from error
 
-    def _write_instances(self, class_name: str) -> tuple[Path, dict[str, Any]]:
-        """The objects of a class as a file of their own, found in the committed labels."""
+    def _make_instances(self, kind: str, class_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The objects of a class as a file of their own, found in the finished labels: its entry, and what is in it."""
         path, voxel_size = self._paths.instances(class_name), self._stack.info.voxel_size
         least = 1 if voxel_size is None else max(1, ceil(self._options.min_volume / voxel_size.volume))
-        with open_stack(self._paths.labels) as labels:
+        with open_stack(self._writers["labels"].temporary) as labels:
             found = find_instances(labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least)
             record: dict[str, Any] = {"count": len(found), "dropped": found.dropped, "voxels": int(found.voxels.sum())}
             file_format = self._options.file_format
@@ -189,20 +238,27 @@ class StackOutputs:
                 path, shape, found.dtype, file_format=file_format, voxel_size=voxel_size,
                 colours=instance_colours(), display_range=(0.0, float(top)),
             )  # fmt: skip
-            with writer:
-                for z, numbers in enumerate(found.slices()):
-                    writer.write(z, numbers)
-                writer.commit()
+            self._writers[kind] = self._files.enter_context(writer)
+            for z, numbers in enumerate(found.slices()):
+                writer.write(z, numbers)
         if len(found):
             record["median_voxels"] = float(np.median(found.voxels))
             if voxel_size is not None:
                 record["median_volume_um3"] = float(f"{record['median_voxels'] * voxel_size.volume:.6g}")
-        return path, record
+        return writer.finish(), record
 
-    def _write_preview(self) -> None:
-        images = [(z, self._stack.read(z)) for z in self._shown]
-        classes = [(c.name, c.colour) for c in self._bundle.classes]
-        title = stack_name(self._stack.info.path)
-        write_preview(
-            self._paths.preview, render_preview(images, self._shown_labels, classes, self._stack.info.voxel_size, title)
-        )
+    def _make_preview(self) -> bytes:
+        return preview_of(self._stack, self._bundle, dict(zip(self._shown, self._shown_labels, strict=True)))
+
+
+def shown_slices(depth: int) -> list[int]:
+    """The slices that a preview of a stack of so many shows."""
+    return sorted({(2 * i + 1) * depth // (2 * _PREVIEW_SLICES) for i in range(_PREVIEW_SLICES)})
+
+
+def preview_of(stack: Stack, bundle: ModelBundle, labels: Mapping[int, np.ndarray]) -> bytes:
+    """The content of the preview; `labels` are (y, x) class indices of the slices to show."""
+    images = [(z, stack.read(z)) for z in labels]
+    classes = [(c.name, c.colour) for c in bundle.classes]
+    title = stack_name(stack.info.path)
+    return as_png(render_preview(images, list(labels.values()), classes, stack.info.voxel_size, title))

@@ -16,12 +16,12 @@ bytes whoever computed which piece, and when.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import re
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from densecell_batch.atomic import explained, remove_remains, sync, temporary_name
+from densecell_batch.atomic import explained, link, remove_remains, sync, temporary_name
 from densecell_batch.claim import claimed, once
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
@@ -46,6 +46,8 @@ from densecell_batch.tiling import Axis, TileGrid
 __all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
 
 _log = logging.getLogger(__name__)
+
+_LOOK = 0.5  # seconds between looks whether another process is done
 
 
 def shard_of(n: int, index: int, count: int) -> range:
@@ -188,10 +190,24 @@ class Job:
             self.remove()
 
     @contextmanager
-    def assembling(self) -> Iterator[bool]:
-        """Whether this process is the one that makes the outputs."""
-        with claimed(self._folder / "assembling") as ours:
-            yield bool(ours)
+    def assembling(self, *, wait: bool = False) -> Iterator[bool]:
+        """Whether this process is the one that makes the outputs; `wait` says to wait for another one that is at it.
+
+        After waiting they may be there, and all of this folder gone: then it is not.
+        """
+        while self._folder.exists():
+            with ExitStack() as held:
+                try:
+                    ours = held.enter_context(claimed(self._folder / "assembling"))
+                except OutputError:
+                    if self._folder.exists():
+                        raise
+                    break
+                if ours or not wait:
+                    yield bool(ours)
+                    return
+            time.sleep(_LOOK)
+        yield False
 
     def remove(self) -> None:
         """Remove all of it: the outputs are there."""
@@ -356,23 +372,12 @@ def _create(path: Path, content: bytes) -> None:
         try:
             temporary.write_bytes(content)
             sync(temporary)
-            _link(temporary, path)
+            link(temporary, path)
             sync(path.parent)
         except FileExistsError:
             pass
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-        # No hard links here (exFAT, some network mounts): nearly as good, if two processes do not begin at once.
-        if not target.exists():
-            source.replace(target)
 
 
 def _plan(values: dict[str, Any]) -> Plan:

@@ -19,18 +19,29 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from densecell_batch.atomic import make_folder, need_space
-from densecell_batch.errors import OptionError, OutputError, StackError
+from densecell_batch.at_work import at_work, nobody_at_work
+from densecell_batch.atomic import make_folder, need_space, write_file
+from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
+from densecell_batch.identity import digest
 from densecell_batch.io.discovery import stamp_of
+from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
-from densecell_batch.outputs import OutputPaths, StackOutputs, stack_name
+from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
+from densecell_batch.ownership import announce, compare, described, forget_announced, make_room
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
-from densecell_batch.report import SCHEMA_VERSION, is_done, versions, write_report
-from densecell_batch.segmenter import Segmenter, identity_of
+from densecell_batch.report import (
+    SCHEMA_VERSION,
+    has_labels,
+    is_same_work,
+    read_report,
+    versions,
+    write_report,
+)
+from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
 from densecell_batch.streaming import segment_slices
 from densecell_batch.tally import Tally
 from densecell_batch.volume import VoxelSize
@@ -53,6 +64,7 @@ class SegmentedStack:
     skipped: bool = False  # it was done before, from the same input with the same nets and options
     missing: int = 0  # pieces that other shards have to make before there are results
     left_to_another: bool = False  # which makes the results of the pieces at this moment
+    warnings: tuple[str, ...] = ()  # what whoever started this should know of it
 
 
 def segment_stack(
@@ -80,6 +92,10 @@ def segment_stack(
     StackError, OptionError, OutputError
         If the stack cannot be read or segmented, or the results cannot be written. No output then stands under its
         final name, and a result of an earlier run is as it was.
+    OccupiedError
+        If the name of a result is taken by a file that is not ours; it is left as it is.
+    BusyError
+        If another process makes something else under the same name.
     MacroError
         If a macro of the user fails; if it was the one after the segmentation, the labels are there.
     """
@@ -87,10 +103,8 @@ def segment_stack(
     result = _make_labels(path, paths, segmenter, progress)
     if options.hooks.post is None or result.missing or result.left_to_another:
         return result
-    if run_post(path, paths, options.hooks, segmenter.bundle, options.memory):
+    if run_post(path, paths, options, segmenter.bundle):
         return result
-    if not options.shard:
-        raise OutputError(f"{paths.labels}: another process runs {options.hooks.post.name} on it; wait for that")
     return replace(result, left_to_another=True)
 
 
@@ -105,11 +119,18 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
         else:
             sha256 = content_sha256(given.files)
         wanted = _identify(given, sha256, segmenter)
-        if not options.overwrite and is_done(paths.report, wanted):
-            _log.info("%s was done before: skipped", path)
-            remove_jobs(folder, stack_name(path))
-            remove_prepared(folder, stack_name(path))
-            return SegmentedStack(paths.labels, paths.report, skipped=True)
+        if (done := _done_before(given, paths, wanted, segmenter)) is not None:
+            return done
+        make_folder(folder)
+        work = _work_identity(wanted)
+        alone = not options.shard
+        waited = opened.enter_context(
+            at_work(folder, stack_name(path), digest(work), alone=alone, wait=not options.unattended)
+        )
+        if waited and (done := _done_before(given, paths, wanted, segmenter)) is not None:
+            return done
+        if not options.overwrite:
+            _check_names(paths, wanted, options)
         stack = _prepare(given, folder, segmenter, wanted, opened)
         if options.min_volume > 0 and stack.info.voxel_size is None:
             raise StackError(
@@ -118,17 +139,19 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
         for warning in wanted["warnings"]:
             _log.warning("%s: %s", path, warning)
         clock = {"start": time.perf_counter()}
-        with _open_job(stack, segmenter, paths, wanted) as job:
+        with _open_job(stack, segmenter, paths, wanted, work) as job:
             _check_job(job, stack, segmenter, paths)
             made = _make_pieces(job, stack, segmenter, clock, progress)
             missing = job.missing()
             if missing and (options.shard or options.assemble):
                 return SegmentedStack(paths.labels, paths.report, missing=len(missing))
-            with job.assembling() as ours:
+            with job.assembling(wait=alone and not options.unattended) as ours:
                 if not ours and options.shard:  # a shard that was ready a moment earlier does it
                     return SegmentedStack(paths.labels, paths.report, left_to_another=True)
                 if not ours:
-                    raise OutputError(f"{paths.labels}: another process is writing it; wait until that is done")
+                    if (done := _done_before(given, paths, wanted, segmenter)) is not None:
+                        return done
+                    raise BusyError(f"{paths.labels}: another process is writing it; wait until that is done")
                 if stamp_of(path) not in (before, None):  # of a file that was deleted we have all
                     job.remove()
                     raise StackError(
@@ -140,6 +163,87 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
                 job.remove()
                 remove_prepared(folder, stack_name(path))
     return SegmentedStack(paths.labels, paths.report)
+
+
+def _done_before(
+    stack: Stack, paths: OutputPaths, wanted: dict[str, Any], segmenter: Segmenter
+) -> SegmentedStack | None:
+    """The results that are there, if they are of this very work. Labels that somebody changed since are theirs."""
+    options, path, name = segmenter.options, stack.info.path, stack_name(stack.info.path)
+    report = read_report(paths.report)
+    if options.overwrite or report is None or not is_same_work(report, wanted) or not has_labels(paths.report, report):
+        return None
+    missing, changed = compare(paths.report, report)
+    damaged = [file for file in changed if file.suffix == ".tif" and not is_whole_tiff(file)]
+    if damaged and options.unattended:
+        return None
+    if damaged:
+        raise OccupiedError(
+            f"{damaged[0]}: it is not what was written there, and cannot be read; if it is not yours, remove it and "
+            "run the same command again"
+        )
+    warnings = []
+    if changed:
+        names = ", ".join(file.name for file in changed)
+        warnings.append(
+            f"{names}: changed since the results were made, so taken for yours and left as it is; --overwrite makes "
+            "all results anew"
+        )
+        _log.warning("%s: %s", path, warnings[0])
+    _log.info("%s was done before: skipped", path)
+    with nobody_at_work(paths.folder, name) as nobody:
+        if nobody:
+            remove_jobs(paths.folder, name)
+            remove_prepared(paths.folder, name)
+            forget_announced(paths.report)
+    no_preview = "preview" not in report["outputs"] or paths.preview in missing
+    if options.preview and no_preview and paths.labels not in changed and "pre_macro" not in report:
+        _add_preview(stack, paths, report, segmenter)
+    return SegmentedStack(paths.labels, paths.report, skipped=True, warnings=tuple(warnings))
+
+
+def _add_preview(stack: Stack, paths: OutputPaths, report: dict[str, Any], segmenter: Segmenter) -> None:
+    """Draw the preview of results that were made without."""
+    with open_stack(paths.labels) as labels:
+        shown = {z: labels.read(z) for z in shown_slices(labels.info.shape[0])}
+    picture = preview_of(stack, segmenter.bundle, shown)
+    entry = described(paths.preview.name, picture)
+    make_room(paths.report, [paths.preview], keep=segmenter.options.unattended)
+    announce(paths.report, [entry])
+    write_file(paths.preview, picture)
+    made = paths.report.stat().st_mtime_ns
+    report = report | {
+        "options": report["options"] | {"preview": True},
+        "outputs": report["outputs"] | {"preview": entry},
+    }
+    write_report(paths.report, report, mtime_ns=made)
+    forget_announced(paths.report)
+
+
+def _check_names(paths: OutputPaths, wanted: dict[str, Any], options: SegmentOptions) -> None:
+    """Refuse, before anything is computed, what could not take its name: a user's file or another stack's results have
+    it.
+    """
+    entry = (read_report(paths.report) or {}).get("input")
+    if isinstance(entry, dict) and not options.unattended:
+        same = any(entry.get(key) == wanted["input"][key] for key in ("path", "sha256"))
+        if not same:
+            raise OccupiedError(
+                f"{paths.labels}: the results of another stack of this name, {entry.get('path')}, are there; choose "
+                "another output folder, or replace them with --overwrite"
+            )
+    if not options.unattended:
+        make_room(paths.report, paths.wanted(options), keep=False)
+
+
+def _work_identity(wanted: dict[str, Any]) -> dict[str, Any]:
+    """All that decides the result. Not the path: other nodes of a cluster may see the stack under another one."""
+    identity = {"model": wanted["model"], "options": {k: v for k, v in wanted["options"].items() if k != "preview"}}
+    identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}
+    if "pre_macro" in wanted:
+        identity["pre_macro"] = wanted["pre_macro"]
+    identity["densecell-batch"] = wanted["versions"]["densecell-batch"]
+    return identity
 
 
 def _prepare(given: Stack, folder: Path, segmenter: Segmenter, wanted: dict[str, Any], opened: ExitStack) -> Stack:
@@ -160,16 +264,11 @@ def _prepare(given: Stack, folder: Path, segmenter: Segmenter, wanted: dict[str,
     return stack
 
 
-def _open_job(stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: dict[str, Any]) -> Job:
+def _open_job(
+    stack: Stack, segmenter: Segmenter, paths: OutputPaths, wanted: dict[str, Any], identity: dict[str, Any]
+) -> Job:
     """The pieces of a stack that are there, or none yet."""
     options = segmenter.options
-    make_folder(paths.folder)
-    identity = {key: wanted[key] for key in ("model", "options")}
-    # Other nodes of a cluster may see the stack under another path.
-    identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}
-    if "pre_macro" in wanted:
-        identity["pre_macro"] = wanted["pre_macro"]
-    identity["densecell-batch"] = wanted["versions"]["densecell-batch"]
 
     def describe() -> tuple[dict[str, Any], Plan]:
         plan = segmenter.plan(stack.info.shape)
@@ -252,7 +351,7 @@ def _assemble(
         files, instances = outputs.commit()
     clock["written"] = time.perf_counter()
     # As the one who began the job described it, but the input as it is called here.
-    report = job.report | {"input": wanted["input"]}
+    report = job.report | {key: wanted[key] for key in ("input", "options")}
     report |= tally.summary(bundle.classes, stack.info.voxel_size)
     report |= {
         "statistics": job.statistics(lambda: measure(stack)).as_dict(),
@@ -261,6 +360,7 @@ def _assemble(
         "timings": _timings(clock, made),
     }
     write_report(paths.report, report)
+    forget_announced(paths.report)
 
 
 def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from densecell_batch.atomic import write_file
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["render_preview", "write_preview"]
+__all__ = ["as_png", "render_preview", "write_preview"]
 
 _SIDE = 400  # pixels of the longer side of a picture, at most
 _GAP = 12
@@ -88,6 +88,13 @@ def render_preview(
     return np.asarray(sheet)
 
 
+def as_png(picture: np.ndarray) -> bytes:
+    """A picture (height, width, 3) uint8 as the content of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", optimize=False)
+    return stream.getvalue()
+
+
 def write_preview(path: Path, picture: np.ndarray) -> None:
     """Write a picture (height, width, 3) uint8 as PNG, whole or not at all.
 
@@ -96,9 +103,7 @@ def write_preview(path: Path, picture: np.ndarray) -> None:
     OutputError
         If it cannot be written.
     """
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", optimize=False)
-    write_file(path, stream.getvalue())
+    write_file(path, as_png(picture))
 
 
 def _scaled(picture: np.ndarray) -> Image.Image:

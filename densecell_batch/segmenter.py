@@ -40,11 +40,12 @@ class SegmentOptions:
     overwrite: bool = False
     shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
     assemble: bool = False  # compute nothing
+    unattended: bool = False  # nobody can be asked: keep the user's files under other names, do not wait for others
     hooks: MacroHooks = field(default_factory=MacroHooks)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
-        elsewhere = ("memory", "overwrite", "shard", "assemble", "hooks")
+        elsewhere = ("memory", "overwrite", "shard", "assemble", "unattended", "hooks")
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
 
 

@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from densecell_batch.atomic import explained, need_space, sync, temporary_name
+from densecell_batch.atomic import explained, need_space, place, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
@@ -112,6 +113,8 @@ class StackWriter:
             try:
                 self._offset = _lay_out(self._temporary, self.shape, self.dtype, options)
                 self._descriptor = os.open(self._temporary, os.O_RDWR)
+                self._hash = hashlib.sha256(os.pread(self._descriptor, self._offset, 0))
+                self._hashed = 0  # slices that the hash has seen; none any more once they come in another order
             except BaseException:
                 self._temporary.unlink(missing_ok=True)
                 raise
@@ -130,14 +133,29 @@ class StackWriter:
             raise ValueError(f"slice {z} is {plane.shape} {plane.dtype}; expected {self.shape[1:]} {self.dtype}")
         data = np.ascontiguousarray(plane).view(np.uint8).data.cast("B")
         offset = self._offset + z * self._plane_bytes
+        if self._hashed == z:
+            self._hash.update(data)
+            self._hashed += 1
+        elif z < self._hashed:  # written again: the file has to be read for its hash
+            self._hashed = -1
         with explained(self.path):
             while data:
                 written = os.pwrite(self._descriptor, data, offset)
                 data, offset = data[written:], offset + written
         self._missing.discard(z)
 
-    def commit(self) -> None:
-        """Flush the file to disk and give it its final name.
+    @property
+    def temporary(self) -> Path:
+        """The file under its temporary name, whole once it is finished."""
+        return self._temporary
+
+    def finish(self) -> dict[str, Any]:
+        """Flush the file to disk, still under its temporary name.
+
+        Returns
+        -------
+        dict
+            Its final name, size in bytes and SHA-256, as a report has them.
 
         Raises
         ------
@@ -148,9 +166,32 @@ class StackWriter:
             raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
         with explained(self.path):
             os.fsync(self._descriptor)
+            size = os.fstat(self._descriptor).st_size
             self._close()
-            self._temporary.replace(self.path)
-            sync(self.path.parent)
+            with self._temporary.open("rb") as stream:
+                if self._hashed == self.shape[0]:
+                    stream.seek(self._offset + self.shape[0] * self._plane_bytes)
+                    self._hash.update(stream.read())
+                else:
+                    self._hash = hashlib.file_digest(stream, "sha256")
+        return {"file": self.path.name, "bytes": size, "sha256": self._hash.hexdigest()}
+
+    def publish(self, *, replace: bool = True) -> None:
+        """Give the finished file its final name, in place of an earlier one only if `replace` says so.
+
+        Raises
+        ------
+        OutputError
+            If that fails.
+        OccupiedError
+            If there is one and it is not to be replaced.
+        """
+        place(self._temporary, self.path, replace=replace)
+
+    def commit(self) -> None:
+        """Finish the file and give it its final name; raises as these do."""
+        self.finish()
+        self.publish()
 
     def __enter__(self) -> Self:
         return self

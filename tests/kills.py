@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,21 +45,23 @@ def files(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _command(arguments: list[str], said: str) -> None:
+def _command(arguments: list[str], said: str, prepare: Callable[[], None] | None) -> None:
     """The body of a process: `densecell-batch ARGUMENTS`, with stdout and stderr in a file."""
     descriptor = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     sys.argv = ["densecell-batch", *arguments]
+    if prepare is not None:
+        prepare()
     from densecell_batch.cli import main
 
     main()
 
 
-def start(arguments: list[str], said: Path) -> Any:
-    """Start a command in a forked process; what it says goes to the file `said`."""
+def start(arguments: list[str], said: Path, prepare: Callable[[], None] | None = None) -> Any:
+    """Start a command in a forked process; what it says goes to the file `said`. `prepare` is called in it before."""
     _PROCESSES.set_forkserver_preload(["tensorflow", "keras", "densecell_batch.pipeline"])
-    process = _PROCESSES.Process(target=_command, args=(arguments, str(said)))
+    process = _PROCESSES.Process(target=_command, args=(arguments, str(said), prepare))
     process.start()
     return process
 

@@ -18,7 +18,7 @@ import tifffile
 from imagej import MISSING_PYTHON
 
 from densecell_batch.bundle import load_bundle
-from densecell_batch.errors import MacroError, OptionError, OutputError
+from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
 from densecell_batch.hooks import MacroHooks, read_hooks
 from densecell_batch.io.reading import open_stack
 from densecell_batch.macro import Macro
@@ -440,9 +440,23 @@ def test_overwrite_runs_the_macro_again(stack, asked, tmp_path):
 def test_another_process_is_at_the_labels(stack, asked, tmp_path):
     segment_stack(stack, tmp_path / "out", asked())
     (tmp_path / "out/.my cells.post").write_text("elsewhere 1\n")
-    with pytest.raises(OutputError, match=r"another process runs after.ijm on it"):
-        segment_stack(stack, tmp_path / "out", asked(post=COUNT))
+    with pytest.raises(BusyError, match=r"another process runs after.ijm on it"):
+        segment_stack(stack, tmp_path / "out", asked(post=COUNT, unattended=True))
     assert segment_stack(stack, tmp_path / "out", asked(post=COUNT, shard=(1, 2))).left_to_another
+
+
+def test_tables_that_were_changed_stay(stack, asked, tmp_path):
+    out = tmp_path / "out"
+    table = out / "my cells_macro_results.csv"
+    segment_stack(stack, out, asked(post=COUNT))
+    table.write_text("mine\n")
+    segment_stack(stack, out, asked(post=COUNT))  # the same macro: done
+    with pytest.raises(OccupiedError, match=r"my cells_macro_results\.csv"):
+        segment_stack(stack, out, asked(post=COUNT + "// more"))
+    assert table.read_text() == "mine\n"
+    segment_stack(stack, out, asked(post=COUNT + "// more", unattended=True))
+    assert table.read_text() != "mine\n"
+    assert [path.read_text() for path in out.glob("my cells.old-*")] == ["mine\n"]
 
 
 # What is wrong before it begins

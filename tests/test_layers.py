@@ -23,7 +23,7 @@ LAYERS = [
     {"device", "predict"},
     {"published", "weights"},
     {"planning", "preview", "report", "tally", "evaluation", "macro", "fiji"},
-    {"pieces", "macro_watch", "macro_worker"},
+    {"at_work", "ownership", "pieces", "macro_watch", "macro_worker"},
     {"outputs", "hooks"},
     {"segmenter"},
     {"streaming"},

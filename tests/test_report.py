@@ -5,7 +5,7 @@ import json
 import pytest
 
 from densecell_batch.errors import OutputError
-from densecell_batch.report import SCHEMA_VERSION, is_done, read_report, versions, write_report
+from densecell_batch.report import SCHEMA_VERSION, has_labels, is_same_work, read_report, versions, write_report
 
 WANTED = {
     "schema_version": SCHEMA_VERSION,
@@ -13,6 +13,11 @@ WANTED = {
     "model": {"members": ["cd"]},
     "options": {"stitch": "crop", "tile": None, "instances": ("cell",)},
 }
+
+
+def is_done(path, wanted):
+    found = read_report(path)
+    return is_same_work(found, wanted) and has_labels(path, found)
 
 
 @pytest.fixture
@@ -42,14 +47,16 @@ def test_not_done_when_something_else_is_wanted(done, change):
     assert not is_done(done, WANTED | change)
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_not_done_without_its_files(done, damage):
-    labels = done.with_name("labels.tif")
-    labels.write_bytes(b"1234") if damage == "cut" else labels.unlink()
+def test_a_preview_shapes_nothing(done):
+    assert is_done(done, WANTED | {"options": WANTED["options"] | {"preview": False}})
+
+
+def test_not_done_without_its_files(done):
+    done.with_name("labels.tif").unlink()
     assert not is_done(done, WANTED)
 
 
-@pytest.mark.parametrize("outputs", [None, [], {"labels": None}, {"labels": {"file": "labels.tif"}}])
+@pytest.mark.parametrize("outputs", [None, [], {}, {"labels": None}, {"labels": {"bytes": 5}}, {"labels": {"file": 5}}])
 def test_not_done_by_a_report_without_outputs(done, outputs):
     done.write_text(json.dumps(json.loads(done.read_text()) | {"outputs": outputs}))
     assert not is_done(done, WANTED)

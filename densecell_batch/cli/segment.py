@@ -145,7 +145,8 @@ def run_segment(
             bar.close()
             if not verdict.ok and str(verdict.stack) in reasons:
                 verdict = replace(verdict, reason=reasons[str(verdict.stack)])
-            click.echo(str(verdict))
+            for line in verdict.lines():
+                click.echo(line)
             failed += not verdict.ok
     if len(found) > 1:
         _log.info("%d of %d stacks done", len(found) - failed, len(found))

@@ -111,7 +111,7 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
         of_segment["hooks"] = take_hooks(of_segment)
-        segmenter = Segmenter(find_bundle(model), SegmentOptions(**of_segment))
+        segmenter = Segmenter(find_bundle(model), SegmentOptions(unattended=True, **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
     place = Place(out, identity_of(segmenter), redo=redo)

@@ -54,7 +54,7 @@ class Place:
 
     def __init__(self, out: Path, identity: dict[str, Any], *, redo: bool = False) -> None:
         self.out, self.folder = out, out / _FOLDER
-        self.identity: dict[str, Any] = json.loads(json.dumps(identity))
+        self.identity = _without_preview(json.loads(json.dumps(identity)))
         self._setup = self.folder / "setup.json"
         with explained(self.folder):
             for name in ("claims", "contents"):
@@ -84,7 +84,7 @@ class Place:
 
     def _read_setup(self) -> Any:
         try:
-            return json.loads(self._setup.read_text(encoding="utf-8"))
+            return _without_preview(json.loads(self._setup.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             return None
 
@@ -139,6 +139,13 @@ class Place:
 
     def _content(self, sha256: str) -> Path:
         return self.folder / "contents" / sha256[:2] / sha256
+
+
+def _without_preview(identity: Any) -> Any:
+    """What shapes a result: a preview is drawn of it."""
+    if isinstance(identity, dict) and isinstance(identity.get("options"), dict):
+        identity["options"].pop("preview", None)
+    return identity
 
 
 def ledgers_of(out: Path) -> list[tuple[Path, bool]]:

@@ -18,7 +18,8 @@ from densecell_batch.hooks import post_is_done
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.macro import Macro
 from densecell_batch.outputs import OutputPaths
-from densecell_batch.report import is_whole, read_report, write_report
+from densecell_batch.ownership import entries_of, is_report, set_aside
+from densecell_batch.report import has_labels, read_report, same_value, write_report
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 
@@ -27,6 +28,7 @@ __all__ = ["Result", "Results", "error_texts"]
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".error.txt"
+_TWIN = "has the very content of a stack that was segmented before as"
 _STAMP = re.compile(r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>\d+), (?P<name>.*)\]$", re.M)
 
 
@@ -100,7 +102,7 @@ class Results:
         entry, outputs = content.get("input"), content.get("outputs")
         if not isinstance(entry, dict) or not {"files", "bytes", "mtime_ns", "sha256"} <= entry.keys():
             return None
-        if not is_whole(report, content) or not isinstance(outputs, dict) or "labels" not in outputs:
+        if not isinstance(outputs, dict) or not has_labels(report, content):
             return None
         if self._post is not None and not post_is_done(report, content, self._post):
             return None
@@ -109,7 +111,7 @@ class Results:
     def _is_ours(self, content: dict[str, Any]) -> bool:
         """Whether a report is of this model, these options and this first macro."""
         identity = self._place.identity
-        return all(content.get(key) == identity.get(key) for key in {*identity, "pre_macro"})
+        return all(same_value(key, content.get(key), identity.get(key)) for key in {*identity, "pre_macro"})
 
     def made_from(self, paths: OutputPaths) -> str:
         """File name of the stack that the results under some name were made from; "" where there are none."""
@@ -128,26 +130,28 @@ class Results:
             If they cannot be renamed.
         """
         content = read_report(paths.report)
-        if content is None:
+        if content is None or not is_report(content):
             return
         entry = content.get("input")
         if self._is_ours(content) and isinstance(entry, dict) and entry.get("sha256") == sha256:
             return
-        name = paths.report.name.removesuffix("_report.json")
         with explained(paths.report):
             made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(paths.report.stat().st_mtime))
-            kept = f"{name}.old-{made}"
-            for output in _files_of(content):
-                file = str(output.get("file", "")) if isinstance(output, dict) else ""
-                if not file.startswith(f"{name}_") or Path(file).name != file:
+            kept = f"{paths.base}.old-{made}"
+            for output in entries_of(content):
+                if not paths.may_be(output["file"]):
                     continue  # a report that somebody edited
-                source, output["file"] = paths.folder / file, kept + file.removeprefix(name)
+                source, target = paths.folder / output["file"], kept + output["file"].removeprefix(paths.base)
                 if source.exists():
-                    source.replace(paths.folder / output["file"])
+                    if (paths.folder / target).exists():
+                        target = set_aside(source, paths.report).name
+                    else:
+                        source.rename(paths.folder / target)
+                output["file"] = target
             write_report(paths.folder / f"{kept}_report.json", content)
             paths.report.unlink()
             sync(paths.folder)
-        _log.info("%s: the earlier results are kept as %s_...", paths.report.parent / name, kept)
+        _log.info("%s: the earlier results are kept as %s_...", paths.folder / paths.base, kept)
 
     def error_text(self, paths: OutputPaths) -> Path:
         """Where it is said why a stack has no results."""
@@ -192,14 +196,16 @@ densecell-batch
         path = self.error_text(paths)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_error_text(path):
+            set_aside(path, paths.report)
         write_file(path, text.encode("utf-8", "backslashreplace"))
         return path
 
     def forget_texts(self, paths: OutputPaths, found: Result) -> None:
         """Remove what was said of a stack that is done now."""
-        texts = [self.error_text(paths)]
+        texts = [text for text in [self.error_text(paths)] if _is_error_text(text)]
         if found.report == paths.report:
-            texts.append(self._twin_text(paths))
+            texts += [text for text in [self._twin_text(paths)] if _is_twin_text(text)]
         for text in texts:
             try:
                 text.unlink(missing_ok=True)
@@ -229,31 +235,34 @@ densecell-batch
             return
         path = self._twin_text(paths)
         text = (
-            f"{_one_line(sighting.name)} has the very content of a stack that was segmented before as "
+            f"{_one_line(sighting.name)} {_TWIN} "
             f"{Path(str(twin.content['input'].get('path', ''))).name}.\nIts labels: {self.shown(twin.labels)}\n"
         )
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _is_twin_text(path):
+            set_aside(path, paths.report)
         write_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def error_texts(out: Path) -> list[Path]:
     """All error texts of watchers below an output folder."""
-    found = []
-    for path in sorted(out.rglob(f"*{_SUFFIX}")):
-        try:
-            if _STAMP.search(path.read_text(encoding="utf-8")):
-                found.append(path)
-        except (OSError, ValueError):
-            continue
-    return found
+    return [path for path in sorted(out.rglob(f"*{_SUFFIX}")) if _is_error_text(path)]
 
 
-def _files_of(content: dict[str, Any]) -> list[Any]:
-    """What a report says of the files beside it: outputs, and tables of the second macro."""
-    outputs, post = content.get("outputs"), content.get("post_macro")
-    tables = post.get("tables") if isinstance(post, dict) else None
-    return [*(outputs.values() if isinstance(outputs, dict) else ()), *(tables if isinstance(tables, list) else ())]
+def _is_error_text(path: Path) -> bool:
+    return _STAMP.search(_text(path)) is not None
+
+
+def _is_twin_text(path: Path) -> bool:
+    return f" {_TWIN} " in _text(path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _numbers(stamp: Stamp) -> tuple[int, int, int]:

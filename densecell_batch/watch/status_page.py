@@ -11,7 +11,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from densecell_batch.atomic import write_file
+from densecell_batch.atomic import explained, write_file
+from densecell_batch.ownership import set_aside
 from densecell_batch.watch.ledger import Row, Table
 
 __all__ = ["Situation", "status_text", "write_status_page"]
@@ -56,7 +57,15 @@ def write_status_page(out: Path, situation: Situation) -> None:
     OutputError
         If it cannot be written.
     """
-    write_file(out / "status.html", _page(situation, out).encode("utf-8", "backslashreplace"))
+    path = out / "status.html"
+    if path.exists() and not _is_ours(path):
+        set_aside(path, path)
+    write_file(path, _page(situation, out).encode("utf-8", "backslashreplace"))
+
+
+def _is_ours(path: Path) -> bool:
+    with explained(path), path.open("rb") as stream:
+        return b"<title>densecell-batch: " in stream.read(4096)
 
 
 def status_text(table: Table, width: int = 100) -> str:

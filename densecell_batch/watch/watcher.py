@@ -12,6 +12,7 @@ from pathlib import Path
 from densecell_batch.atomic import remove_remains
 from densecell_batch.batch import Verdict, segment_batch
 from densecell_batch.errors import (
+    BusyError,
     DensecellError,
     DeviceError,
     DiskFullError,
@@ -308,6 +309,9 @@ class Watcher:
             with stop.heeded():
                 self._segmenter.load()  # if that was not done yet
                 (verdict,) = segment_batch([path], paths.folder, self._segmenter, self._follow(row))
+            if isinstance(verdict.error, BusyError):  # somebody segments it by hand
+                self._board.leave(row, min(self._options.interval, _ELSEWHERE))
+                return None
             if isinstance(verdict.error, OptionError):
                 remove_jobs(paths.folder, stack_name(path))  # begun with what this machine cannot go on with
             if isinstance(verdict.error, DensecellError):

@@ -19,7 +19,7 @@ from densecell_batch.io.formats.tiff_tags import voxel_size_of
 from densecell_batch.io.stack import DTYPES, Reader, Stack, explained_reading
 from densecell_batch.volume import StackInfo
 
-__all__ = ["open_tiff"]
+__all__ = ["is_whole_tiff", "open_tiff"]
 
 _AXES = {
     "C": "channels",
@@ -58,6 +58,23 @@ def open_tiff(path: Path) -> Stack:
     container = "ome-tiff" if tiff.is_ome else "imagej" if tiff.is_imagej else "tiff"
     info = StackInfo(path, (length, y, x), series.dtype.newbyteorder("=").name, voxel_size, container)
     return Stack(info, [path], read, tiff.close, notes)
+
+
+def is_whole_tiff(path: Path) -> bool:
+    """Whether a file is a TIFF, of whatever kind of image, whose last pixels are in the file."""
+    try:
+        with _Complaints(), tifffile.TiffFile(path) as tiff:
+            series, size = tiff.series[0], path.stat().st_size
+            planes = int(np.prod(series.shape[:-2]))
+            if tiff.is_imagej and (tiff.imagej_metadata or {}).get("images", planes) > planes:
+                return False
+            if series.dataoffset is not None:
+                return bool(series.dataoffset + series.nbytes <= size)
+            last = series.pages[-1]
+            ends = [] if last is None else map(sum, zip(last.dataoffsets, last.databytecounts, strict=True))
+            return 0 < max(ends, default=0) <= size
+    except Exception:  # a decoder of damaged files raises almost anything
+        return False
 
 
 class _Complaints(logging.Handler):

@@ -58,7 +58,7 @@ def check_image(stack: Path) -> None:
     StackError
         If it is one.
     """
-    kind = own_result(stack) if stack.is_file() else ""
+    kind = own_result(stack)
     if kind:
         raise StackError(
             f"{stack}: this is a result that densecell-batch wrote ({kind}), no image; give the stack that it was made "

@@ -54,7 +54,7 @@ def _without_results(pattern: str, matches: list[Path]) -> list[Path]:
     OptionError
         If nothing is left.
     """
-    ours = {path for path in matches if path.is_file() and own_result(path)}
+    ours = {path for path in matches if own_result(path)}
     if not ours:
         return matches
     first = min(ours, key=natural_key)
@@ -71,7 +71,7 @@ def _sets_once(stacks: list[Path]) -> list[Path]:
     for stack in stacks:
         if stack.absolute() in members:
             continue
-        files = files_of(stack) if stack.is_file() else [stack]
+        files = files_of(stack)
         if len(files) > 1:
             members |= {file.absolute() for file in files}
         first = files[0] if exists(files[0]) else stack

@@ -166,7 +166,7 @@ def _open_set_folder(folder: Path, ome: OmeSet, order: SliceOrder) -> Stack:
 
 
 def _open_set(ome: OmeSet) -> Stack:
-    """All files of a set are looked into before the first slice is read: one that is missing must not cost a night."""
+    """All files are looked into before the first slice is read: one that is missing must not cost a night."""
     wrong = [
         f"{ome.size(axis)} {what}" for axis, what in (("C", "channels"), ("T", "time points")) if ome.size(axis) > 1
     ]
@@ -176,32 +176,41 @@ def _open_set(ome: OmeSet) -> Stack:
             "keep one channel and one time point (in Fiji: Image > Duplicate), and save it as one file"
         )
     members = _Members(ome)
-    infos = {name: members.open(name).info for name in ome.files}
-    planes = ome.planes({name: info.shape[0] for name, info in infos.items()})
-    first = infos[ome.files[0]]
-    for name, info in infos.items():
-        if _look(info) != _look(first):
-            raise StackError(f"{info.path}: it is {_look(info)}; expected {_look(first)} as in {ome.files[0]}")
-        last = max((plane[1] for plane in planes if plane is not None and plane[0] == name), default=0)
-        if last >= info.shape[0]:
-            raise StackError(
-                f"{info.path}: it has {info.shape[0]} slices; expected {last + 1}, as the OME-XML of {ome.path.name} "
-                "says: it is incomplete; copy or export it again"
-            )
-    there = [plane for plane in planes if plane is not None]
-    if not there or len(there) < len(planes):
-        z = planes.index(None) if planes else 0
-        raise StackError(
-            f"{ome.path}: its OME-XML says {len(planes)} slices, and nothing of where slice {z} is; export it again"
-        )
+    try:
+        first, planes = _where(ome, {name: members.open(name).info for name in ome.files})
+    except BaseException:
+        members.close()
+        raise
     voxel_size, notes = _set_voxel_size(ome)
-    info = StackInfo(ome.path, (len(there), *first.shape[1:]), first.dtype, voxel_size, "ome-tiff")
+    info = StackInfo(ome.path, (len(planes), *first.shape[1:]), first.dtype, voxel_size, "ome-tiff")
 
     def read(z: int, start: int, stop: int) -> np.ndarray:
-        name, page = there[z]
+        name, page = planes[z]
         return members.open(name).read(page, (start, stop))
 
     return Stack(info, ome.paths, read, members.close, [*notes, *members.notes])
+
+
+def _where(ome: OmeSet, infos: dict[str, StackInfo]) -> tuple[StackInfo, list[tuple[str, int]]]:
+    """The first file of a set, and file and page of each slice; StackError where something is not there."""
+    first = infos[ome.files[0]]
+    planes = ome.planes({name: info.shape[0] for name, info in infos.items()})
+    found = [plane for plane in planes if plane is not None]
+    for name, info in infos.items():
+        if _look(info) != _look(first):
+            raise StackError(f"{info.path}: it is {_look(info)}; expected {_look(first)} as in {ome.files[0]}")
+        needed = max((page + 1 for file, page in found if file == name), default=0)
+        if needed > info.shape[0]:
+            raise StackError(
+                f"{info.path}: it has {info.shape[0]} slices; expected {needed}, as the OME-XML of {ome.path.name} "
+                "says: it is incomplete; copy or export it again"
+            )
+    if len(found) < max(1, len(planes)):
+        raise StackError(
+            f"{ome.path}: its OME-XML says {len(planes)} slices, and of {len(planes) - len(found)} of them not where "
+            "they are; export it again"
+        )
+    return first, found
 
 
 class _Members:

@@ -36,7 +36,7 @@ def move_below(stack: Path, root: Path, folder: Path) -> Path:
     OutputError
         If it cannot be moved; it is then where it was.
     """
-    files = files_of(stack) if stack.is_file() else [stack]
+    files = files_of(stack)
     if len(files) > 1:
         return _move_set(stack, files, (folder / stack.relative_to(root)).parent)
     wanted = target = folder / stack.relative_to(root)

@@ -157,7 +157,7 @@ def find_set(path: Path) -> OmeSet | None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of the stack that a TIFF belongs to, the first slice first; the file itself if it is no set."""
+    """The files of the stack that a TIFF belongs to, the first slice first; itself alone if it is no set."""
     try:
         found = find_set(path)
     except StackError:  # whoever opens it is told
@@ -207,7 +207,6 @@ def _root_of(path: Path, metadata: str) -> ET.Element:
         try:
             head = read_head(stream)
             if head is None:
-                stream.seek(0)
                 head = Head(stream.read(_MOST_XML), b"", b"")
             root = _root(head.description)
         except (OSError, ValueError) as error:

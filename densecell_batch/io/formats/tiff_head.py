@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -30,14 +29,19 @@ class Head(NamedTuple):
 def read_head(stream: BinaryIO) -> Head | None:
     """The texts of a TIFF; None if it is none, or its first page is not there (yet).
 
+    The stream is at its beginning before and after.
+
     Raises
     ------
     OSError
         If it cannot be read.
     """
-    with suppress(struct.error, KeyError, ValueError, OverflowError):
+    try:
         return _read(stream)
-    return None
+    except (struct.error, KeyError, ValueError, OverflowError):
+        return None
+    finally:
+        stream.seek(0)
 
 
 def open_beside(path: Path, *, follow: bool = False) -> BinaryIO:
@@ -57,7 +61,6 @@ def open_beside(path: Path, *, follow: bool = False) -> BinaryIO:
 
 
 def _read(stream: BinaryIO) -> Head | None:
-    stream.seek(0)
     header = stream.read(16)
     order = {b"II": "<", b"MM": ">"}[header[:2]]
     (magic,) = struct.unpack_from(order + "H", header, 2)

@@ -24,6 +24,10 @@ class _Said(NamedTuple):
     metadata: str  # the file in which that is written, if it is none of these
     metadata_stamp: Stamp | None
 
+    def stands(self, path: Path) -> bool:
+        """Whether the file in which it is written is as it was."""
+        return not self.metadata or _stamp(path.with_name(self.metadata)) == self.metadata_stamp
+
 
 class OmeSets:
     """What is known of the files of a folder and of those below."""
@@ -69,8 +73,8 @@ class OmeSets:
 
     def _names(self, path: Path, stamp: Stamp) -> tuple[str, ...]:
         """What a file says, now or when it was last asked."""
-        said = self._before.get(str(path))
-        if said is None or said.stamp != stamp or (said.metadata and _stamp(path.with_name(said.metadata)) != said[3]):
+        said = self._known.get(str(path), self._before.get(str(path)))
+        if said is None or said.stamp != stamp or not said.stands(path):
             try:
                 ome = find_set(path)
             except StackError:  # its other files may be on their way

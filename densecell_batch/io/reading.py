@@ -51,15 +51,11 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
         raise StackError(f"{path}: no such file or folder")
     if not path.is_dir() and not path.is_file():
         raise StackError(f"{path}: it is neither a file nor a folder; expected a TIFF file or a folder of slices")
-    remarks: tuple[str, ...] = ()  # they stay, whatever voxel size the user gives
-    if path.is_dir():
-        stack, remarks = _open_folder(path)
-    else:
-        stack = _open_file(path)
+    stack = _open_folder(path) if path.is_dir() else _open_file(path)
     if voxel_size is not None:
         stack.info = replace(stack.info, voxel_size=voxel_size)
         stack.notes = ()
-    stack.notes = (*stack.notes, *remarks)
+    stack.notes = (*stack.notes, *stack.remarks)
     return stack
 
 
@@ -71,8 +67,7 @@ def _open_file(path: Path) -> Stack:
 # A folder of slices
 
 
-def _open_folder(folder: Path) -> tuple[Stack, tuple[str, ...]]:
-    """The stack, and what is odd about the names of its files."""
+def _open_folder(folder: Path) -> Stack:
     with explained_reading(folder, "the folder cannot be read"):
         order = order_slices([file.name for file in folder.iterdir() if is_slice(file)])
     files = [folder / name for name in order.names]
@@ -80,7 +75,7 @@ def _open_folder(folder: Path) -> tuple[Stack, tuple[str, ...]]:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")
     ome = find_set(files[0])
     if ome is not None and len(ome.files) > 1:
-        return _open_set_folder(folder, ome, order), ()
+        return _open_set_folder(folder, ome, order)
     with _open_file(files[0]) as first:
         info, notes = first.info, first.notes
     if info.shape[0] > 1:
@@ -101,7 +96,9 @@ def _open_folder(folder: Path) -> tuple[Stack, tuple[str, ...]]:
             return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
-    return Stack(info, files, read, lambda: None, notes), order.notes
+    stack = Stack(info, files, read, lambda: None, notes)
+    stack.remarks = order.notes
+    return stack
 
 
 def _look(info: StackInfo) -> str:
@@ -188,7 +185,9 @@ def _open_set(ome: OmeSet) -> Stack:
         name, page = planes[z]
         return members.open(name).read(page, (start, stop))
 
-    return Stack(info, ome.paths, read, members.close, [*notes, *members.notes])
+    stack = Stack(info, ome.paths, read, members.close, notes)
+    stack.remarks = tuple(members.remarks)
+    return stack
 
 
 def _where(ome: OmeSet, infos: dict[str, StackInfo]) -> tuple[StackInfo, list[tuple[str, int]]]:
@@ -219,7 +218,7 @@ class _Members:
     def __init__(self, ome: OmeSet) -> None:
         self._ome, self._name = ome, ""
         self._opened = ExitStack()
-        self.notes: list[str] = []
+        self.remarks: list[str] = []
 
     def open(self, name: str) -> Stack:
         """The pages of a file, until another one is asked for."""
@@ -228,8 +227,8 @@ class _Members:
             with ExitStack() as opened:
                 stream = opened.enter_context(self._ome.opened(name))
                 if not self._ome.knows(name, stream):
-                    note = f"{name} is not known to the OME-XML of {self._ome.path.name}: is it of another set?"
-                    self.notes += [note] if note not in self.notes else []
+                    remark = f"{name} is not known to the OME-XML of {self._ome.path.name}: is it of another set?"
+                    self.remarks += [remark] if remark not in self.remarks else []
                 self._stack = opened.enter_context(open_tiff(self._ome.path.with_name(name), stream))
                 self._opened = opened.pop_all()
             self._name = name

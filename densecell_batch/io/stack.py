@@ -32,6 +32,8 @@ class Stack:
         The files that the stack consists of, in order: all of its slices, and what else decides what they are.
     notes : tuple of str
         What the user should know of the stack; goes into the report.
+    remarks : tuple of str
+        Those of the notes that are of its files, and stay true of whatever is made of it.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Stack:
         notes: Sequence[str] = (),
     ) -> None:
         self.info, self.files, self.notes = info, tuple(files), tuple(notes)
+        self.remarks: tuple[str, ...] = ()
         self._read, self._close = read, close
         self._lock = threading.Lock()
 

@@ -207,6 +207,14 @@ def test_a_file_of_another_set_is_told_of(tmp_path):
         assert [note.split(" is not known")[0] for note in stack.notes] == ["b.ome.tif"]
 
 
+def test_slices_that_the_xml_leaves_out_are_told_of(tmp_path):
+    a, b = write_set(tmp_path, VOLUME, TWO)
+    write(b, VOLUME[[4, 5, 0]], xml(image(TWO, SIZES), b.name))
+    stack, found = read_all(a)
+    np.testing.assert_array_equal(found, VOLUME)
+    assert stack.notes == ("b.ome.tif has 3 slices, of which the OME-XML names 2",)
+
+
 def test_an_image_for_each_file_is_a_stack_for_each(tmp_path):
     """As multi-position acquisitions are saved: every file speaks of all."""
     content = "".join(
@@ -223,6 +231,7 @@ def test_an_image_for_each_file_is_a_stack_for_each(tmp_path):
     [
         (SIZES | {"C": 2, "Z": 3}, "has 2 channels; expected one volume"),
         (SIZES | {"T": 6, "Z": 1}, "has 6 time points"),
+        (SIZES | {"Z": 10**9}, "says 1000000000 slices, and other numbers"),
         (SIZES | {"Z": 8}, "says 8 slices, and of 2 of them not where they are"),
     ],
 )

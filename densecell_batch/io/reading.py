@@ -134,14 +134,16 @@ def _no_slices(folder: Path, files: Sequence[Path], first: StackInfo) -> StackEr
 
 def _unlike(files: Sequence[Path], z: int, here: StackInfo) -> StackError:
     """What to say where slice `z` is not like the first: that is wrong of the two which is not like most others."""
-    infos = _infos(files)
-    common = Counter(map(_look, infos.values())).most_common()
-    usual = common[0][0] if common and (len(common) < 2 or common[0][1] > common[1][1]) else _look(infos[files[0]])
-    wrong = z if _look(here) != usual else next(i for i, file in enumerate(files) if _look(infos[file]) != usual)
-    found = infos.get(files[wrong], here)
+    looks = {file: _look(info) for file, info in _infos(files).items()}
+    (usual, most), *others = Counter(looks.values()).most_common() or [("", 0)]
+    if not most or (others and others[0][1] == most):  # nobody is in the majority: the first one counts
+        usual = looks.get(files[0], "another shape or type")
+    odd = next((i for i, file in enumerate(files) if looks.get(file, usual) != usual), z)
+    wrong = z if _look(here) != usual else odd
     return StackError(
-        f"{files[wrong]}: slice {wrong} is {_look(found)}; expected {usual} as in most of the {len(files)} files: all "
-        "slices of a stack must be alike: take it out of the folder, or export it again"
+        f"{files[wrong]}: slice {wrong} is {looks.get(files[wrong], _look(here))}; expected {usual} as in "
+        f"{most if most > 1 else 'the first'} of the {len(files)} files: all slices of a stack must be alike: take it "
+        "out of the folder, or export it again"
     )
 
 
@@ -174,7 +176,8 @@ def _open_set(ome: OmeSet) -> Stack:
         )
     members = _Members(ome)
     try:
-        first, planes = _where(ome, {name: members.open(name).info for name in ome.files})
+        infos = {name: members.open(name).info for name in ome.files}
+        first, planes = _where(ome, infos)
     except BaseException:
         members.close()
         raise
@@ -186,7 +189,13 @@ def _open_set(ome: OmeSet) -> Stack:
         return members.open(name).read(page, (start, stop))
 
     stack = Stack(info, ome.paths, read, members.close, notes)
-    stack.remarks = tuple(members.remarks)
+    used = Counter(name for name, _ in planes)
+    unused = [
+        f"{name} has {info.shape[0]} slices, of which the OME-XML names {used[name]}"
+        for name, info in infos.items()
+        if info.shape[0] > used[name]
+    ]
+    stack.remarks = (*members.remarks, *unused)
     return stack
 
 
@@ -195,14 +204,16 @@ def _where(ome: OmeSet, infos: dict[str, StackInfo]) -> tuple[StackInfo, list[tu
     first = infos[ome.files[0]]
     planes = ome.planes({name: info.shape[0] for name, info in infos.items()})
     found = [plane for plane in planes if plane is not None]
+    needed = dict.fromkeys(infos, 0)
+    for name, page in found:
+        needed[name] = max(needed[name], page + 1)
     for name, info in infos.items():
         if _look(info) != _look(first):
             raise StackError(f"{info.path}: it is {_look(info)}; expected {_look(first)} as in {ome.files[0]}")
-        needed = max((page + 1 for file, page in found if file == name), default=0)
-        if needed > info.shape[0]:
+        if needed[name] > info.shape[0]:
             raise StackError(
-                f"{info.path}: it has {info.shape[0]} slices; expected {needed}, as the OME-XML of {ome.path.name} "
-                "says: it is incomplete; copy or export it again"
+                f"{info.path}: it has {info.shape[0]} slices; expected {needed[name]}, as the OME-XML of "
+                f"{ome.path.name} says: it is incomplete; copy or export it again"
             )
     if len(found) < max(1, len(planes)):
         raise StackError(

@@ -25,6 +25,7 @@ from densecell_batch.io.formats.tiff_head import Head, open_beside, read_head
 __all__ = ["OmeSet", "files_of", "find_set"]
 
 _UUID = re.compile(rb"""<(?:\w+:)?OME\s[^>]*\bUUID=["']([^"'<>]+)["']""")
+_MOST_SLICES = 10**7
 _MOST_XML = 256 * 2**20  # bytes
 
 
@@ -92,11 +93,23 @@ class OmeSet:
         ----------
         pages
             Number of pages of each file.
+
+        Raises
+        ------
+        StackError
+            If the XML says of more slices where they are than there can be.
         """
-        found: list[tuple[str, int] | None] = [None] * self.size("Z")
+        depth, runs = self.size("Z"), []
         for part in self.image.parts:
             count = pages[part.file] - part.page if part.length is None else part.length
-            for i in range(min(count, len(found) - part.first)):
+            runs.append((part, min(count, depth - part.first)))
+        if depth > _MOST_SLICES or sum(max(0, count) for _, count in runs) > max(1, 2 * depth):
+            raise StackError(
+                f"{self.path}: its OME-XML says {depth} slices, and other numbers for its files; export it again"
+            )
+        found: list[tuple[str, int] | None] = [None] * depth
+        for part, count in runs:
+            for i in range(count):
                 found[part.first + i] = (part.file, part.page + i)
         return found
 

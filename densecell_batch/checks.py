@@ -16,14 +16,14 @@ from densecell_batch.outputs import OutputPaths
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
 
-__all__ = ["check_image", "check_names", "longest_name", "printable"]
+__all__ = ["check_image", "check_result_names", "longest_name", "printable"]
 
 _KEPT = ".old-20000101T000000Z"  # what an earlier result gets behind the name of its stack
 _HASH = ".hash-0123456789ab.making"  # the claim on the hash that shards share
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, where a file system does not say
 
 
-def check_names(stack: Path, paths: OutputPaths, options: SegmentOptions) -> None:
+def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions) -> None:
     """See that all names that a run writes, for a moment or for good, can be written.
 
     Raises

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch.atomic import make_folder, need_space
-from densecell_batch.checks import check_image, check_names
+from densecell_batch.checks import check_image, check_result_names
 from densecell_batch.errors import OptionError, OutputError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.io.discovery import stamp_of
@@ -98,7 +98,7 @@ def segment_stack(
 def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress: Progress) -> SegmentedStack:
     """Segment a stack, unless that was done before."""
     options, folder = segmenter.options, paths.folder
-    check_names(path, paths, options)
+    check_result_names(path, paths, options)
     check_image(path)
     before = stamp_of(path)
     with ExitStack() as opened:

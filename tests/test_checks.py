@@ -12,7 +12,7 @@ from watched import BUNDLE, save
 
 from densecell_batch.batch import Verdict, segment_batch, without_outputs
 from densecell_batch.bundle import load_bundle
-from densecell_batch.checks import check_image, check_names, longest_name, printable
+from densecell_batch.checks import check_image, check_result_names, longest_name, printable
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.formats.own import own_result
@@ -28,7 +28,7 @@ NAMES, COLOURS = ["background", "cell"], np.array([[0, 0, 0], [0, 0, 255]], np.u
 def test_the_longest_name_is_found_before_the_work(tmp_path):
     def verdict(length, letter="n", **options):
         stack = tmp_path / f"{letter * length}.tif"
-        check_names(stack, OutputPaths(tmp_path / "out", stack), SegmentOptions(**options))
+        check_result_names(stack, OutputPaths(tmp_path / "out", stack), SegmentOptions(**options))
 
     fits = max(n for n in range(1, 252) if _passes(verdict, n))
     assert 130 < fits < 251
@@ -51,7 +51,7 @@ def _passes(check, length):
 def test_a_long_path(tmp_path):
     folder = tmp_path.joinpath(*["d" * 200] * 20)
     with pytest.raises(StackError, match=r"would have .* bytes, and 4095 are possible"):
-        check_names(tmp_path / "a.tif", OutputPaths(folder, tmp_path / "a.tif"), SegmentOptions())
+        check_result_names(tmp_path / "a.tif", OutputPaths(folder, tmp_path / "a.tif"), SegmentOptions())
     assert longest_name(folder) == longest_name(tmp_path)
 
 

@@ -162,7 +162,7 @@ def take_hooks(flags: dict[str, Any]) -> MacroHooks:
 
 def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
-    from densecell_batch.checks import check_image, check_names, printable
+    from densecell_batch.checks import check_image, check_result_names, printable
     from densecell_batch.device import convolution_rates
     from densecell_batch.io.reading import open_stack
     from densecell_batch.outputs import OutputPaths
@@ -171,7 +171,7 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
     failed = 0
     for path in stacks:
         try:
-            check_names(path, OutputPaths(out, path), segmenter.options)
+            check_result_names(path, OutputPaths(out, path), segmenter.options)
             check_image(path)
             with open_stack(path, segmenter.options.voxel_size) as stack:
                 info = stack.info

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from densecell_batch.atomic import remove_remains
 from densecell_batch.batch import Verdict, segment_batch
-from densecell_batch.checks import check_names
+from densecell_batch.checks import check_result_names
 from densecell_batch.errors import (
     DensecellError,
     DeviceError,
@@ -288,7 +288,7 @@ class Watcher:
         """Results of a stack, made now or found; None if another watcher is making them under another name."""
         stop, path = self._stop, sighting.path
         with stop.heeded():
-            check_names(path, paths, self._segmenter.options)
+            check_result_names(path, paths, self._segmenter.options)
             check_whole(path)
             self._check_rivals(sighting, paths)
             with open_stack(path) as stack:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.atomic import remove_remains
+from densecell_batch.checks import printable
 from densecell_batch.errors import DensecellError, OptionError
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.pipeline import Progress, SegmentedStack, segment_stack
@@ -52,7 +53,7 @@ class Verdict:
 
 
 def _line(*fields: object) -> str:
-    return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", str(f)) for f in fields)])
+    return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", printable(str(f))) for f in fields)])
 
 
 def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:

@@ -127,7 +127,7 @@ def prepared(
         record = _record(place, stack, folder, hooks, hooks.pre, memory)
         with open_stack(place / "stack.tif") as made:
             made.info = replace(made.info, path=stack.info.path)
-            made.notes = (*made.notes, *record["notes"])
+            made.notes = (*stack.remarks, *made.notes, *record["notes"])
             yield made, record
     except DensecellError:
         if not job_folders(folder, stack_name(stack.info.path)):  # nothing was begun that could go on

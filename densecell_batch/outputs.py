@@ -15,6 +15,7 @@ import numpy as np
 from densecell_batch.atomic import sync, write_file
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import OutputError
+from densecell_batch.io.discovery import exists
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.labels import find_instances
@@ -36,7 +37,7 @@ def stack_name(path: Path) -> str:
     """What the outputs of a stack are named after: the file name without .tif, .tiff or .ome.tif; a folder's own
     name.
     """
-    if path.is_dir():
+    if exists(path) and path.is_dir():
         return path.resolve().name
     return without_suffix(path.name)
 
@@ -69,7 +70,7 @@ class OutputPaths:
 
     def made(self) -> set[Path]:
         """Absolute paths of the stacks that a finished run left: those whose report is there."""
-        if not self.report.exists():
+        if not exists(self.report):
             return set()
         images = (
             self.labels,
@@ -130,17 +131,23 @@ class StackOutputs:
         with ExitStack() as opened:
             z, y, x = self._stack.info.shape
             labels = self._writer(
-                self._paths.labels, (z, y, x), "uint8", class_names=self._names, colours=self._colours
+                self._paths.labels, (z, y, x), "uint8", class_names=self._names, colours=self._colours, kind="class map"
             )
             self._writers["labels"] = opened.enter_context(labels)
             if self._options.probabilities:
                 path, shape = self._paths.probabilities, (z, len(self._names), y, x)
-                writer = self._writer(path, shape, "float32", channels=self._names, display_range=(0.0, 1.0))
+                writer = self._writer(
+                    path, shape, "float32", channels=self._names, display_range=(0.0, 1.0), kind="probabilities"
+                )
                 self._writers["probabilities"] = opened.enter_context(writer)
             if self._options.uncertainty:
                 highest = np.log2(max(2, min(len(self._bundle.members), len(self._names))))
                 writer = self._writer(
-                    self._paths.uncertainty, (z, y, x), "float32", display_range=(0.0, float(highest))
+                    self._paths.uncertainty,
+                    (z, y, x),
+                    "float32",
+                    display_range=(0.0, float(highest)),
+                    kind="uncertainty",
                 )
                 self._writers["uncertainty"] = opened.enter_context(writer)
             self._files = opened.pop_all()
@@ -236,7 +243,7 @@ class StackOutputs:
             shape, top = labels.info.shape, max(255, len(found))
             writer = StackWriter(
                 path, shape, found.dtype, file_format=file_format, voxel_size=voxel_size,
-                colours=instance_colours(), display_range=(0.0, float(top)),
+                colours=instance_colours(), display_range=(0.0, float(top)), kind="objects",
             )  # fmt: skip
             self._writers[kind] = self._files.enter_context(writer)
             for z, numbers in enumerate(found.slices()):

@@ -21,6 +21,7 @@ from typing import Any
 
 from densecell_batch.at_work import at_work, nobody_at_work
 from densecell_batch.atomic import make_folder, need_space, write_file
+from densecell_batch.checks import check_image, check_result_names
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.identity import digest
@@ -110,7 +111,10 @@ def segment_stack(
 
 def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress: Progress) -> SegmentedStack:
     """Segment a stack, unless that was done before."""
-    options, folder, before = segmenter.options, paths.folder, stamp_of(path)
+    options, folder = segmenter.options, paths.folder
+    check_result_names(path, paths, options)
+    check_image(path)
+    before = stamp_of(path)
     with ExitStack() as opened:
         given = opened.enter_context(open_stack(path, options.voxel_size))
         if options.shard or options.assemble:

@@ -21,6 +21,7 @@ import tifffile
 
 from densecell_batch.atomic import explained, need_space, place, temporary_name
 from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.io.formats.own import mark
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["FORMATS", "StackWriter", "class_lines", "instance_colours"]
@@ -70,6 +71,8 @@ class StackWriter:
         (n, 3) uint8, the colour of each value from 0; others are black. For uint8 and uint16.
     class_names
         Name of each value from 0, for the Info of ImageJ or the description of OME.
+    kind
+        What kind of result it is, so that nobody takes it for a stack to segment; none is written without.
     display_range
         Values shown as darkest and brightest; with `colours` 0 to 255, so that value i has colour i.
 
@@ -93,6 +96,7 @@ class StackWriter:
         colours: np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
         display_range: tuple[float, float] | None = None,
+        kind: str = "",
     ) -> None:
         if file_format not in FORMATS:
             raise OptionError(f"file format is {file_format!r}; expected one of {', '.join(FORMATS)}")
@@ -107,7 +111,7 @@ class StackWriter:
         self._descriptor = -1
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
         look = _Look(voxel_size, channels, colours, class_names, display_range)
-        options = layout(self.shape, self.dtype, look)
+        options = layout(self.shape, self.dtype, look) | ({"software": mark(kind)} if kind else {})
         need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
         with explained(self.path):
             try:

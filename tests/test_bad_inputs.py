@@ -179,6 +179,11 @@ STACKS = [
     ("cut-big.tif", cut(1900, bigtiff=True, photometric="minisblack"), "truncated|damaged|incomplete"),
     ("cut-ome.tif", cut(3000, ome=True, photometric="minisblack"), "truncated|damaged|incomplete"),
     ("more-slices-promised.tif", patched(b"images=3", b"images=9", imagej=True, metadata=ZYX), "truncated"),
+    (
+        "fewer-promised.tif",
+        patched(b"images=3", b"images=2", imagej=True, compression="zlib", metadata=ZYX),
+        "header says 2 slices, 3 are there",
+    ),
     ("scrambled.tif", scrambled, "slice 1 cannot be read"),
     ("looping.tif", looping, "damaged|header|pages"),
     ("beyond.tif", beyond, "truncated or damaged"),
@@ -188,6 +193,21 @@ STACKS = [
     ("multi-page-folder", folder(a=imagej(), b=imagej()), "a.tif has 3 slices"),
     ("later-multi-page", folder(a=imagej(SLICES[0]), b=imagej()), "has 3 slices; expected one"),
     ("unlike-sizes", folder(s1=imagej(SLICES[0]), s2=imagej(SLICES[0, :9])), r"slice 1 is \(9, 40\)"),
+    (
+        "unlike-first",
+        folder(a=imagej(SLICES[0, :9]), s1=imagej(SLICES[0]), s2=imagej(SLICES[1])),
+        r"a\.tif: slice 0 is \(9, 40\) uint8; expected \(48, 40\) uint8 as in 2 of the 3",
+    ),
+    (
+        "stack-among-slices",
+        folder(a=imagej(), s1=imagej(SLICES[0]), s2=imagej(SLICES[1])),
+        r"a\.tif: it has 3 slices, the other files have one: take a\.tif out",
+    ),
+    (
+        "two-series",
+        folder(**{f"{s}_{z}": imagej(SLICES[z]) for s in "ab" for z in range(3)}),
+        r"2 series .*\(a_0\.tif to a_2\.tif, 3 files; b_0\.tif to b_2\.tif, 3 files\).* folder of its own",
+    ),
     ("unlike-types", folder(s1=imagej(SLICES[0]), s2=imagej(SLICES[0].astype(np.uint16))), "slice 1 is .* uint16"),
     ("one-is-text", folder(s1=imagej(SLICES[0]), s2=content(b"hello")), "s2.tif.*not a TIFF"),
     ("one-is-rgb", folder(s1=imagej(SLICES[0]), s2=picture("TIFF", "RGB")), "s2.tif.*RGB"),

@@ -19,7 +19,8 @@ from imagej import MISSING_PYTHON
 
 from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
-from densecell_batch.hooks import MacroHooks, read_hooks
+from densecell_batch.hooks import MacroHooks, prepared, read_hooks
+from densecell_batch.identity import digest
 from densecell_batch.io.reading import open_stack
 from densecell_batch.macro import Macro
 from densecell_batch.pipeline import segment_stack
@@ -516,3 +517,20 @@ def test_memory_that_runs_out(stack, asked, tmp_path):
     with pytest.raises(MacroError, match=r"before é.ijm: .*[mM]emory"):
         segment_stack(stack, tmp_path / "out", asked(fill, memory=2**28))
     assert names(tmp_path / "out") == set()
+
+
+def test_what_is_odd_about_a_folder_is_known_of_what_the_macro_made_of_it(tmp_path):
+    """What it made lies there from an earlier run, so that no ImageJ has to start."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "m.ijm").write_text(INVERT)
+    for z in (1, 2, 4):
+        tifffile.imwrite(tmp_path / f"s/{z}.tif", np.zeros((9, 9), np.uint8))
+    place = tmp_path / f"out/.s.pre-{digest({})}"
+    place.mkdir(parents=True)
+    (place / "record.json").write_text(json.dumps({"notes": ["the macro's"]}))
+    tifffile.imwrite(place / "stack.tif", np.zeros((3, 9, 9), np.uint8), photometric="minisblack")
+    hooks = MacroHooks(pre=Macro.read(tmp_path / "m.ijm"))
+    with open_stack(tmp_path / "s") as given, prepared(given, tmp_path / "out", hooks, {}, None) as (made, _):
+        gap, note = made.notes
+    assert "after 2.tif comes 4.tif" in gap
+    assert note == "the macro's"

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -259,3 +260,41 @@ def test_a_signal_while_a_stack_is_opened_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(tifffile, "TiffFile", stopped)
     with pytest.raises(Stopped):
         open_stack(tmp_path / "a.tif")
+
+
+# Folders: what is said of them
+
+
+def test_names_that_are_odd_are_told_of_whatever_voxel_size_is_given(tmp_path):
+    for name in ("s001", "s002", "s002 (1)", "s003"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", noise()[0], photometric="minisblack")
+    for voxel_size in (None, VoxelSize(1, 1, 1)):
+        with open_stack(tmp_path, voxel_size) as stack:
+            assert [note for note in stack.notes if "looks like a copy" in note] == list(stack.notes)
+            assert len(stack.notes) == 1
+
+
+def test_slices_below_zero_come_first(tmp_path):
+    volume = noise(shape=(5, 20, 22))
+    for z, plane in enumerate(volume):
+        tifffile.imwrite(tmp_path / f"z{z - 2}.tif", plane, photometric="minisblack")
+    np.testing.assert_array_equal(read_all(tmp_path)[1], volume)
+
+
+@pytest.mark.parametrize("name", ["plain", "with [brackets] and 'quotes'", "a*b?"])
+def test_the_glob_that_is_advised_matches(tmp_path, name):
+    (tmp_path / name).mkdir()
+    for i in range(2):
+        imagej(tmp_path / name / f"stack{i}.tif", noise())
+    with pytest.raises(StackError, match="give ") as error:
+        open_stack(tmp_path / name)
+    (pattern,) = shlex.split(str(error.value).partition(" own, give ")[2])
+    assert [path.name for path in find_stacks([pattern])] == ["stack0.tif", "stack1.tif"]
+
+
+def test_the_slice_that_is_not_like_the_others_is_blamed(tmp_path):
+    for z in range(5):
+        plane = noise()[0].astype(np.uint16 if z == 0 else np.uint8)
+        tifffile.imwrite(tmp_path / f"s{z}.tif", plane, photometric="minisblack")
+    with open_stack(tmp_path) as stack, pytest.raises(StackError, match=r"s0\.tif: slice 0 is .*uint16; .* uint8"):
+        stack.read(1)

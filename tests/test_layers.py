@@ -25,6 +25,7 @@ LAYERS = [
     {"planning", "preview", "report", "tally", "evaluation", "macro", "fiji"},
     {"at_work", "ownership", "pieces", "macro_watch", "macro_worker"},
     {"outputs", "hooks"},
+    {"checks"},
     {"segmenter"},
     {"streaming"},
     {"pipeline", "training"},

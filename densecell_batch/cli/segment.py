@@ -137,7 +137,7 @@ def run_segment(
     if not segmenter.options.assemble:
         segmenter.load()
     if dry_run:
-        return _dry_run(found, segmenter)
+        return _dry_run(found, out, segmenter)
     stop_on_signals()
     failed = 0
     with ProgressBar() as bar:
@@ -161,21 +161,27 @@ def take_hooks(flags: dict[str, Any]) -> MacroHooks:
     return read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
 
 
-def _dry_run(stacks: list[Path], segmenter: Segmenter) -> int:
+def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
+    from densecell_batch.checks import check_image, check_result_names, printable
     from densecell_batch.device import convolution_rates
     from densecell_batch.io.reading import open_stack
+    from densecell_batch.outputs import OutputPaths
 
     rate = convolution_rates(segmenter.precision.name)[segmenter.precision.name]
     failed = 0
     for path in stacks:
         try:
+            check_result_names(path, OutputPaths(out, path), segmenter.options)
+            check_image(path)
             with open_stack(path, segmenter.options.voxel_size) as stack:
                 info = stack.info
+            for note in stack.notes:
+                _log.warning("%s: %s", path, note)
             plan = segmenter.plan(info.shape)
         except DensecellError as error:
             failed += 1
-            click.echo(f"DENSECELL\tfailed\t{path}\t{' '.join(str(error).split())}")
+            click.echo(f"DENSECELL\tfailed\t{printable(str(path))}\t{' '.join(str(error).split())}")
             continue
         z, y, x = plan.grid.output
         text = (

@@ -95,7 +95,6 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
     from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
     from densecell_batch.watch.hook import parse_hook
-    from densecell_batch.watch.inbox import printable
     from densecell_batch.watch.ledger import Ledger
     from densecell_batch.watch.place import Place
     from densecell_batch.watch.stopping import Stop
@@ -119,7 +118,7 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
 
         def say(verdict: object) -> None:
             lines.close()
-            click.echo(printable(str(verdict)))
+            click.echo(str(verdict))
             sys.stdout.flush()
 
         ledger = Ledger(path, f"{platform.node()} {os.getpid()}")

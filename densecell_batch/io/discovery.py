@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -10,8 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import OptionError
+from densecell_batch.io.formats.ome_set import files_of
+from densecell_batch.io.formats.own import own_result
 
-__all__ = ["Stamp", "find_stacks", "is_slice", "natural_key", "stamp_of"]
+__all__ = ["Stamp", "exists", "find_stacks", "is_slice", "natural_key", "stamp_of"]
+
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = (".tif", ".tiff")
 
@@ -19,7 +24,8 @@ _SUFFIXES = (".tif", ".tiff")
 def find_stacks(patterns: Sequence[str]) -> list[Path]:
     """The stacks that the user names: files, folders of slices, and globs, each stack once, matches in natural order.
 
-    A path without a match is kept, so that it fails alone and by name when it is opened.
+    A path without a match is kept, so that it fails alone and by name when it is opened. Of a set of OME-TIFFs the file
+    with the first slice stands for all. What this program wrote is left out of the matches of a glob.
 
     Raises
     ------
@@ -29,14 +35,57 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
     found: dict[str, Path] = {}
     for pattern in patterns:
         matches = [Path(pattern)]
-        if not matches[0].exists() and glob.has_magic(pattern):
+        if not exists(matches[0]) and glob.has_magic(pattern):
             candidates = (Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
             matches = sorted((p for p in candidates if p.is_dir() or is_slice(p)), key=natural_key)
             if not matches:
                 raise OptionError(f"{pattern} matches no TIFF file and no folder")
+            matches = _without_results(pattern, matches)
         for match in matches:
             found.setdefault(os.path.realpath(match), match)  # Path.resolve fails on a link to itself
-    return list(found.values())
+    return _sets_once(list(found.values()))
+
+
+def _without_results(pattern: str, matches: list[Path]) -> list[Path]:
+    """The matches of a glob that this program did not write.
+
+    Raises
+    ------
+    OptionError
+        If nothing is left.
+    """
+    ours = {path for path in matches if own_result(path)}
+    if not ours:
+        return matches
+    first = min(ours, key=natural_key)
+    _log.info("%s: %d results of densecell-batch among them are left out (%s ...)", pattern, len(ours), first.name)
+    if len(ours) == len(matches):
+        raise OptionError(f"{pattern} matches nothing but results of densecell-batch; give the stacks that they are of")
+    return [path for path in matches if path not in ours]
+
+
+def _sets_once(stacks: list[Path]) -> list[Path]:
+    """The stacks, with one file for each set of OME-TIFFs: that of the first slice, if it is there."""
+    kept: dict[str, Path] = {}
+    members: set[Path] = set()
+    for stack in stacks:
+        if stack.absolute() in members:
+            continue
+        files = files_of(stack)
+        if len(files) > 1:
+            members |= {file.absolute() for file in files}
+        first = files[0] if exists(files[0]) else stack
+        kept.setdefault(os.path.realpath(first), first)
+    return list(kept.values())
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something under a path, also under one that is too long for any file."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:
@@ -55,9 +104,12 @@ class Stamp:
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """The stamp of a file or of a folder of slices; None where there is none."""
+    """The stamp of a file with all of its set, or of a folder of slices; None where there is none."""
     try:
-        files = [entry for entry in path.iterdir() if is_slice(entry)] if path.is_dir() else [path]
+        if path.is_dir():
+            files = [entry for entry in path.iterdir() if is_slice(entry)]
+        else:
+            files = [path, *(file for file in files_of(path) if file != path and exists(file))]
         found = [file.stat() for file in files]
     except OSError:
         return None

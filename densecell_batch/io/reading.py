@@ -1,17 +1,27 @@
-"""Open a stack, whatever its container: a TIFF file (`formats.tiff`) or a folder of single-slice TIFFs."""
+"""Open a stack, whatever its container: a TIFF file (`formats.tiff`), a set of OME-TIFFs (`formats.ome_set`), or a
+folder of single-slice TIFFs.
+"""
 
 from __future__ import annotations
 
+import glob
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import StackError
-from densecell_batch.io.discovery import is_slice, natural_key
+from densecell_batch.errors import OptionError, StackError
+from densecell_batch.io.discovery import exists, is_slice
+from densecell_batch.io.formats.ome_set import OmeSet, find_set
 from densecell_batch.io.formats.tiff import open_tiff
+from densecell_batch.io.formats.tiff_tags import ome_voxel_size
+from densecell_batch.io.slice_names import SliceOrder, order_slices
 from densecell_batch.io.stack import Stack, explained_reading
-from densecell_batch.volume import VoxelSize
+from densecell_batch.volume import StackInfo, VoxelSize
 
 __all__ = ["open_stack"]
 
@@ -22,7 +32,7 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
     Parameters
     ----------
     path
-        A TIFF file, or a folder of single-slice TIFFs.
+        A TIFF file, any file of a set of OME-TIFFs, or a folder of single-slice TIFFs or of one such set.
     voxel_size
         Overrides that of the file.
 
@@ -33,41 +43,216 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
     Raises
     ------
     StackError
-        If it is not there, not readable, not a TIFF, truncated, or not one grey-value volume of a dtype in `DTYPES`.
+        If it is not there, not readable, not a TIFF, truncated, or not one grey-value volume of a dtype in `DTYPES`; if
+        files of its set are missing, or a folder holds several series.
     """
     path = Path(path)
-    if not path.exists():
+    if not exists(path):
         raise StackError(f"{path}: no such file or folder")
     if not path.is_dir() and not path.is_file():
         raise StackError(f"{path}: it is neither a file nor a folder; expected a TIFF file or a folder of slices")
-    stack = _open_folder(path) if path.is_dir() else open_tiff(path)
+    stack = _open_folder(path) if path.is_dir() else _open_file(path)
     if voxel_size is not None:
         stack.info = replace(stack.info, voxel_size=voxel_size)
         stack.notes = ()
+    stack.notes = (*stack.notes, *stack.remarks)
     return stack
+
+
+def _open_file(path: Path) -> Stack:
+    ome = find_set(path)
+    return open_tiff(path) if ome is None else _open_set(ome)
+
+
+# A folder of slices
 
 
 def _open_folder(folder: Path) -> Stack:
     with explained_reading(folder, "the folder cannot be read"):
-        files = sorted(filter(is_slice, folder.iterdir()), key=natural_key)
+        order = order_slices([file.name for file in folder.iterdir() if is_slice(file)])
+    files = [folder / name for name in order.names]
     if not files:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")
-    with open_tiff(files[0]) as first:
+    ome = find_set(files[0])
+    if ome is not None and len(ome.files) > 1:
+        return _open_set_folder(folder, ome, order)
+    with _open_file(files[0]) as first:
         info, notes = first.info, first.notes
     if info.shape[0] > 1:
+        raise _no_slices(folder, files, info)
+    if order.series:
+        described = "; ".join(f"{names[0]} to {names[-1]}, {len(names)} files" for names in order.series)
         raise StackError(
-            f"{folder}: {files[0].name} has {info.shape[0]} slices; expected a folder of single-slice TIFFs: to "
-            "segment each file as a "
-            f"stack of its own, give {folder}/*{files[0].suffix}"
+            f"{folder}: its names are those of {len(order.series)} series of slices ({described}); expected one stack: "
+            "put each series into a folder of its own, or, if they are one stack, give all files one running number"
         )
 
     def read(z: int, start: int, stop: int) -> np.ndarray:
-        with open_tiff(files[z]) as single:
+        with _open_file(files[z]) as single:
             if single.info.shape[0] > 1:
                 raise StackError(f"{files[z]}: has {single.info.shape[0]} slices; expected one, as in {files[0].name}")
-            if single.info.shape[1:] != info.shape[1:]:
-                return single.read(0)  # of another shape, as the caller will say
+            if _look(single.info) != _look(info):
+                raise _unlike(files, z, single.info)
             return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
-    return Stack(info, files, read, lambda: None, notes)
+    stack = Stack(info, files, read, lambda: None, notes)
+    stack.remarks = order.notes
+    return stack
+
+
+def _look(info: StackInfo) -> str:
+    """What the slices of a stack have in common, in words."""
+    return f"{info.shape[1:]} {info.dtype}"
+
+
+def _infos(files: Sequence[Path]) -> dict[Path, StackInfo]:
+    """Of all files of a folder that can be opened."""
+    found = {}
+    for file in files:
+        try:
+            with _open_file(file) as stack:
+                found[file] = stack.info
+        except StackError:
+            continue
+    return found
+
+
+def _no_slices(folder: Path, files: Sequence[Path], first: StackInfo) -> StackError:
+    """What to say of a folder whose first file is no slice: it may be alone with that."""
+    infos = _infos(files)
+    stacks = [file for file, info in infos.items() if info.shape[0] > 1]
+    if 2 * len(stacks) < len(infos):
+        others = f"the other files have one: take {stacks[0].name} out of the folder"
+        return StackError(f"{stacks[0]}: it has {infos[stacks[0]].shape[0]} slices, {others}")
+    pattern = shlex.quote(f"{glob.escape(str(folder))}/*{files[0].suffix}")
+    return StackError(
+        f"{folder}: {files[0].name} has {first.shape[0]} slices; expected a folder of single-slice TIFFs: to segment "
+        f"each file as a stack of its own, give {pattern}"
+    )
+
+
+def _unlike(files: Sequence[Path], z: int, here: StackInfo) -> StackError:
+    """What to say where slice `z` is not like the first: that is wrong of the two which is not like most others."""
+    looks = {file: _look(info) for file, info in _infos(files).items()}
+    (usual, most), *others = Counter(looks.values()).most_common() or [("", 0)]
+    if not most or (others and others[0][1] == most):  # nobody is in the majority: the first one counts
+        usual = looks.get(files[0], "another shape or type")
+    odd = next((i for i, file in enumerate(files) if looks.get(file, usual) != usual), z)
+    wrong = z if _look(here) != usual else odd
+    return StackError(
+        f"{files[wrong]}: slice {wrong} is {looks.get(files[wrong], _look(here))}; expected {usual} as in "
+        f"{most if most > 1 else 'the first'} of the {len(files)} files: all slices of a stack must be alike: take it "
+        "out of the folder, or export it again"
+    )
+
+
+# A set of OME-TIFFs
+
+
+def _open_set_folder(folder: Path, ome: OmeSet, order: SliceOrder) -> Stack:
+    """A folder that holds a set of OME-TIFFs, and nothing else."""
+    if others := [name for name in order.names if name not in ome.names]:
+        pattern = shlex.quote(f"{glob.escape(str(folder))}/*{Path(ome.files[0]).suffix}")
+        raise StackError(
+            f"{folder}: it holds a set of {len(ome.files)} OME-TIFFs ({ome.files[0]} and others) and {len(others)} "
+            f"files that are no part of it ({', '.join(others[:3])}); expected one stack: to segment each as a "
+            f"stack of its own, give {pattern}"
+        )
+    stack = _open_set(ome)
+    stack.info = replace(stack.info, path=folder)
+    return stack
+
+
+def _open_set(ome: OmeSet) -> Stack:
+    """All files are looked into before the first slice is read: one that is missing must not cost a night."""
+    wrong = [
+        f"{ome.size(axis)} {what}" for axis, what in (("C", "channels"), ("T", "time points")) if ome.size(axis) > 1
+    ]
+    if wrong:
+        raise StackError(
+            f"{ome.path}: the set of {len(ome.files)} files has {' and '.join(wrong)}; expected one volume of slices: "
+            "keep one channel and one time point (in Fiji: Image > Duplicate), and save it as one file"
+        )
+    members = _Members(ome)
+    try:
+        infos = {name: members.open(name).info for name in ome.files}
+        first, planes = _where(ome, infos)
+    except BaseException:
+        members.close()
+        raise
+    voxel_size, notes = _set_voxel_size(ome)
+    info = StackInfo(ome.path, (len(planes), *first.shape[1:]), first.dtype, voxel_size, "ome-tiff")
+
+    def read(z: int, start: int, stop: int) -> np.ndarray:
+        name, page = planes[z]
+        return members.open(name).read(page, (start, stop))
+
+    stack = Stack(info, ome.paths, read, members.close, notes)
+    used = Counter(name for name, _ in planes)
+    unused = [
+        f"{name} has {info.shape[0]} slices, of which the OME-XML names {used[name]}"
+        for name, info in infos.items()
+        if info.shape[0] > used[name]
+    ]
+    stack.remarks = (*members.remarks, *unused)
+    return stack
+
+
+def _where(ome: OmeSet, infos: dict[str, StackInfo]) -> tuple[StackInfo, list[tuple[str, int]]]:
+    """The first file of a set, and file and page of each slice; StackError where something is not there."""
+    first = infos[ome.files[0]]
+    planes = ome.planes({name: info.shape[0] for name, info in infos.items()})
+    found = [plane for plane in planes if plane is not None]
+    needed = dict.fromkeys(infos, 0)
+    for name, page in found:
+        needed[name] = max(needed[name], page + 1)
+    for name, info in infos.items():
+        if _look(info) != _look(first):
+            raise StackError(f"{info.path}: it is {_look(info)}; expected {_look(first)} as in {ome.files[0]}")
+        if needed[name] > info.shape[0]:
+            raise StackError(
+                f"{info.path}: it has {info.shape[0]} slices; expected {needed[name]}, as the OME-XML of "
+                f"{ome.path.name} says: it is incomplete; copy or export it again"
+            )
+    if len(found) < max(1, len(planes)):
+        raise StackError(
+            f"{ome.path}: its OME-XML says {len(planes)} slices, and of {len(planes) - len(found)} of them not where "
+            "they are; export it again"
+        )
+    return first, found
+
+
+class _Members:
+    """The files of a set, one of them open: a set can have more files than a process may open."""
+
+    def __init__(self, ome: OmeSet) -> None:
+        self._ome, self._name = ome, ""
+        self._opened = ExitStack()
+        self.remarks: list[str] = []
+
+    def open(self, name: str) -> Stack:
+        """The pages of a file, until another one is asked for."""
+        if name != self._name:
+            self.close()
+            with ExitStack() as opened:
+                stream = opened.enter_context(self._ome.opened(name))
+                if not self._ome.knows(name, stream):
+                    remark = f"{name} is not known to the OME-XML of {self._ome.path.name}: is it of another set?"
+                    self.remarks += [remark] if remark not in self.remarks else []
+                self._stack = opened.enter_context(open_tiff(self._ome.path.with_name(name), stream))
+                self._opened = opened.pop_all()
+            self._name = name
+        return self._stack
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        self._name = ""
+        self._opened.close()
+
+
+def _set_voxel_size(ome: OmeSet) -> tuple[VoxelSize | None, list[str]]:
+    try:
+        return ome_voxel_size({"OME": {"Image": {"Pixels": dict(ome.image.pixels)}}})
+    except (OptionError, ValueError) as error:
+        return None, [f"the calibration of the files is not usable ({error}); give --voxel-size"]

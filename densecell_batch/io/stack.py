@@ -29,9 +29,11 @@ class Stack:
     info : StackInfo
         Shape, dtype, voxel size, container.
     files : tuple of Path
-        The files that hold the slices, in order.
+        The files that the stack consists of, in order: all of its slices, and what else decides what they are.
     notes : tuple of str
         What the user should know of the stack; goes into the report.
+    remarks : tuple of str
+        Those of the notes that are of its files, and stay true of whatever is made of it.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Stack:
         notes: Sequence[str] = (),
     ) -> None:
         self.info, self.files, self.notes = info, tuple(files), tuple(notes)
+        self.remarks: tuple[str, ...] = ()
         self._read, self._close = read, close
         self._lock = threading.Lock()
 
@@ -62,8 +65,7 @@ class Stack:
         y, x = stop - start, self.info.shape[2]
         if plane.shape != (y, x) or plane.dtype.newbyteorder("=") != np.dtype(self.info.dtype):
             raise StackError(
-                f"{self.files[z] if len(self.files) > 1 else self.info.path}: slice {z} is {plane.shape} "
-                f"{plane.dtype.name}; "
+                f"{self.info.path}: slice {z} is {plane.shape} {plane.dtype.name}; "
                 f"expected ({y}, {x}) {self.info.dtype} as in slice 0: all slices of a stack must be alike"
             )
         return plane.astype(self.info.dtype, copy=False)
@@ -92,7 +94,7 @@ def content_sha256(files: Sequence[Path]) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.name}\0{content_sha256([file])}\n".encode())
+        whole.update(f"{file.name}\0{content_sha256([file])}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
 
 

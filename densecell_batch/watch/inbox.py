@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from densecell_batch.checks import check_image, printable
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.io.discovery import Stamp, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
 from densecell_batch.outputs import without_suffix
+from densecell_batch.watch.ome_sets import OmeSets
 
-__all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole", "printable"]
+__all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole"]
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class Inbox:
         self._slices, self._marker = slices, marker
         self._seen: dict[str, tuple[Stamp, float]] = {}
         self._single: dict[str, tuple[str, Stamp, bool]] = {}  # folder -> a file of it, and whether that has one slice
+        self._sets = OmeSets()
         self._unreadable: set[str] = set()
 
     def look(self) -> dict[str, Sighting]:
@@ -78,6 +81,7 @@ class Inbox:
         """
         now, asked = time.monotonic(), self._single
         self._single = {}  # of folders that are gone nothing is kept
+        self._sets.turn()
         found: dict[str, Sighting] = {}
         for path, stamp, marked, rivals in self._walk(asked):
             name = printable(path.relative_to(self.root).as_posix())
@@ -101,7 +105,8 @@ class Inbox:
             stamps = {entry.name: stamp for entry in files if (stamp := _stamp(entry)) is not None}
             if not stamps:
                 continue
-            if folder != str(self.root) and self._holds_slices(folder, stamps, asked):
+            sets = self._sets.among(folder, stamps)
+            if folder != str(self.root) and not sets and self._holds_slices(folder, stamps, asked):
                 stamp = Stamp(
                     len(stamps),
                     sum(one.bytes for one in stamps.values()),
@@ -109,6 +114,7 @@ class Inbox:
                 )
                 yield Path(folder), stamp, self._marker in names, ()
                 continue
+            stamps = {name: stamp for name, stamp in stamps.items() if name not in sets} | dict(sets.values())
             alike: dict[str, list[str]] = {}
             for name in stamps:
                 alike.setdefault(without_suffix(name), []).append(name)
@@ -156,19 +162,11 @@ def check_whole(path: Path) -> None:
     Raises
     ------
     StackError
-        If that is not possible.
+        If that is not possible, or it is a result of this program.
     """
-    if printable(str(path)) != str(path):
-        raise StackError(
-            f"{printable(str(path))}: its name is not text in UTF-8, so results cannot be named; rename it"
-        )
+    check_image(path)
     with open_stack(path) as stack:
         stack.read(stack.info.shape[0] - 1)
-
-
-def printable(name: str) -> str:
-    """A name with bytes that are no text written with backslashes: names of old Windows shares have such."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool | None:

@@ -5,14 +5,17 @@ Two watchers, or a watcher and the one that was killed, see the same here: these
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densecell_batch.atomic import explained, sync, write_file
+from densecell_batch.atomic import explained, sync, temporary_name, write_file
+from densecell_batch.checks import longest_name
 from densecell_batch.errors import OutputError
 from densecell_batch.hooks import post_is_done
 from densecell_batch.io.discovery import Stamp
@@ -154,8 +157,13 @@ class Results:
         _log.info("%s: the earlier results are kept as %s_...", paths.folder / paths.base, kept)
 
     def error_text(self, paths: OutputPaths) -> Path:
-        """Where it is said why a stack has no results."""
-        return paths.report.with_name(paths.report.name.removesuffix("_report.json") + _SUFFIX)
+        """Where it is said why a stack has no results; shortened, if it is its name that is too long for them."""
+        name = paths.report.name.removesuffix("_report.json")
+        over = len(os.fsencode(temporary_name(Path(name + _SUFFIX)).name)) - longest_name(paths.folder)
+        if over > 0:
+            digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+            name = f"{os.fsencode(name)[: -over - 9].decode('utf-8', 'ignore')}~{digest}"
+        return paths.report.with_name(name + _SUFFIX)
 
     def error_of(self, paths: OutputPaths, name: str, stamp: Stamp) -> str | None:
         """Why a stack failed for good, as it is said in its error text; None if there is none of this version."""

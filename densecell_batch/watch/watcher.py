@@ -11,6 +11,7 @@ from pathlib import Path
 
 from densecell_batch.atomic import remove_remains
 from densecell_batch.batch import Verdict, segment_batch
+from densecell_batch.checks import check_result_names
 from densecell_batch.errors import (
     BusyError,
     DensecellError,
@@ -23,6 +24,7 @@ from densecell_batch.errors import (
     Stopped,
 )
 from densecell_batch.io.discovery import natural_key, stamp_of
+from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import content_sha256
 from densecell_batch.outputs import OutputPaths, stack_name
@@ -287,6 +289,7 @@ class Watcher:
         """Results of a stack, made now or found; None if another watcher is making them under another name."""
         stop, path = self._stop, sighting.path
         with stop.heeded():
+            check_result_names(path, paths, self._segmenter.options)
             check_whole(path)
             self._check_rivals(sighting, paths)
             with open_stack(path) as stack:
@@ -356,7 +359,8 @@ class Watcher:
 
     def _conclude(self, row: Row, stack: Path, found: Result) -> None:
         """The results are there: tell everybody. If the process dies here, the next one tells everybody again."""
-        self._results.forget_texts(self._results.paths(stack), found)
+        for file in files_of(stack):  # of a set: each of them may have failed alone before the others came
+            self._results.forget_texts(self._results.paths(file), found)
         verdict = Verdict(stack, found.labels, found.report)
         self._run_hook(verdict)
         if self._options.move_done is not None:

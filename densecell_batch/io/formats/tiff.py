@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import tifffile
@@ -32,12 +32,16 @@ _AXES = {
 }
 
 
-def open_tiff(path: Path) -> Stack:
-    """Open a TIFF file; raises StackError as `open_stack` does."""
+def open_tiff(path: Path, stream: BinaryIO | None = None) -> Stack:
+    """Open a TIFF file; raises StackError as `open_stack` does.
+
+    With `stream`, the open file at `path`, its pages are read as they come, whatever its OME-XML says of them. Whoever
+    opened the stream closes it.
+    """
     complaints = _Complaints()
     with explained_reading(path, "it is not a TIFF that can be read"), complaints:
         try:
-            tiff = tifffile.TiffFile(path)
+            tiff = tifffile.TiffFile(path) if stream is None else tifffile.TiffFile(stream, is_ome=False)
         except tifffile.TiffFileError as error:
             reason = str(error).removeprefix("not a TIFF file: ")
             raise StackError(
@@ -162,6 +166,8 @@ def _slice_reader(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, leng
     if first is None or last is None:
         raise StackError(
             f"{path}: {len(pages)} of {length} slices are there; the file is incomplete: copy or export it again"
+            if len(pages) <= length
+            else f"{path}: its header says {length} slices, {len(pages)} are there; export it again"
         )
     for page in (first, last):
         end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)

@@ -9,7 +9,7 @@ import tifffile
 from densecell_batch.errors import OptionError
 from densecell_batch.volume import VoxelSize
 
-__all__ = ["voxel_size_of"]
+__all__ = ["ome_voxel_size", "voxel_size_of"]
 
 
 def voxel_size_of(tiff: tifffile.TiffFile) -> tuple[VoxelSize | None, list[str]]:
@@ -20,7 +20,7 @@ def voxel_size_of(tiff: tifffile.TiffFile) -> tuple[VoxelSize | None, list[str]]
     """
     try:
         if tiff.is_ome:
-            return _ome_voxel_size(tifffile.xml2dict(tiff.ome_metadata or ""))
+            return ome_voxel_size(tifffile.xml2dict(tiff.ome_metadata or ""))
         if tiff.is_imagej:
             return _imagej_voxel_size(tiff)
     except (OptionError, ValueError, TypeError, KeyError, ZeroDivisionError) as error:
@@ -43,7 +43,8 @@ def _imagej_voxel_size(tiff: tifffile.TiffFile) -> tuple[VoxelSize | None, list[
     return VoxelSize.of(abs(float(metadata["spacing"])), edges[0], edges[1], unit), []
 
 
-def _ome_voxel_size(metadata: dict[str, Any]) -> tuple[VoxelSize | None, list[str]]:
+def ome_voxel_size(metadata: dict[str, Any]) -> tuple[VoxelSize | None, list[str]]:
+    """Voxel size from OME-XML as a dictionary; raises as `VoxelSize.of` does, or ValueError where it has no numbers."""
     image = metadata["OME"]["Image"]
     pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
     edges = {axis: pixels.get(f"PhysicalSize{axis}") for axis in "ZYX"}

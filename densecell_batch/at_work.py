@@ -25,11 +25,13 @@ from pathlib import Path
 from densecell_batch.atomic import explained
 from densecell_batch.claim import claimed, is_claimed
 from densecell_batch.errors import BusyError
+from densecell_batch.opening import read_small
 
 __all__ = ["at_work", "nobody_at_work"]
 
 _log = logging.getLogger(__name__)
 
+_PATIENCE = 400.0  # seconds; a dead process on another machine is taken for dead after 300
 _LOOK = 0.5  # seconds between looks whether another process is done
 
 
@@ -40,8 +42,8 @@ class _Worker:
     alone: bool
 
     def __str__(self) -> str:
-        with suppress(OSError):
-            host, pid = self.path.read_text().split()[:2]
+        with suppress(OSError, ValueError):
+            host, pid = read_small(self.path).decode(errors="replace").split()[:2]
             return f"process {pid} on {host}"
         return "another process"
 
@@ -111,12 +113,14 @@ def nobody_at_work(folder: Path, name: str) -> Iterator[bool]:
 @contextmanager
 def _entering(folder: Path, name: str) -> Iterator[None]:
     """One process at a time; each is there for an instant."""
-    while True:
-        with claimed(folder / f".{name}.entering") as ours:
+    path, until = folder / f".{name}.entering", time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        with claimed(path) as ours:
             if ours:
                 yield
                 return
         time.sleep(0.02)
+    raise BusyError(f"{path}: another process holds this file for minutes; if there is none, remove it")
 
 
 def _workers(folder: Path, name: str) -> list[_Worker]:

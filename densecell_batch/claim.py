@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from densecell_batch.atomic import explained, write_file
+from densecell_batch.opening import read_small
 
 __all__ = ["Ours", "claimed", "is_claimed", "is_mine", "once"]
 
@@ -85,7 +86,7 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
     waits = False
     while True:
         with suppress(FileNotFoundError):
-            return path.read_bytes()
+            return read_small(path)
         with claimed(path.with_name(f"{path.name}.making")) as ours:
             if ours and not path.exists():
                 write_file(path, make())
@@ -104,7 +105,7 @@ def is_claimed(path: Path) -> bool:
 def is_mine(path: Path) -> bool:
     """Whether a claim is that of this process: another takes it over if the heartbeat could not be heard for long."""
     try:
-        return path.read_text() == _me()
+        return _owner(path) == _me()
     except OSError:
         return False
 
@@ -176,7 +177,7 @@ def _is_dead(path: Path) -> bool:
     """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat."""
     try:
         beaten = path.stat().st_mtime
-        owner = path.read_text().split()
+        owner = _owner(path).split()
     except OSError:
         return False
     here = len(owner) >= 2 and owner[0] == platform.node() and owner[1].isdecimal()
@@ -192,6 +193,11 @@ def _is_dead(path: Path) -> bool:
         # Another process may have got the number since, as after each start of a container or of the machine.
         return started == "" or (len(owner) > 2 and "-" not in (owner[2], started) and owner[2] != started)
     return _now(path) - beaten > _EXPIRY
+
+
+def _owner(path: Path) -> str:
+    """What stands in a claim; raises OSError."""
+    return read_small(path, 4096).decode(errors="replace")
 
 
 def _now(path: Path) -> float:
@@ -211,7 +217,7 @@ def _beat(path: Path, over: threading.Event) -> None:
     """Touch a claim until it is over or not ours any more. A network that is away for a while is no reason to stop."""
     while not over.wait(_HEARTBEAT):
         try:
-            owner = path.read_text()
+            owner = _owner(path)
             if owner != _me():
                 return
             os.utime(path)

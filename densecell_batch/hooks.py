@@ -159,7 +159,7 @@ def _record(
                 raise
     try:
         record: dict[str, Any] = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
     return record
 

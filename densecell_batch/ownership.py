@@ -18,6 +18,7 @@ from typing import Any
 
 from densecell_batch.atomic import explained, sync, write_file
 from densecell_batch.errors import OccupiedError
+from densecell_batch.opening import open_plainly, read_json
 from densecell_batch.report import read_report
 
 __all__ = [
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises OSError."""
-    with path.open("rb") as stream:
+    with open_plainly(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -128,8 +129,8 @@ def forget_announced(report: Path) -> None:
 def _recorded(report: Path) -> list[tuple[dict[str, Any], Path | None]]:
     """All entries that vouch for files beside a report; with each the report, if it is that which has it."""
     entries: list[tuple[dict[str, Any], Path | None]] = [(entry, report) for entry in entries_of(read_report(report))]
-    with suppress(OSError, ValueError, RecursionError):
-        announced = json.loads(_announcement(report).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError):
+        announced = read_json(_announcement(report))
         if isinstance(announced, list):
             entries += [(entry, None) for entry in entries_of({"outputs": dict(enumerate(announced))})]
     return entries

@@ -38,6 +38,7 @@ from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.io.stack import content_sha256
 from densecell_batch.normalize import Statistics
+from densecell_batch.opening import open_plainly, read_json
 from densecell_batch.planning import Plan
 from densecell_batch.stitch import FinishedSlice
 from densecell_batch.tally import slice_sums
@@ -146,7 +147,7 @@ class Job:
     def _json(self, name: str) -> dict[str, Any]:
         path = self._folder / name
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values: dict[str, Any] = read_json(path)
         except (OSError, ValueError) as error:
             raise OutputError(
                 f"{path}: cannot be read ({error}); remove the folder {self._folder} and run the command again"
@@ -272,7 +273,7 @@ class PieceWriter:
 def _opened(path: Path) -> Iterator[Any]:
     """The arrays of a piece. One that turns out to be damaged is removed."""
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with open_plainly(path) as stream, np.load(stream, allow_pickle=False) as arrays:
             yield arrays
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         path.unlink(missing_ok=True)
@@ -357,7 +358,7 @@ def remove_jobs(folder: Path, name: str) -> None:
 def _log_difference(folder: Path, identity: dict[str, Any]) -> None:
     """Say why the pieces of an earlier run are of no use."""
     try:
-        found = json.loads((folder / "job.json").read_text(encoding="utf-8"))["identity"]
+        found = read_json(folder / "job.json")["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     changed = differences(found, identity)

@@ -12,6 +12,7 @@ from typing import Any
 
 from densecell_batch import __version__
 from densecell_batch.atomic import write_file
+from densecell_batch.opening import read_json
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -63,8 +64,8 @@ def write_report(path: Path, report: dict[str, Any], *, mtime_ns: int | None = N
 def read_report(path: Path) -> dict[str, Any] | None:
     """The report at `path`; None where there is none, or none that can be read: the stack is then not done."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        report = read_json(path)
+    except (OSError, ValueError):
         return None
     return report if isinstance(report, dict) else None
 

@@ -25,11 +25,13 @@ from densecell_batch.atomic import explained, remove_remains, write_file
 from densecell_batch.claim import Ours, claimed, is_claimed, is_mine
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
+from densecell_batch.opening import read_json, read_small
 from densecell_batch.watch.inbox import FolderGoneError
 
 __all__ = ["Place", "ledgers_of", "owns"]
 
 _FOLDER = ".densecell-watch"
+_PATH_MAX = 4096  # bytes of a path
 
 
 class Place:
@@ -84,7 +86,7 @@ class Place:
 
     def _read_setup(self) -> Any:
         try:
-            return _without_preview(json.loads(self._setup.read_text(encoding="utf-8")))
+            return _without_preview(read_json(self._setup))
         except (OSError, ValueError):
             return None
 
@@ -132,8 +134,8 @@ class Place:
     def recall(self, sha256: str) -> Path | None:
         """The report that some content had when it was done; whether it still has must be looked up."""
         try:
-            report = self.out / os.fsdecode(self._content(sha256).read_bytes())
-        except OSError:
+            report = self.out / os.fsdecode(read_small(self._content(sha256), _PATH_MAX))
+        except (OSError, ValueError):
             return None
         return report if report.parent.is_relative_to(self.out) and ".." not in report.parts else None
 

@@ -20,6 +20,7 @@ from densecell_batch.errors import OutputError
 from densecell_batch.hooks import post_is_done
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.macro import Macro
+from densecell_batch.opening import read_small
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.ownership import entries_of, is_report, set_aside
 from densecell_batch.report import has_labels, read_report, same_value, write_report
@@ -168,7 +169,7 @@ class Results:
     def error_of(self, paths: OutputPaths, name: str, stamp: Stamp) -> str | None:
         """Why a stack failed for good, as it is said in its error text; None if there is none of this version."""
         try:
-            text = self.error_text(paths).read_text(encoding="utf-8")
+            text = read_small(self.error_text(paths)).decode()
         except (OSError, ValueError):
             return None
         match = _STAMP.search(text)
@@ -268,7 +269,7 @@ def _is_twin_text(path: Path) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_small(path).decode()
     except (OSError, ValueError):
         return ""
 

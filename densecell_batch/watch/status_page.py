@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from densecell_batch.atomic import explained, write_file
+from densecell_batch.opening import open_plainly
 from densecell_batch.ownership import set_aside
 from densecell_batch.watch.ledger import Row, Table
 
@@ -64,7 +65,9 @@ def write_status_page(out: Path, situation: Situation) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    with explained(path), path.open("rb") as stream:
+    if not path.is_file() or path.is_symlink():
+        return False
+    with explained(path), open_plainly(path) as stream:
         return b"<title>densecell-batch: " in stream.read(4096)
 
 

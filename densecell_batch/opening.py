@@ -12,8 +12,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 __all__ = ["open_plainly", "read_json", "read_small"]
 
@@ -21,7 +22,7 @@ _SMALL = 16 * 2**20  # bytes; a report of a thousand classes has a hundredth of 
 
 
 @contextmanager
-def open_plainly(path: Path) -> Iterator[BinaryIO]:
+def open_plainly(path: Path) -> Iterator[BufferedReader]:
     """Open a regular file for reading.
 
     Raises

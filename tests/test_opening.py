@@ -60,7 +60,7 @@ def test_such_a_file_is_no_claim_of_ours(bad):
 def test_no_json(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match="deep|Expecting|codec|double quotes"):
+    with pytest.raises(ValueError, match=r"deep|Expecting|codec|double quotes"):
         read_json(path)
     assert read_report(path) is None
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from densecell_batch.atomic import explained, need_space, sync, temporary_name
+from densecell_batch.atomic import explained, need_space, sync, sync_open, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
@@ -147,7 +147,7 @@ class StackWriter:
         if self._missing:
             raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
         with explained(self.path):
-            os.fsync(self._descriptor)
+            sync_open(self._descriptor)
             self._close()
             self._temporary.replace(self.path)
             sync(self.path.parent)

@@ -104,13 +104,14 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
     """
     from densecell_batch.macro import Macro
     from densecell_batch.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.weights import find_bundle
+    from densecell_batch.weights import bundled_names, find_bundle
 
     for path in (asked["pre_macro"], asked["post_macro"]):
         if path is not None and (path.exists() or not in_image):
             Macro.read(path)
     if in_image and not Path(asked["model"]).exists():
-        _log.info("whether the image has a model %s is seen when the tasks run", asked["model"])
+        if asked["model"] not in bundled_names():
+            _log.info("whether the image has a model %s is seen when the tasks run", asked["model"])
         return
     options = SegmentOptions.__dataclass_fields__
     Segmenter(find_bundle(asked["model"]), SegmentOptions(**{k: v for k, v in asked.items() if k in options}))

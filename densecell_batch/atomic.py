@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from densecell_batch.errors import DiskFullError, OccupiedError, OutputError
@@ -24,6 +25,7 @@ __all__ = [
     "remove_remains",
     "replacing",
     "sync",
+    "sync_open",
     "temporary_name",
     "write_file",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp")
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # it can be written, but not flushed
 _ABANDONED = 24 * 3600  # seconds without a write after which a file of another machine is nobody's
 
 
@@ -44,12 +47,42 @@ def _host() -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or a folder to disk, as far as its file system can.
+
+    A file whose content did not arrive is an error (EIO, ENOSPC). A folder is never one: shared folders of virtual
+    machines, CIFS and FUSE refuse to flush those in many ways, and without it a power failure may at worst cost a name.
+
+    Raises
+    ------
+    OSError
+        If the content of a file is lost.
+    """
+    folder = path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            sync_open(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if not folder:
+            raise
+        _say_once(error.strerror or str(error))
+
+
+def sync_open(descriptor: int) -> None:
+    """Flush a file that is open; raises as `sync` does."""
     try:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        _say_once(error.strerror or str(error))
+
+
+@cache
+def _say_once(reason: str) -> None:
+    _log.debug("the file system does not flush files or folders when asked to (%s); going on without", reason)
 
 
 def need_space(path: Path, needed: int) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from densecell_batch.atomic import remove_remains
 from densecell_batch.checks import printable
 from densecell_batch.errors import DensecellError, OptionError
-from densecell_batch.outputs import OutputPaths
+from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pipeline import Progress, SegmentedStack, segment_stack
 from densecell_batch.segmenter import Segmenter
+from densecell_batch.shard_notes import forget_failures, note_failure, noted_failures
 
 __all__ = ["Verdict", "segment_batch", "without_outputs"]
 
@@ -94,23 +95,38 @@ def segment_batch(
             result = segment_stack(stack, folder, segmenter, progress)
         except DensecellError as error:
             _log.error("%s", error)
-            yield Verdict(stack, reason=" ".join(str(error).split()), error=error)
+            verdict = Verdict(stack, reason=" ".join(str(error).split()), error=error)
         except Exception as error:  # a defect of ours ends one stack, not the night's run
             _log.error("%s: internal error: %s: %s", stack, type(error).__name__, error)
             _log.debug("traceback", exc_info=True)
             reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
-            yield Verdict(stack, reason=" ".join(reason.split()), error=error)
+            verdict = Verdict(stack, reason=" ".join(reason.split()), error=error)
         else:
-            yield _verdict(stack, result, segmenter)
+            verdict = _verdict(stack, folder, result, segmenter)
+        _note(verdict, folder, segmenter)
+        yield verdict
 
 
-def _verdict(stack: Path, result: SegmentedStack, segmenter: Segmenter) -> Verdict:
+def _note(verdict: Verdict, folder: Path, segmenter: Segmenter) -> None:
+    """Leave word of a failure for whoever assembles; nothing of what is settled."""
+    shard, name = segmenter.options.shard, stack_name(verdict.stack)
+    if shard is not None and not verdict.ok:
+        note_failure(folder, name, shard, verdict.reason)
+    elif shard is not None:
+        forget_failures(folder, name, shard if verdict.part else None)
+    elif segmenter.options.assemble:
+        forget_failures(folder, name)
+
+
+def _verdict(stack: Path, folder: Path, result: SegmentedStack, segmenter: Segmenter) -> Verdict:
     shard = "shard {}/{}".format(*segmenter.options.shard or (1, 1))
     if result.left_to_another:
         return Verdict(stack, part=f"{shard} is done, another one writes the results")
     if not result.missing:
         return Verdict(stack, result.labels, result.report, skipped=result.skipped, warnings=result.warnings)
     if segmenter.options.assemble:
-        reason = f"{result.missing} pieces are missing: run the shards that did not finish again"
+        told = noted_failures(folder, stack_name(stack))
+        reason = f"{result.missing} pieces are missing: {told + '; ' if told else ''}run the shards that did not "
+        reason += "finish again"
         return Verdict(stack, reason=reason)
     return Verdict(stack, part=f"{shard} is done, {result.missing} pieces are missing")

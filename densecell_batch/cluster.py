@@ -1,7 +1,8 @@
 """Job scripts for Slurm: one stack, or many, divided among the tasks of an array.
 
 Slurm is the engine. Each task is `segment --shard I/N`, which can be killed at any moment and run again; the task that
-comes last makes the outputs, and a small job after the array says whether all is there.
+comes last makes the outputs. A second, small array after the first has a task for each stack, which says whether all of
+that stack is there: a stack that failed is one task that failed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from densecell_batch.errors import ClusterError, OptionError
 __all__ = ["ArrayJob", "Scripts", "submit", "write_scripts"]
 
 _WARNING = 120  # seconds before its time limit at which a task is told to stop
+_VERDICTS = 100  # tasks of the second array: clusters limit how many an array, and a user, may have
 _RESTARTS = 100  # times that a task puts itself back into the queue
 
 
@@ -102,16 +104,17 @@ def write_scripts(job: ArrayJob) -> Scripts:
 def array_script(job: ArrayJob, path: Path) -> str:
     """The script of the array.
 
-    A task that is told to stop, by preemption or before its time limit, exits with 75 and goes back into the queue.
+    Slurm sends USR1 when the time is nearly up: the task keeps what it has and goes back into the queue. TERM means
+    that somebody (scancel) or something wants it to end: it ends. If that was preemption, Slurm itself puts it back.
     """
-    folder = job.out.absolute() / "slurm"
+    folder, stacks = job.out.absolute() / "slurm", shlex.join(str(stack.absolute()) for stack in job.stacks)
     directives = [
         f"--job-name={job.name}",
         f"--array=1-{job.tasks}",
         f"--output={_log_path(folder, '%A_%a.log')}",
         "--open-mode=append",
         "--requeue",
-        f"--signal=B:TERM@{_WARNING}",
+        f"--signal=B:USR1@{_warning(job.time)}",
         *([f"--gres=gpu:{job.gpus}"] if job.gpus else []),
         *([f"--cpus-per-task={job.cpus}"] if job.cpus else []),
         *([f"--mem={job.memory}"] if job.memory else []),
@@ -123,33 +126,47 @@ def array_script(job: ArrayJob, path: Path) -> str:
 {_directives(directives)}
 # Each task makes its pieces; the last one to be ready writes the outputs.
 # To run failed tasks again, alone:  sbatch --array=3,7 {shlex.quote(str(path))}
-{_command(job)} --shard "$SLURM_ARRAY_TASK_ID/{job.tasks}" &
-child=$!
-trap 'kill -TERM "$child" 2>/dev/null' TERM
+{_command(job, stacks)} --shard "$SLURM_ARRAY_TASK_ID/{job.tasks}" --array-task &
+child=$! again=
+trap 'again=yes; kill -TERM "$child" 2>/dev/null' USR1  # the time is nearly up: go on later
+trap 'again=; kill -TERM "$child" 2>/dev/null' TERM     # scancel: end, and stay ended
 wait "$child"; code=$?
 while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
-if [ "$code" -eq 75 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_RESTARTS} ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+if [ "$code" -eq 75 ] && [ "$again" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {_RESTARTS} ]; then
+    # Not $SLURM_JOB_ID, which for one of the tasks is the number of the whole array.
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"
 fi
 exit "$code"
 """
 
 
 def assemble_script(job: ArrayJob) -> str:
-    """The script of the job after the array; it fails, with what is missing, if a task did."""
+    """The script of the array after the first one: a task for each stack, which fails, with the reason, if it did.
+
+    Of more stacks than an array may have tasks, each task has several.
+    """
+    per_task = -(-len(job.stacks) // _VERDICTS)
     directives = [
         f"--job-name={job.name}-assemble",
-        f"--output={_log_path(job.out.absolute() / 'slurm', 'assemble_%j.log')}",
+        f"--array=1-{-(-len(job.stacks) // per_task)}",
+        f"--output={_log_path(job.out.absolute() / 'slurm', 'assemble_%A_%a.log')}",
         *([f"--mem={job.memory}"] if job.memory else []),
         *([f"--time={job.time}"] if job.time else []),
         *([f"--partition={job.partition}"] if job.partition else []),
         *job.sbatch_options(),
     ]
-    return f"#!/bin/bash\n{_directives(directives)}\nexec {_command(job)} --assemble\n"
+    stacks = shlex.join(str(stack.absolute()) for stack in job.stacks)
+    mine = f'"${{stacks[@]:(SLURM_ARRAY_TASK_ID - 1) * {per_task}:{per_task}}}"'
+    return f"""#!/bin/bash
+{_directives(directives)}
+# Each task says of its stack whether all is there, and fails if not.
+stacks=({stacks})
+exec {_command(job, mine)} --assemble
+"""
 
 
 def submit(scripts: Scripts) -> tuple[str, str]:
-    """Submit the array and the job after it; their job numbers.
+    """Submit the array and the one after it; their job numbers.
 
     Raises
     ------
@@ -157,7 +174,10 @@ def submit(scripts: Scripts) -> tuple[str, str]:
         If there is no Slurm here, or it refuses.
     """
     array = _sbatch(scripts.array)
-    return array, _sbatch(scripts.assemble, f"--dependency=afterany:{array}")
+    try:
+        return array, _sbatch(scripts.assemble, f"--dependency=afterany:{array}")
+    except ClusterError as error:
+        raise ClusterError(f"{error}; the array {array} is submitted, and works without it") from error
 
 
 def _sbatch(script: Path, *options: str) -> str:
@@ -177,6 +197,19 @@ def _sbatch(script: Path, *options: str) -> str:
     return done.stdout.strip().split(";")[0]
 
 
+def _warning(limit: str | None) -> int:
+    """Seconds before a time limit at which Slurm is to say so; less than usual for a short one, which would be all of
+    it: such a task would be told to stop when it starts, again and again.
+    """
+    if limit is None:
+        return _WARNING
+    days, dash, clock = limit.rpartition("-")
+    fields = [int(field) for field in clock.split(":")]
+    units = (3600, 60, 1) if dash or len(fields) > 2 else (60, 1)  # "90" are minutes, but "1-2" a day and two hours
+    seconds = int(days or 0) * 86400 + sum(a * b for a, b in zip(fields, units, strict=False))
+    return min(_WARNING, seconds // 4) or _WARNING  # 0 is no limit at all
+
+
 def _directives(options: Sequence[str]) -> str:
     return "\n".join(f"#SBATCH {option}" for option in options)
 
@@ -187,19 +220,18 @@ def _log_path(folder: Path, name: str) -> str:
     return f'"{text}/{name}"'
 
 
-def _command(job: ArrayJob) -> str:
-    """`densecell-batch segment ...`, for bash."""
+def _command(job: ArrayJob, stacks: str) -> str:
+    """`densecell-batch segment ...`, for bash; `stacks` is what bash makes them of."""
     out = job.out.absolute()
-    stacks = [stack.absolute() for stack in job.stacks]
     if job.image is None:
-        start = [sys.executable, "-m", "densecell_batch"]
+        start = [sys.executable, "-P", "-m", "densecell_batch"]  # -P: no code out of the folder that a task runs in
     else:
-        seen = {p.parent for stack in stacks for p in (stack, stack.resolve())}
+        seen = {p.parent for stack in job.stacks for p in (stack.absolute(), stack.resolve())}
         seen |= {p if p.is_dir() else p.parent for file in job.files for p in (file.absolute(), file.resolve())}
         folders = sorted({str(out), *map(str, seen)})
         binds = [word for folder in folders for word in _bind(folder)]
         start = ["apptainer", "run", *(["--nv"] if job.gpus else []), *binds, str(job.image.absolute())]
-    return shlex.join([*start, "segment", *map(str, stacks), "-o", str(out), *job.segment])
+    return f"{shlex.join([*start, 'segment'])} {stacks} {shlex.join(['-o', str(out), *job.segment])}"
 
 
 def _bind(folder: str) -> tuple[str, str]:

@@ -156,7 +156,7 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
 def _wait(folder: Path, task: MacroTask, output: Any) -> int:
     """Run the worker to its end; its exit code. However this is left, it and what it started are gone."""
     worker = subprocess.Popen(
-        [sys.executable, "-m", "densecell_batch.macro_worker", str(folder), str(os.getpid())],
+        [sys.executable, "-P", "-m", "densecell_batch.macro_worker", str(folder), str(os.getpid())],
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if output is None else output,
         stderr=None if output is None else output,

@@ -28,6 +28,7 @@ from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask
 from densecell_batch.macro_watch import run_macro, tables
 from densecell_batch.stack_writer import StackWriter
+from densecell_batch.streams import secure
 from densecell_batch.volume import StackInfo, VoxelSize
 
 __all__ = ["main", "screen"]
@@ -37,6 +38,7 @@ _SCREEN_START = 20.0  # seconds
 
 def main() -> None:
     """Do the task in a folder and leave the outcome there. The process ends here: a macro may still run in it."""
+    secure()
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from densecell_batch.atomic import explained, need_space, place, temporary_name
+from densecell_batch.atomic import explained, need_space, place, sync_open, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.io.formats.own import mark
 from densecell_batch.volume import VoxelSize
@@ -169,7 +169,7 @@ class StackWriter:
         if self._missing:
             raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
         with explained(self.path):
-            os.fsync(self._descriptor)
+            sync_open(self._descriptor)
             size = os.fstat(self._descriptor).st_size
             self._close()
             with self._temporary.open("rb") as stream:

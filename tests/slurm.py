@@ -1,4 +1,7 @@
-"""A real Slurm of one node in a private folder."""
+"""A real Slurm of one node in a private folder, whose jobs in the partition `urgent` preempt those in `debug`.
+
+What is requeued waits for as long as credentials last (`cred_expire`), 120 s if nothing else is said.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -47,7 +50,10 @@ AccountingStorageType=accounting_storage/none
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 KillWait=30
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000
-PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -110,6 +116,13 @@ def _wait_for(environment: dict[str, str], command: list[str], states: set[str],
         time.sleep(0.3)
     logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
     raise TimeoutError(f"{' '.join(command)} says {said!r}\n{logs}")
+
+
+def states_of(environment: dict[str, str], job: str) -> dict[str, str]:
+    """The state of each task of an array, also of those that ended a short while ago: task -> state."""
+    command = ["squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%K %T"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return dict(sorted(line.split() for line in done.stdout.splitlines()))
 
 
 def wait_for_jobs(environment: dict[str, str], seconds: float = 300) -> None:

@@ -17,6 +17,7 @@ import tifffile
 from densecell_batch import pipeline
 from densecell_batch.cli import cli
 from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.cli.segment import ProgressBar
 from densecell_batch.io.reading import open_stack
 
 SHAPE = (6, 64, 56)
@@ -342,6 +343,46 @@ def test_quiet_and_verbose(flag, said, where, stack, bundle, tmp_path):
     done = densecell(flag, *words) if where == "before" else densecell(*words, flag)
     assert done.returncode == 0
     assert bool(done.stderr) is said
+
+
+# Rate and time left
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the progress bar says where there is no terminal, and its clock."""
+    lines, clock = [], [0.0]
+    monkeypatch.setattr("densecell_batch.cli.segment.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("densecell_batch.cli.segment._log.info", lambda text, *values: lines.append(text % values))
+    return lines, clock
+
+
+def test_what_was_there_before_does_not_count_for_the_rate(said):
+    lines, clock = said
+    with ProgressBar() as bar:
+        for clock[0], done in ((0, 9000), (10, 9400), (20, 9800), (25, 10000)):
+            bar("segmenting", done, 10000)
+    assert lines == ["segmenting: 100 %, 40 voxels/s, 0 min 0 s left"]
+
+
+def test_the_rate_of_another_attempt_begins_anew(said):
+    lines, clock = said
+    with ProgressBar() as bar:
+        for clock[0], done in ((0, 0), (1, 5000), (100, 4000), (110, 6000)):
+            bar("segmenting", done, 10000)
+    assert lines == [
+        "segmenting: 50 %, 5e+03 voxels/s, 0 min 1 s left",
+        "segmenting: 60 %, 200 voxels/s, 0 min 20 s left",
+    ]
+
+
+def test_nor_for_that_of_the_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with ProgressBar() as bar:
+        bar("segmenting", 9000, 10000)
+        assert (bar._bar.initial, bar._bar.n) == (9000, 9000)
+        bar("segmenting", 9400, 10000)
+        assert (bar._bar.initial, bar._bar.n) == (9000, 9400)
 
 
 # Stopped and killed

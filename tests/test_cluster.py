@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 from imagej import MISSING_PYTHON
-from slurm import MISSING, slurm, wait_for_jobs
+from slurm import MISSING, slurm, states_of, wait_for_jobs
 
 from densecell_batch.cli.demo import SAMPLE
 from densecell_batch.cluster import ArrayJob, array_script, assemble_script, write_scripts
@@ -40,7 +40,7 @@ def test_script_is_bash_that_parses_whatever_the_paths(tmp_path):
     ).stdout.splitlines()  # fmt: skip
     assert echoed[:3] == ["apptainer", "run", "--nv"]
     assert echoed[echoed.index("segment") + 1] == str(nasty / "a b.tif")
-    assert echoed[-2:] == ["--shard", "3/4"]
+    assert echoed[-3:] == ["--shard", "3/4", "--array-task"]
     assert not (tmp_path / "hacked").exists()
     assert "#SBATCH --gres=gpu:2\n" in text
     assert "#SBATCH --time=1-0:00:00\n" in text
@@ -53,6 +53,40 @@ def test_scripts_hold_what_was_asked():
         assert f"#SBATCH {line}\n" in text
     assert "--assemble" not in text
     assert "--shard" not in assemble_script(job())
+
+
+def test_code_never_comes_out_of_the_folder_that_a_task_runs_in():
+    for text in (array_script(job(), Path("x.sbatch")), assemble_script(job())):
+        assert f"{sys.executable} -P -m densecell_batch segment" in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [(None, 120), ("4:00:00", 120), ("8", 120), ("8:00", 120), ("4", 60), ("2:00", 30), ("0-0:2", 30), ("0:1:0", 15),
+     ("1-0", 120), ("0", 120)],
+)  # fmt: skip
+def test_how_long_before_its_time_limit_a_task_is_told_to_stop(limit, seconds):
+    """Not as soon as it starts, however short the limit is."""
+    assert f"#SBATCH --signal=B:USR1@{seconds}\n" in array_script(job(time=limit), Path("x.sbatch"))
+
+
+@pytest.mark.parametrize(("n", "tasks", "last"), [(3, 3, 1), (100, 100, 1), (101, 51, 1), (1000, 100, 10)])
+def test_each_stack_has_its_verdict_in_one_task(n, tasks, last):
+    stacks = [Path(f"/data/{i} $(x).tif") for i in range(n)]
+    text = assemble_script(job(stacks=stacks))
+    assert f"#SBATCH --array=1-{tasks}\n" in text
+    body, _, command = text.partition("exec ")
+    seen = []
+    for task in {1, 2, tasks}:
+        done = subprocess.run(
+            ["bash", "-c", f"{body}\nprintf '%s\\n' {command}"],
+            capture_output=True, text=True, check=True, env={"SLURM_ARRAY_TASK_ID": str(task)},
+        )  # fmt: skip
+        words = done.stdout.splitlines()
+        seen.append(words[words.index("segment") + 1 : words.index("-o")])
+        assert words[-1] == "--assemble"
+    assert seen[0][0] == str(stacks[0])
+    assert seen[-1] == [str(stack) for stack in stacks[-last:]]
 
 
 def test_what_an_image_has_to_see(tmp_path):
@@ -129,13 +163,15 @@ def options(data):
 
 
 def test_options_of_segment_are_passed_on(stack, options, tmp_path):
-    done = densecell("slurm", stack, "-o", tmp_path, "--array", 3, "--dry-run", *options, "--instances", "cell body")
+    done = densecell(
+        "slurm", stack, "-o", tmp_path, "--array", 3, "--dry-run", *options, "--instances", "glia and extracellular"
+    )
     assert done.returncode == 0, done.stderr
     for part in (
         "--tile 5,64,64",
         "--precision float32",
         "--no-preview",
-        "--instances 'cell body'",
+        "--instances 'glia and extracellular'",
         "fly-vnc-small.zip",
     ):
         assert part in done.stdout
@@ -162,6 +198,10 @@ def test_macros_are_named_in_full(stack, tmp_path, monkeypatch):
         (["--time", "soon"], 2, "'soon'"),
         (["--image", "none.sif"], 2, "none.sif: no such image"),
         (["--overwrite"], 2, "No such option"),
+        (["--model", "nosuch"], 3, "no model 'nosuch'"),
+        (["--instances", "nosuch"], 2, "the model has no class 'nosuch'"),
+        (["--min-volume", "1"], 2, "say of which class"),
+        (["--post-macro", "none.ijm"], 2, "none.ijm: the macro cannot be read"),
     ],
 )
 def test_bad_options(words, code, message, stack, tmp_path):
@@ -170,6 +210,23 @@ def test_bad_options(words, code, message, stack, tmp_path):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_may_be_that_of_the_image(stack, tmp_path):
+    (tmp_path / "d.sif").touch()
+    done = densecell("slurm", stack, "-o", tmp_path, "--array", 3, "--image", tmp_path / "d.sif", "--model", "theirs")
+    assert done.returncode == 0, done.stderr
+    assert "whether the image has a model theirs is seen when the tasks run" in done.stderr
+    assert "--model theirs" in (tmp_path / "slurm/densecell.sbatch").read_text()
+
+
+def test_results_are_no_stacks_of_the_next_array(stack, tmp_path):
+    cells = tmp_path / "cells.tif"
+    cells.write_bytes(stack.read_bytes())
+    done = densecell("slurm", cells, cells.with_suffix(".tiff"), "-o", tmp_path, "--array", 3)
+    assert done.returncode == 2
+    assert "would both be written to" in done.stderr
+    assert not (tmp_path / "slurm").exists()
 
 
 def test_no_slurm_here(stack, tmp_path):
@@ -248,18 +305,76 @@ def test_macros_of_the_user_in_an_array(cluster, stack, options, tmp_path, monke
     assert (out / "cells é_macro_results.csv").read_text() == "n\n30\n"
 
 
-@pytest.mark.slow
-def test_a_killed_task_is_requeued_and_goes_on(cluster, stack, options, expected, tmp_path):
-    """SIGTERM, as before a time limit: exit code 75, back into the queue, the rest is done."""
-    number = submitted(cluster, stack, tmp_path, options, "--array", 2)
+def piece_of(out, cluster):
+    """Wait until there is a piece."""
     until = time.monotonic() + 120
-    while not list(tmp_path.glob(".*.parts-*/piece-*.npz")):
-        assert time.monotonic() < until, logs(tmp_path)
+    while not list(out.glob(".*.parts-*/piece-*.npz")):
+        assert time.monotonic() < until, logs(out)
         time.sleep(0.1)
-    subprocess.run(["scancel", "--signal=TERM", "--batch", f"{number}_1"], env=cluster, check=True)
+
+
+def starts(out, number, task):
+    """How many times a task began."""
+    return logs(out).get(f"{number}_{task}.log", "").count("stack 1 of 1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [1, 2])
+def test_when_the_time_is_nearly_up_just_that_task_is_requeued(task, cluster, stack, options, expected, tmp_path):
+    """USR1, as Slurm sends it before the time limit; also to the last task, which bears the number of the array."""
+    number = submitted(cluster, stack, tmp_path, options, "--array", 2)
+    piece_of(tmp_path, cluster)
+    subprocess.run(["scancel", "--signal=USR1", "--batch", f"{number}_{task}"], env=cluster, check=True)
     wait_for_jobs(cluster)
     assert whole(tmp_path, expected)
-    assert "stopped by SIGTERM" in logs(tmp_path)[f"{number}_1.log"], logs(tmp_path)
+    assert "stopped by SIGTERM" in logs(tmp_path)[f"{number}_{task}.log"], logs(tmp_path)
+    assert (starts(tmp_path, number, task), starts(tmp_path, number, 3 - task)) == (2, 1)
+    assert states_of(cluster, number) == {"1": "COMPLETED", "2": "COMPLETED"}
+
+
+@pytest.mark.slow
+def test_an_array_that_is_cancelled_stays_cancelled(cluster, stack, options, tmp_path):
+    number = submitted(cluster, stack, tmp_path, options, "--array", 2)
+    piece_of(tmp_path, cluster)
+    subprocess.run(["scancel", number], env=cluster, check=True)
+    wait_for_jobs(cluster)
+    time.sleep(8)  # longer than what is requeued waits
+    assert states_of(cluster, number) == {"1": "CANCELLED", "2": "CANCELLED"}
+    assert not list(tmp_path.glob("*.tif"))
+    assert max(starts(tmp_path, number, task) for task in (1, 2)) == 1
+    assert "Traceback" not in "".join(logs(tmp_path).values())
+
+
+@pytest.mark.slow
+def test_slurm_itself_requeues_what_it_preempts(cluster, stack, options, expected, tmp_path):
+    number = submitted(cluster, stack, tmp_path, options, "--array", 2, "--partition", "debug")
+    piece_of(tmp_path, cluster)
+    words = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "true"]
+    subprocess.run(words, env=cluster, check=True, capture_output=True)
+    wait_for_jobs(cluster)
+    assert whole(tmp_path, expected)
+    assert "DUE TO PREEMPTION" in "".join(logs(tmp_path).values()), logs(tmp_path)
+    assert states_of(cluster, number) == {"1": "COMPLETED", "2": "COMPLETED"}
+
+
+@pytest.mark.slow
+def test_one_bad_stack_of_three_is_one_task_that_failed(cluster, stack, options, tmp_path):
+    """The tasks that did their part are well, and so are the verdicts of the other two stacks."""
+    stacks = [tmp_path / name for name in ("a.tif", "b.tif", "c.tif")]
+    for path in stacks:
+        path.write_bytes(stack.read_bytes() if path.name != "b.tif" else b"no stack")
+    done = densecell("slurm", *stacks, "-o", tmp_path / "out", "--submit", "--array", 2, *options, env=cluster)
+    assert done.returncode == 0, done.stderr
+    array, verdicts = (line.split("\t")[0] for line in done.stdout.splitlines())
+    wait_for_jobs(cluster)
+    said = logs(tmp_path / "out")
+    assert states_of(cluster, array) == {"1": "COMPLETED", "2": "COMPLETED"}, said
+    assert states_of(cluster, verdicts) == {"1": "COMPLETED", "2": "FAILED", "3": "COMPLETED"}, said
+    assert "DENSECELL\tfailed" in said[f"assemble_{verdicts}_2.log"]
+    assert "b.tif: not a TIFF file" in said[f"assemble_{verdicts}_2.log"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "slurm", *(f"{name}_{what}" for name in "ac" for what in ("labels.tif", "report.json"))
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -14,9 +14,9 @@ PACKAGE = Path(densecell_batch.__file__).parent
 
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
-    {"errors", "quiet"},
+    {"errors", "quiet", "streams"},
     {"volume", "tiling", "atomic", "identity", "imagej_place", "opening"},
-    {"claim"},
+    {"claim", "shard_notes"},
     {"architecture", "archive"},
     {"io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},

@@ -16,6 +16,7 @@ from densecell_batch import __version__
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.signals import leave_on_signals
 from densecell_batch.errors import DensecellError, OutputError, Stopped
+from densecell_batch.streams import secure
 
 __all__ = ["cli", "main"]
 
@@ -83,6 +84,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of `densecell-batch`."""
+    stdout = secure()
     leave_on_signals()  # before the slow imports of a verb
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
@@ -90,20 +92,26 @@ def main() -> None:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
     try:
-        cli.main(prog_name="densecell-batch", standalone_mode=False)
+        code = cli.main(prog_name="densecell-batch", standalone_mode=False)
+    except SystemExit as done:
+        code = done.code
     except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        code = done.exit_code
     except click.Abort:
         _leave(Stopped.exit_code)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except Stopped as error:
         click.echo(f"densecell-batch: {error}", err=True)
         _leave(error.exit_code)
     except DensecellError as error:
         click.echo(f"densecell-batch: error: {error}", err=True)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    if stdout is not None and (unwritten := stdout.unwritten()):
+        click.echo(f"densecell-batch: error: stdout cannot be written: {unwritten}; nothing else is", err=True)
+        code = code or OutputError.exit_code
+    sys.exit(code)
 
 
 def _leave(code: int) -> None:

@@ -14,7 +14,7 @@ import click
 
 from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE, verbosity
 from densecell_batch.cli.signals import stop_on_signals
-from densecell_batch.errors import DensecellError, OptionError
+from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, StackError
 
 if TYPE_CHECKING:
     from densecell_batch.hooks import MacroHooks
@@ -87,6 +87,7 @@ _log = logging.getLogger(__name__)
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
 @click.option("--workers", default="1", metavar="N|auto", help="Processes to share the work; auto: one for each GPU.")
 @click.option("--shard", type=SHARD, help="Compute only part I of N; whoever is last writes the results.")
+@click.option("--array-task", is_flag=True, hidden=True)  # with --shard: another job tells of stacks that fail for all
 @click.option("--assemble", is_flag=True, help="Compute nothing: write the results of the parts that are there.")
 @click.option("--no-preview", is_flag=True, help="Write no preview picture.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done: tiles, memory, time.")
@@ -102,9 +103,20 @@ def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_pr
 
 
 def run_segment(
-    patterns: tuple[str, ...], out: Path, model: str, *, dry_run: bool = False, workers: str = "1", **flags: Any
+    patterns: tuple[str, ...],
+    out: Path,
+    model: str,
+    *,
+    dry_run: bool = False,
+    workers: str = "1",
+    array_task: bool = False,
+    **flags: Any,
 ) -> int:
-    """Segment what the patterns name; the exit code (0 all done, 1 some failed)."""
+    """Segment what the patterns name; the exit code (0 all done, 1 some failed).
+
+    For the task of an array, only failures of its own count: that a stack itself is at fault all tasks find, and it is
+    told once, by the job after the array.
+    """
     from densecell_batch.batch import segment_batch, without_outputs
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
     from densecell_batch.device import available_memory
@@ -139,7 +151,7 @@ def run_segment(
     if dry_run:
         return _dry_run(found, out, segmenter)
     stop_on_signals()
-    failed = 0
+    failed = settled = 0  # of those, how many another job tells of
     with ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):
             bar.close()
@@ -148,9 +160,10 @@ def run_segment(
             for line in verdict.lines():
                 click.echo(line)
             failed += not verdict.ok
+            settled += array_task and isinstance(verdict.error, StackError | OptionError | MacroError | OccupiedError)
     if len(found) > 1:
         _log.info("%d of %d stacks done", len(found) - failed, len(found))
-    return 1 if failed else 0
+    return 1 if failed > settled else 0
 
 
 def take_hooks(flags: dict[str, Any]) -> MacroHooks:
@@ -206,7 +219,8 @@ class ProgressBar:
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._what, self._tenth, self._since = "", -1, 0.0
+        self._what, self._since = "", 0.0
+        self._first, self._last, self._tenth = 0, 0, 0  # what was there when it began, was last said, was last shown
 
     def __enter__(self) -> Self:
         return self
@@ -215,24 +229,28 @@ class ProgressBar:
         self.close()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if what != self._what:
+        if what != self._what or done < self._last:
             self.close()
-            self._what, self._tenth, self._since = what, 0, time.monotonic()
+            self._what, self._since = what, time.monotonic()
+            self._first, self._tenth = done, 10 * done // total
+        self._last = done
         if sys.stderr.isatty():
             self._draw(what, done, total)
         elif what == "segmenting" and done and 10 * done // total > self._tenth:
             self._tenth = 10 * done // total
             seconds = max(time.monotonic() - self._since, 1e-9)
-            left = seconds * (total - done) / done
-            _log.info("%s: %d %%, %.3g voxels/s, %s left", what, 100 * done // total, done / seconds, _duration(left))
+            rate = (done - self._first) / seconds  # what an earlier run made was not computed now
+            left = _duration((total - done) / rate)
+            _log.info("%s: %d %%, %.3g voxels/s, %s left", what, 100 * done // total, rate, left)
 
     def _draw(self, what: str, done: int, total: int) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(
-                total=total, desc=what, unit="voxel" if what == "segmenting" else "slice", unit_scale=True, leave=False
-            )
+                total=total, initial=done, desc=what, unit="voxel" if what == "segmenting" else "slice",
+                unit_scale=True, leave=False,
+            )  # fmt: skip
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

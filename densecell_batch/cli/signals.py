@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from densecell_batch.errors import Stopped
@@ -32,9 +33,12 @@ def _words(number: int) -> str:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, f"densecell-batch: {_words(number)}\n".encode())
+    with suppress(OSError):  # a full disk
+        os.write(2, f"densecell-batch: {_words(number)}\n".encode())
     os._exit(Stopped.exit_code)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm sends more than one; what follows tidies up, once
+    signal.signal(signal.SIGINT, _leave)
     raise Stopped(_words(number))

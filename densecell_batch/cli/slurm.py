@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from densecell_batch.errors import OptionError
 
 __all__ = ["slurm"]
 
+_log = logging.getLogger(__name__)
+
 # What the scripts decide themselves, and what would make the tasks undo each other's work.
-_NOT_FOR_TASKS = {"stacks", "out", "shard", "assemble", "overwrite", "dry_run", "workers"}
+_NOT_FOR_TASKS = {"stacks", "out", "shard", "array_task", "assemble", "overwrite", "dry_run", "workers"}
 
 _PATHS = {"model", "pre_macro", "post_macro", "imagej"}  # where they are files; tasks run in another folder
 
@@ -64,16 +67,17 @@ def slurm(
 ) -> None:
     """Write the job array that segments stacks on a Slurm cluster, and submit it with --submit.
 
-    Each task makes its part of the pieces of every stack; the last one writes the results, and a job after the array
-    says whether all is there. Tasks that are preempted, or stopped by their time limit, go on later. The options of
-    `segment` can be given, too.
+    Each task makes its part of the pieces of every stack; the last one writes the results. A second array after it has
+    a task for each stack, which says whether all is there. Tasks that are preempted, or stopped by their time limit, go
+    on later. The options of `segment` can be given, too.
     """
+    from densecell_batch.batch import without_outputs
     from densecell_batch.cluster import ArrayJob, array_script, submit, write_scripts
     from densecell_batch.io.discovery import find_stacks
 
     words = _words(ctx, flags)
-    segment.make_context("segment", [*stacks, "-o", str(out), *words])  # complains of bad values
-    found = find_stacks(stacks)
+    asked = segment.make_context("segment", [*stacks, "-o", str(out), *words]).params  # complains of bad values
+    found = without_outputs(find_stacks(stacks), out)
     missing = [stack for stack in found if not stack.exists()]
     if missing:
         raise OptionError(f"{missing[0]}: no such file or folder")
@@ -81,6 +85,7 @@ def slurm(
     job = ArrayJob(found, out, segment=words, files=files, memory=ram, **flags)
     if job.image is not None and not job.image.exists():
         raise OptionError(f"{job.image}: no such image; build it, or give the path that the nodes of the cluster see")
+    _check(asked, in_image=job.image is not None)
     if dry_run:
         click.echo(array_script(job, out.absolute() / "slurm" / f"{job.name}.sbatch"), nl=False)
         return
@@ -90,6 +95,26 @@ def slurm(
         return
     array, assemble = submit(scripts)
     click.echo(f"{array}\t{scripts.array}\n{assemble}\t{scripts.assemble}")
+
+
+def _check(asked: dict[str, Any], *, in_image: bool) -> None:
+    """Complain now, once, of what all tasks would complain of hours later: no such model, class or macro.
+
+    What is no file here can be one of the image.
+    """
+    from densecell_batch.macro import Macro
+    from densecell_batch.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.weights import bundled_names, find_bundle
+
+    for path in (asked["pre_macro"], asked["post_macro"]):
+        if path is not None and (path.exists() or not in_image):
+            Macro.read(path)
+    if in_image and not Path(asked["model"]).exists():
+        if asked["model"] not in bundled_names():
+            _log.info("whether the image has a model %s is seen when the tasks run", asked["model"])
+        return
+    options = SegmentOptions.__dataclass_fields__
+    Segmenter(find_bundle(asked["model"]), SegmentOptions(**{k: v for k, v in asked.items() if k in options}))
 
 
 def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:

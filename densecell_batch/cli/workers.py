@@ -62,7 +62,7 @@ def run_workers(n: int) -> dict[str, str]:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "densecell_batch", *sys.argv[1:]],
+                    [sys.executable, "-P", "-m", "densecell_batch", *sys.argv[1:]],
                     env=environment,
                     stdout=subprocess.PIPE,
                     text=True,

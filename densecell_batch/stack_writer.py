@@ -178,6 +178,7 @@ class _Look:
 
 def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
+    shape += (1,) * (len(options["metadata"]["axes"]) - len(shape))
     with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
         # Above 4 GB an ImageJ file has one page for all planes; that is no truncation for ImageJ, nor for `open_stack`.
         warnings.filterwarnings("ignore", "(?s).*truncating ImageJ file")
@@ -192,7 +193,9 @@ def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: 
 def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
     """Options of tifffile for a file that plain ImageJ opens with calibration, colours, display range and names."""
     display_range = look.display_range
-    metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    # One column is written as such only where there is a further axis: else each slice would become a row.
+    axes = ("ZCYX" if len(shape) == 4 else "ZYX") + "S" * (shape[-1] == 1)
+    metadata: dict[str, Any] = {"axes": axes}
     options: dict[str, Any] = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
     if look.voxel_size is not None:
         # ImageJ reads "um" as micrometres; a literal µ does not survive the header.

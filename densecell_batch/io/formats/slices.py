@@ -109,7 +109,7 @@ def _of_series(
                 "one volume of slices: open it in Fiji and save the slices to segment as a TIFF of their own"
             )
         return _all_pages(tiff, pages, path, note, stored=stored)
-    if (column := _one_column(tiff, series, pages)) is not None:
+    if (column := _one_column(tiff, series, shape, pages)) is not None:
         return Slices(column, dtype, lambda z: series.keyframe, pages[0].start, folded=True)
     if tiff.is_imagej and (described := (tiff.imagej_metadata or {}).get("images", length)) > length:
         raise StackError(f"{path}: truncated: the header says {described} slices, {length} are there; copy it again")
@@ -162,22 +162,22 @@ def _without_last(shape: Sequence[int], path: Path) -> tuple[str, Sequence[int]]
     """Axes of an array whose last axis has length 1 and no name: (z, y, x, 1) is clear, three axes are not."""
     if len(shape) == 3:
         raise StackError(
-            f"{path}: it is {' x '.join(map(str, shape))}, which may be slices of one column, or one slice with an axis "
-            "too many; save it without that axis, or with the names of the axes (in Python: tifffile.imwrite(..., "
+            f"{path}: it is {' x '.join(map(str, shape))}, which may be slices of one column, or one slice with an "
+            "axis too many; save it without that axis, or with the names of the axes (in Python: tifffile.imwrite(..., "
             "metadata={'axes': 'ZYX'}))"
         )
     return "Q" * (len(shape) - 3) + "YX", shape[:-1]
 
 
 def _one_column(
-    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, pages: Sequence[TiffDirectory]
+    tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, shape: Sequence[int], pages: Sequence[TiffDirectory]
 ) -> tuple[int, int, int] | None:
     """Shape of a volume that is one column wide, which tifffile writes as one page, each slice a row of it."""
     page, column = pages[0], (pages[0].length, pages[0].width, 1)
     if len(pages) > 1 or page.length == 1:
         return None
     if series.kind == "imagej" or not tiff.is_imagej:
-        return column if tuple(series.get_shape(squeeze=False)) == column else None
+        return column if tuple(shape[-3:]) == column else None
     described, ends = tiff.imagej_metadata or {}, page.end == tiff.filehandle.size  # that is no stack cut off
     return column if ends and described.get("images") == described.get("slices") == page.length else None
 

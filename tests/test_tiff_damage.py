@@ -1,6 +1,7 @@
 """Which files are damaged and which are only odd: the chain of pages and the place of the pixels decide."""
 
 import logging
+import os
 import struct
 import tempfile
 
@@ -188,8 +189,6 @@ def test_tifffile_may_speak_elsewhere_only_if_asked(caplog):
 
 def test_a_reading_of_more_than_one_call_can_give(monkeypatch):
     """Linux gives 2,147,479,552 bytes at once, other systems less; here a pipe's worth stands for it."""
-    import os
-
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: real(descriptor, min(size, 1000), offset))
     with tempfile.TemporaryFile() as stream:

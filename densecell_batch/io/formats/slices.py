@@ -158,7 +158,7 @@ def _volume_length(axes: str, shape: Sequence[int], path: Path) -> int:
     return int(others[0][1]) if others else 1
 
 
-def _without_last(shape: Sequence[int], path: Path) -> tuple[str, Sequence[int]]:
+def _without_last(shape: tuple[int, ...], path: Path) -> tuple[str, tuple[int, ...]]:
     """Axes of an array whose last axis has length 1 and no name: (z, y, x, 1) is clear, three axes are not."""
     if len(shape) == 3:
         raise StackError(
@@ -174,12 +174,12 @@ def _one_column(
 ) -> tuple[int, int, int] | None:
     """Shape of a volume that is one column wide, which tifffile writes as one page, each slice a row of it."""
     page, column = pages[0], (pages[0].length, pages[0].width, 1)
-    if len(pages) > 1 or page.length == 1:
+    if len(pages) > 1:
         return None
     if series.kind == "imagej" or not tiff.is_imagej:
         return column if tuple(shape[-3:]) == column else None
     described, ends = tiff.imagej_metadata or {}, page.end == tiff.filehandle.size  # that is no stack cut off
-    return column if ends and described.get("images") == described.get("slices") == page.length else None
+    return column if ends and described.get("images") == described.get("slices") == page.length > 1 else None
 
 
 # What the metadata say, and whether it is of these pages
@@ -201,10 +201,13 @@ def _misfit(
 
 
 def _not_of_these(tiff: tifffile.TiffFile, pages: Sequence[TiffDirectory]) -> str:
-    said = _ome_sizes(tiff)
+    """What to tell of OME-XML that tifffile makes nothing of; empty if its sizes are those of the pages after all."""
+    said, here = _ome_sizes(tiff), (len(pages), pages[0].length, pages[0].width)
+    if tuple(said.get(axis) for axis in "ZYX") == here and not _other_axes(tiff):
+        return ""
     described = " x ".join(str(said[axis]) for axis in "ZYX" if axis in said) or "unreadable"
-    here = f"{len(pages)} x {pages[0].length} x {pages[0].width}"
-    return f"its OME-XML ({described}) does not fit its pages ({here}, z, y, x); the pages are taken as its slices"
+    found = " x ".join(map(str, here))
+    return f"its OME-XML ({described}) does not fit its pages ({found}, z, y, x); the pages are taken as its slices"
 
 
 def _other_axes(tiff: tifffile.TiffFile) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch.errors import StackError
+from densecell_batch.errors import OutputError, StackError
 from densecell_batch.io.reading import open_stack
 from densecell_batch.stack_writer import StackWriter
 
@@ -183,6 +183,13 @@ def test_what_is_not_one_stack(tmp_path, make, message):
 # One column, one row
 
 
+def writes_columns(path):
+    """Whether this tifffile does: older ones take one column for one row."""
+    tifffile.imwrite(path, VOLUME[:, :, :1], **BARE)
+    with tifffile.TiffFile(path) as tiff:
+        return tiff.pages[0].shape == (48, 1)
+
+
 @pytest.mark.parametrize("part", [np.s_[:, :, :1], np.s_[:, :1], np.s_[:, :1, :1], np.s_[:1, :, :1]], ids=str)
 @pytest.mark.parametrize(
     "options",
@@ -200,6 +207,8 @@ def test_one_column_and_one_row(tmp_path, part, options):
     volume = np.ascontiguousarray(VOLUME[part])
     if len(volume) == 1 and options.get("imagej"):
         pytest.skip("written as one row, with nothing that says otherwise")
+    if volume.shape[2] == 1 and options in (BARE, OME) and not writes_columns(tmp_path / "try.tif"):
+        pytest.skip("this tifffile writes no columns")
     tifffile.imwrite(tmp_path / "s.tif", volume, **options)
     check(tmp_path / "s.tif", volume)
 
@@ -210,6 +219,10 @@ def test_one_column_and_one_row(tmp_path, part, options):
 def test_results_of_one_column_and_one_row(tmp_path, part, file_format, colours):
     """Each slice is a page of its own shape, as viewers want it."""
     volume = np.ascontiguousarray(VOLUME[part])
+    if volume.shape[2] == 1 and not writes_columns(tmp_path / "try.tif"):
+        with pytest.raises(OutputError, match="cannot write slices of one column; update it"):
+            StackWriter(tmp_path / "s.tif", volume.shape, "uint8", file_format=file_format, colours=colours)
+        return
     with StackWriter(tmp_path / "s.tif", volume.shape, "uint8", file_format=file_format, colours=colours) as writer:
         for z, plane in enumerate(volume):
             writer.write(z, plane)

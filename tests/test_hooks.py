@@ -502,3 +502,11 @@ def test_memory_that_runs_out(stack, asked, tmp_path):
     with pytest.raises(MacroError, match=r"before é.ijm: .*[mM]emory"):
         segment_stack(stack, tmp_path / "out", asked(fill, memory=2**28))
     assert names(tmp_path / "out") == set()
+
+
+@pytest.mark.slow
+def test_a_macro_that_inverts_the_look_up_table_inverts_what_is_seen(stack, asked, tmp_path):
+    segment_stack(stack, tmp_path / "a", asked('run("Invert LUT");'))
+    segment_stack(stack, tmp_path / "b", asked('run("Invert", "stack");'))
+    a, b = (tifffile.imread(tmp_path / f"{out}/my cells_labels.tif") for out in "ab")
+    np.testing.assert_array_equal(a, b)

@@ -147,7 +147,19 @@ def changed(change, **options):
     return make
 
 
+def pages_last(cut_off):
+    """A file whose only list of tags stands at its end, as libtiff writes it, and is cut there."""
+    tags = [(256, 26), (257, 30), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 30), (279, 26 * 30)]
+    entries = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in tags)
+    whole = struct.pack("<2sHI", b"II", 42, 8 + 780) + VOLUME[0].tobytes()
+    whole += struct.pack("<H", len(tags)) + entries + bytes(4)
+    return lambda path: path.write_bytes(whole[: len(whole) - cut_off])
+
+
 DAMAGED = {
+    "the end of the only list of tags is lost": (pages_last(1), "truncated or damaged .page 1"),
+    "half of the only list of tags is lost": (pages_last(60), "truncated or damaged .page 1"),
+    "the only list of tags is lost": (pages_last(200), "truncated or damaged .page 1"),
     "the last byte is lost": (cut(1, VOLUME[0]), "truncated: .* expected at least .* for page 1"),
     "the last byte is lost, compressed": (cut(1, compression="zlib"), "truncated"),
     "half is lost": (cut(1500), "truncated"),
@@ -167,6 +179,12 @@ DAMAGED = {
     "a page that leads to itself": (changed(lambda p: set_next(p, 0, 8)), "damaged: page 1 leads back to page 1"),
     "nothing but a header": (lambda p: p.write_bytes(b"II*\0\x08\0\0\0"), "truncated or damaged"),
 }  # fmt: skip
+
+
+def test_a_list_of_tags_at_the_end(tmp_path):
+    pages_last(0)(tmp_path / "s.tif")
+    with open_stack(tmp_path / "s.tif") as stack:
+        np.testing.assert_array_equal(stack.read(0), VOLUME[0])
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -37,6 +37,7 @@ _DEFAULTS = {
 }  # fmt: skip
 _ARRAYS = (_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS, _COLOUR_TABLE)
 _WANTED = {*_DEFAULTS, *_ARRAYS}
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, the latter two with places of 8 bytes
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # of whole numbers; no other is of use here
 
 
@@ -112,7 +113,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def read_chain(descriptor: int, path: Path) -> list[TiffDirectory]:
-    """The pages of an open TIFF file, in their order.
+    """The pages of an open TIFF file, in their order; none of a file that is no TIFF.
 
     Raises
     ------
@@ -133,6 +134,8 @@ def read_chain(descriptor: int, path: Path) -> list[TiffDirectory]:
 def _tag_lists(descriptor: int, size: int, path: Path) -> Iterator[tuple[int, dict[int, tuple[int, ...]]]]:
     """Offset and tags of each page."""
     head = read_at(descriptor, 16, 0)
+    if len(head) < 8 or head[:4] not in _MAGIC:
+        return
     order = ">" if head[:2] == b"MM" else "<"
     big = head[2:4] in (b"\x2b\0", b"\0\x2b")
     count_format, entry, link = (order + "Q", struct.Struct(order + "HHQ8s"), order + "Q") if big else (

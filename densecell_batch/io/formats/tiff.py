@@ -34,6 +34,8 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 def open_tiff(path: Path, *, stored: bool = False) -> Stack:
     """Open a TIFF file; `stored` and what it raises are as for `open_stack`."""
     with explained_reading(path, "it is not a TIFF that can be read"):
+        with path.open("rb") as stream:
+            pages = read_chain(stream.fileno(), path)
         try:
             tiff = tifffile.TiffFile(path)
         except tifffile.TiffFileError as error:
@@ -43,7 +45,6 @@ def open_tiff(path: Path, *, stored: bool = False) -> Stack:
             ) from error
     try:
         with explained_reading(path, "its header cannot be read"):
-            pages = read_chain(tiff.filehandle.fileno(), path)
             slices = find_slices(tiff, pages, path, stored=stored)
             voxel_size, calibration_notes = voxel_size_of(tiff, slices.shape[0])
             grey = [AS_STORED] if stored else grey_values_of(pages)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densecell_batch.errors import StackError
-from densecell_batch.io.reading import open_stack
+from densecell_batch.io.reading import open_labels
 from densecell_batch.metrics import (
     Scores,
     adjusted_rand_index,
@@ -30,9 +30,7 @@ def read_classes(path: Path, n_classes: int | None = None) -> np.ndarray:
     StackError
         If it cannot be read, is not of whole numbers, or has a class below 0 or, where `n_classes` is given, above.
     """
-    with open_stack(path) as stack:
-        if stack.info.dtype == "float32":
-            raise StackError(f"{path}: the labels are float32; expected whole numbers: convert them to 8-bit")
+    with open_labels(path) as stack:
         labels = np.stack([stack.read(z) for z in range(stack.info.shape[0])]).astype(np.int64)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (n_classes is not None and high >= n_classes):

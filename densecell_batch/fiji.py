@@ -247,12 +247,12 @@ def from_imageplus(image: Any) -> FijiImage:
 
 
 def _voxel_size(calibration: Any) -> VoxelSize | None:
-    unit = str(calibration.getUnit())
-    if unit in ("pixel", "pixels", ""):
+    units = tuple(str(unit) for unit in (calibration.getZUnit(), calibration.getYUnit(), calibration.getXUnit()))
+    if units[2] in ("pixel", "pixels", ""):
         return None
     try:
         z, y, x = calibration.pixelDepth, calibration.pixelHeight, calibration.pixelWidth
-        return VoxelSize.of(abs(float(z)), abs(float(y)), abs(float(x)), unit)
+        return VoxelSize.of(abs(float(z)), abs(float(y)), abs(float(x)), (units[0], units[1], units[2]))
     except OptionError:  # no unit of length
         return None
 

@@ -125,7 +125,7 @@ def prepared(
                 shutil.rmtree(other, ignore_errors=True)
     try:
         record = _record(place, stack, folder, hooks, hooks.pre, memory)
-        with open_stack(place / "stack.tif") as made:
+        with open_stack(place / "stack.tif", stored=True) as made:
             made.info = replace(made.info, path=stack.info.path)
             made.notes = (*stack.remarks, *made.notes, *record["notes"])
             yield made, record
@@ -182,7 +182,7 @@ def _run_pre(
             heap=memory,
         )
     )
-    with open_stack(place / "stack.tif") as made:
+    with open_stack(place / "stack.tif", stored=True) as made:
         voxel_size = None if made.info.voxel_size is None else made.info.voxel_size.edges
         shape, dtype = made.info.shape, made.info.dtype
     return {

@@ -23,6 +23,7 @@ from densecell_batch import fiji
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import DensecellError, ImageJError, MacroError
 from densecell_batch.imagej_place import find_imagej, find_java
+from densecell_batch.io.formats.grey_values import GreyValues
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask
@@ -81,7 +82,8 @@ def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
     image, before = None, None
     if task.image is not None:
         override = None if task.voxel_size is None else VoxelSize(*task.voxel_size)
-        with _explained_memory(task), open_stack(Path(task.image), override) as stack:
+        labels = task.colours is not None
+        with _explained_memory(task), open_stack(Path(task.image), override, stored=labels) as stack:
             image, before = _opened(stack, task), stack.info
     (folder / "begun").touch()
     with _explained_memory(task):
@@ -133,9 +135,10 @@ def _save(image: Any, path: Path, before: StackInfo, macro: Macro) -> list[str]:
         notes.append(f"{macro.name} changed the shape from {shapes[0]} to {shapes[1]} (z, y, x), which the labels have")
         if kept is None and before.voxel_size is not None:
             notes.append(f"{macro.name} left no voxel size, and that of the stack is not one of another shape")
+    grey = GreyValues(inverted=bool(image.isInvertedLut()), bits=8 * found.volume.dtype.itemsize)
     with StackWriter(path, found.volume.shape, found.volume.dtype.name, voxel_size=kept) as writer:
         for z, plane in enumerate(found.volume):
-            writer.write(z, plane)
+            writer.write(z, grey(plane))
         writer.commit()
     return notes
 

@@ -22,6 +22,9 @@ from densecell_batch.io.stack import Stack
 __all__ = ["Statistics", "measure", "normalize"]
 
 
+# For ImageJ's *Process > Math > Macro*: what is NaN or infinite becomes 0.
+FINITE_MACRO = "if (isNaN(v-v)) v=0"
+
 _BLOCK = 2**24  # voxels that are held in memory as int64 or float64
 
 
@@ -108,5 +111,5 @@ def _check_finite(block: np.ndarray, z: int, row: int, stack: Stack) -> None:
     raise StackError(
         f"{stack.info.path}: slice {z} has {np.count_nonzero(~finite)} values that are NaN or infinite, the "
         f"first at y={row + y}, x={x}; "
-        "expected finite grey values: replace them (in Fiji: Process > Math > NaN Background, or Remove NaNs)"
+        f"expected finite grey values: replace them (in Fiji: Process > Math > Macro, with the code {FINITE_MACRO})"
     )

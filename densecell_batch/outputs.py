@@ -233,7 +233,7 @@ class StackOutputs:
         """The objects of a class as a file of their own, found in the finished labels: its entry, and what is in it."""
         path, voxel_size = self._paths.instances(class_name), self._stack.info.voxel_size
         least = 1 if voxel_size is None else max(1, ceil(self._options.min_volume / voxel_size.volume))
-        with open_stack(self._writers["labels"].temporary) as labels:
+        with open_stack(self._writers["labels"].temporary, stored=True) as labels:
             found = find_instances(labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least)
             record: dict[str, Any] = {"count": len(found), "dropped": found.dropped, "voxels": int(found.voxels.sum())}
             file_format = self._options.file_format

@@ -223,21 +223,42 @@ class _Look:
 
 def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
-    with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
-        # Above 4 GB an ImageJ file has one page for all planes; that is no truncation for ImageJ, nor for `open_stack`.
-        warnings.filterwarnings("ignore", "(?s).*truncating ImageJ file")
-        # An array of stride 0 stands for the planes: nothing of their size is allocated, and `returnoffset` with a hole
-        # instead of zeros is what `memmap` uses, too.
-        offset = writer.write(None, shape=shape, dtype=dtype, returnoffset=True, **options)
+    rows, columns = shape[-2:]
+    shape += (1,) * (len(options["metadata"]["axes"]) - len(shape))
+    try:
+        with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
+            # Above 4 GB an ImageJ file has one page for all planes; that is no truncation for ImageJ, nor for
+            # `open_stack`.
+            warnings.filterwarnings("ignore", "(?s).*truncating ImageJ file")
+            # An array of stride 0 stands for the planes: nothing of their size is allocated, and `returnoffset` with a
+            # hole instead of zeros is what `memmap` uses, too.
+            offset = writer.write(None, shape=shape, dtype=dtype, returnoffset=True, **options)
+    except ValueError as error:
+        if columns == 1:
+            raise _no_columns(path) from error
+        raise
     if offset is None:
         raise OutputError(f"{path}: the file could not be laid out contiguously")
+    if columns == 1:
+        with tifffile.TiffFile(path) as made:
+            if made.pages.first.shape != (rows, 1):
+                raise _no_columns(path)
     return int(offset[0])
+
+
+def _no_columns(path: Path) -> OutputError:
+    """Older versions of tifffile take one column for one row."""
+    return OutputError(
+        f"{path}: tifffile {tifffile.__version__} cannot write slices of one column; update it, or give wider slices"
+    )
 
 
 def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
     """Options of tifffile for a file that plain ImageJ opens with calibration, colours, display range and names."""
     display_range = look.display_range
-    metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    # One column is written as such only where there is a further axis: else each slice would become a row.
+    axes = ("ZCYX" if len(shape) == 4 else "ZYX") + "S" * (shape[-1] == 1)
+    metadata: dict[str, Any] = {"axes": axes}
     options: dict[str, Any] = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
     if look.voxel_size is not None:
         # ImageJ reads "um" as micrometres; a literal µ does not survive the header.

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["StackInfo", "VoxelSize"]
+__all__ = ["StackInfo", "VoxelSize", "micrometres_of"]
 
-# Length of one unit in micrometres, under the names that ImageJ, OME and people use.
-_MICROMETRES = {
-    "nm": 1e-3, "nanometer": 1e-3, "nanometre": 1e-3,
-    "um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
-    "mm": 1e3, "millimeter": 1e3, "millimetre": 1e3,
-    "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4, "angstrom": 1e-4, "inch": 25400.0,
-}  # fmt: skip
+_PREFIXES = {"": 1e6, "c": 1e4, "m": 1e3, "u": 1.0, "μ": 1.0, "n": 1e-3, "p": 1e-6}  # metres in micrometres
+_LONG_PREFIXES = {"": 1e6, "centi": 1e4, "milli": 1e3, "micro": 1.0, "nano": 1e-3, "pico": 1e-6}
+
+# Length of a unit in micrometres, under the lower-case names that ImageJ, OME, makers of microscopes and people use.
+_MICROMETRES = (
+    {f"{prefix}m": length for prefix, length in _PREFIXES.items()}
+    | {f"{prefix}{metre}": length for prefix, length in _LONG_PREFIXES.items() for metre in ("meter", "metre")}
+    | {
+        "μ": 1.0,
+        "micron": 1.0,
+        "å": 1e-4,
+        "angstrom": 1e-4,
+        "ångström": 1e-4,
+        "ångstrom": 1e-4,
+        "inch": 25400.0,
+        "in": 25400.0,
+    }
+)
+
+
+def micrometres_of(unit: str) -> float:
+    """Length of a unit ("nm", "um", "microns", ...) in micrometres.
+
+    Raises
+    ------
+    OptionError
+        If it is no known unit of length.
+    """
+    # One sign for the two of micro and the two of Ångström that Unicode has, whole or composed.
+    name = unicodedata.normalize("NFKC", unit).strip().lower()
+    singular = name.removesuffix("es") if name.endswith("ches") else name.removesuffix("s") if len(name) > 3 else name
+    scale = _MICROMETRES.get(name, _MICROMETRES.get(singular))
+    if scale is None:
+        raise OptionError(f"unit {unit!r} is not a unit of length known here; expected one of nm, um, mm, cm, m")
+    return scale
 
 
 @dataclass(frozen=True)
@@ -54,19 +83,17 @@ class VoxelSize:
         return (self.z * 1e3, self.y * 1e3, self.x * 1e3)
 
     @classmethod
-    def of(cls, z: float, y: float, x: float, unit: str) -> Self:
-        """Convert edge lengths in `unit` ("nm", "um", "micron", ...).
+    def of(cls, z: float, y: float, x: float, unit: str | tuple[str, str, str]) -> Self:
+        """Convert edge lengths in `unit` ("nm", "um", "micron", ...), or in one unit an axis (z, y, x).
 
         Raises
         ------
         OptionError
             If the unit is no known unit of length, or an edge is not a finite positive number.
         """
-        scale = _MICROMETRES.get(unit.strip()) or _MICROMETRES.get(unit.strip().lower())
-        if scale is None:
-            raise OptionError(f"unit {unit!r} is not a unit of length known here; expected one of nm, um, mm, cm, m")
+        scales = [micrometres_of(one) for one in ((unit,) * 3 if isinstance(unit, str) else unit)]
         # 47 nm is 0.047 um, not 0.047000000000000004: the value goes into files that people read.
-        return cls(*(float(f"{edge * scale:.12g}") for edge in (z, y, x)))
+        return cls(*(float(f"{edge * scale:.12g}") for edge, scale in zip((z, y, x), scales, strict=True)))
 
     def worst_ratio(self, other: VoxelSize) -> float:
         """Largest factor, at least 1, by which an edge differs between the two."""

@@ -534,3 +534,11 @@ def test_what_is_odd_about_a_folder_is_known_of_what_the_macro_made_of_it(tmp_pa
         gap, note = made.notes
     assert "after 2.tif comes 4.tif" in gap
     assert note == "the macro's"
+
+
+@pytest.mark.slow
+def test_a_macro_that_inverts_the_look_up_table_inverts_what_is_seen(stack, asked, tmp_path):
+    segment_stack(stack, tmp_path / "a", asked('run("Invert LUT");'))
+    segment_stack(stack, tmp_path / "b", asked('run("Invert", "stack");'))
+    a, b = (tifffile.imread(tmp_path / f"{out}/my cells_labels.tif") for out in "ab")
+    np.testing.assert_array_equal(a, b)

@@ -23,10 +23,10 @@ from densecell_batch.io.slice_names import SliceOrder, order_slices
 from densecell_batch.io.stack import Stack, explained_reading
 from densecell_batch.volume import StackInfo, VoxelSize
 
-__all__ = ["open_stack"]
+__all__ = ["open_labels", "open_stack"]
 
 
-def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
+def open_stack(path: Path, voxel_size: VoxelSize | None = None, *, stored: bool = False) -> Stack:
     """Open a stack and check all that its header says.
 
     Parameters
@@ -35,6 +35,9 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
         A TIFF file, any file of a set of OME-TIFFs, or a folder of single-slice TIFFs or of one such set.
     voxel_size
         Overrides that of the file.
+    stored
+        Whether to read the values as they are stored, as labels want it. Images are read as a viewer shows them:
+        turned round where the file says that 0 is white, and through its colour table if that is grey.
 
     Returns
     -------
@@ -51,23 +54,40 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None) -> Stack:
         raise StackError(f"{path}: no such file or folder")
     if not path.is_dir() and not path.is_file():
         raise StackError(f"{path}: it is neither a file nor a folder; expected a TIFF file or a folder of slices")
-    stack = _open_folder(path) if path.is_dir() else _open_file(path)
+    stack = _open_folder(path, stored=stored) if path.is_dir() else _open_file(path, stored=stored)
     if voxel_size is not None:
         stack.info = replace(stack.info, voxel_size=voxel_size)
-        stack.notes = ()
-    stack.notes = (*stack.notes, *stack.remarks)
+        stack.notes = tuple(note for note in stack.notes if note not in stack.calibration_notes)
     return stack
 
 
-def _open_file(path: Path) -> Stack:
+def open_labels(path: Path) -> Stack:
+    """Open a stack of labels: whole numbers, as they are stored.
+
+    Raises
+    ------
+    StackError
+        As for `open_stack`, and if the values are float32.
+    """
+    stack = open_stack(path, stored=True)
+    if stack.info.dtype == "float32":
+        stack.close()
+        raise StackError(
+            f"{path}: the labels are float32; expected whole numbers: in Fiji, take the tick off Edit > Options > "
+            "Conversions > Scale when converting, then Image > Type > 8-bit"
+        )
+    return stack
+
+
+def _open_file(path: Path, *, stored: bool) -> Stack:
     ome = find_set(path)
-    return open_tiff(path) if ome is None else _open_set(ome)
+    return open_tiff(path, stored=stored) if ome is None else _open_set(ome, stored=stored)
 
 
 # A folder of slices
 
 
-def _open_folder(folder: Path) -> Stack:
+def _open_folder(folder: Path, *, stored: bool) -> Stack:
     with explained_reading(folder, "the folder cannot be read"):
         order = order_slices([file.name for file in folder.iterdir() if is_slice(file)])
     files = [folder / name for name in order.names]
@@ -75,9 +95,9 @@ def _open_folder(folder: Path) -> Stack:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")
     ome = find_set(files[0])
     if ome is not None and len(ome.files) > 1:
-        return _open_set_folder(folder, ome, order)
-    with _open_file(files[0]) as first:
-        info, notes = first.info, first.notes
+        return _open_set_folder(folder, ome, order, stored=stored)
+    with _open_file(files[0], stored=stored) as first:
+        info, notes, of_calibration = first.info, first.notes, first.calibration_notes
     if info.shape[0] > 1:
         raise _no_slices(folder, files, info)
     if order.series:
@@ -88,7 +108,7 @@ def _open_folder(folder: Path) -> Stack:
         )
 
     def read(z: int, start: int, stop: int) -> np.ndarray:
-        with _open_file(files[z]) as single:
+        with _open_file(files[z], stored=stored) as single:
             if single.info.shape[0] > 1:
                 raise StackError(f"{files[z]}: has {single.info.shape[0]} slices; expected one, as in {files[0].name}")
             if _look(single.info) != _look(info):
@@ -96,7 +116,8 @@ def _open_folder(folder: Path) -> Stack:
             return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
-    stack = Stack(info, files, read, lambda: None, notes)
+    others = [note for note in notes if note not in of_calibration]
+    stack = Stack(info, files, read, lambda: None, [*others, *order.notes], of_calibration)
     stack.remarks = order.notes
     return stack
 
@@ -111,7 +132,7 @@ def _infos(files: Sequence[Path]) -> dict[Path, StackInfo]:
     found = {}
     for file in files:
         try:
-            with _open_file(file) as stack:
+            with _open_file(file, stored=True) as stack:
                 found[file] = stack.info
         except StackError:
             continue
@@ -150,7 +171,7 @@ def _unlike(files: Sequence[Path], z: int, here: StackInfo) -> StackError:
 # A set of OME-TIFFs
 
 
-def _open_set_folder(folder: Path, ome: OmeSet, order: SliceOrder) -> Stack:
+def _open_set_folder(folder: Path, ome: OmeSet, order: SliceOrder, *, stored: bool) -> Stack:
     """A folder that holds a set of OME-TIFFs, and nothing else."""
     if others := [name for name in order.names if name not in ome.names]:
         pattern = shlex.quote(f"{glob.escape(str(folder))}/*{Path(ome.files[0]).suffix}")
@@ -159,12 +180,12 @@ def _open_set_folder(folder: Path, ome: OmeSet, order: SliceOrder) -> Stack:
             f"files that are no part of it ({', '.join(others[:3])}); expected one stack: to segment each as a "
             f"stack of its own, give {pattern}"
         )
-    stack = _open_set(ome)
+    stack = _open_set(ome, stored=stored)
     stack.info = replace(stack.info, path=folder)
     return stack
 
 
-def _open_set(ome: OmeSet) -> Stack:
+def _open_set(ome: OmeSet, *, stored: bool) -> Stack:
     """All files are looked into before the first slice is read: one that is missing must not cost a night."""
     wrong = [
         f"{ome.size(axis)} {what}" for axis, what in (("C", "channels"), ("T", "time points")) if ome.size(axis) > 1
@@ -174,7 +195,7 @@ def _open_set(ome: OmeSet) -> Stack:
             f"{ome.path}: the set of {len(ome.files)} files has {' and '.join(wrong)}; expected one volume of slices: "
             "keep one channel and one time point (in Fiji: Image > Duplicate), and save it as one file"
         )
-    members = _Members(ome)
+    members = _Members(ome, stored=stored)
     try:
         infos = {name: members.open(name).info for name in ome.files}
         first, planes = _where(ome, infos)
@@ -188,14 +209,15 @@ def _open_set(ome: OmeSet) -> Stack:
         name, page = planes[z]
         return members.open(name).read(page, (start, stop))
 
-    stack = Stack(info, ome.paths, read, members.close, notes)
     used = Counter(name for name, _ in planes)
     unused = [
         f"{name} has {info.shape[0]} slices, of which the OME-XML names {used[name]}"
         for name, info in infos.items()
         if info.shape[0] > used[name]
     ]
-    stack.remarks = (*members.remarks, *unused)
+    remarks = (*members.remarks, *unused)
+    stack = Stack(info, ome.paths, read, members.close, remarks, notes)
+    stack.remarks = remarks
     return stack
 
 
@@ -226,8 +248,8 @@ def _where(ome: OmeSet, infos: dict[str, StackInfo]) -> tuple[StackInfo, list[tu
 class _Members:
     """The files of a set, one of them open: a set can have more files than a process may open."""
 
-    def __init__(self, ome: OmeSet) -> None:
-        self._ome, self._name = ome, ""
+    def __init__(self, ome: OmeSet, *, stored: bool) -> None:
+        self._ome, self._stored, self._name = ome, stored, ""
         self._opened = ExitStack()
         self.remarks: list[str] = []
 
@@ -240,7 +262,9 @@ class _Members:
                 if not self._ome.knows(name, stream):
                     remark = f"{name} is not known to the OME-XML of {self._ome.path.name}: is it of another set?"
                     self.remarks += [remark] if remark not in self.remarks else []
-                self._stack = opened.enter_context(open_tiff(self._ome.path.with_name(name), stream))
+                self._stack = opened.enter_context(
+                    open_tiff(self._ome.path.with_name(name), stream, stored=self._stored)
+                )
                 self._opened = opened.pop_all()
             self._name = name
         return self._stack

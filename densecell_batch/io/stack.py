@@ -32,6 +32,8 @@ class Stack:
         The files that the stack consists of, in order: all of its slices, and what else decides what they are.
     notes : tuple of str
         What the user should know of the stack; goes into the report.
+    calibration_notes : tuple of str
+        Those of them that no longer hold where the user says the voxel size.
     remarks : tuple of str
         Those of the notes that are of its files, and stay true of whatever is made of it.
     """
@@ -43,8 +45,10 @@ class Stack:
         read: Reader,
         close: Callable[[], None],
         notes: Sequence[str] = (),
+        calibration_notes: Sequence[str] = (),
     ) -> None:
-        self.info, self.files, self.notes = info, tuple(files), tuple(notes)
+        self.info, self.files = info, tuple(files)
+        self.notes, self.calibration_notes = (*notes, *calibration_notes), tuple(calibration_notes)
         self.remarks: tuple[str, ...] = ()
         self._read, self._close = read, close
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.errors import StackError
-from densecell_batch.io.reading import open_stack
+from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure, normalize
 from densecell_batch.volume import VoxelSize
@@ -57,14 +57,12 @@ def load_labelled(
         If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
         weights are negative or nowhere above 0, or the volume is smaller than the window.
     """
-    with open_stack(images) as image, open_stack(labels) as label:
+    with open_stack(images) as image, open_labels(labels) as label:
         if image.info.shape != label.info.shape:
             raise StackError(
                 f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
                 "(z, y, x); expected the same shape: export both from the same stack"
             )
-        if label.info.dtype == "float32":
-            raise StackError(f"{labels}: the labels are float32; expected whole numbers: convert them to 8-bit")
         if window is not None and any(a < b for a, b in zip(image.info.shape, window, strict=True)):
             raise StackError(
                 f"{images}: it is {_by(image.info.shape)} (z, y, x), smaller than the training window "
@@ -82,7 +80,7 @@ def load_labelled(
 
 def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
     """Error weights and the checksum of their file."""
-    with open_stack(path) as stack:
+    with open_stack(path, stored=True) as stack:
         if stack.info.shape != shape:
             raise StackError(
                 f"{path}: the weights are {_by(stack.info.shape)}, the images {_by(shape)} (z, y, x); expected the "

@@ -1,45 +1,48 @@
 """TIFF files: ImageJ TIFF (also above 4 GB), OME-TIFF, plain multi-page TIFF, BigTIFF.
 
+::
+
+    chain of pages -> slices -> voxel size, grey values -> reader of rows
+
 Uncompressed data are read from their place in the file, everything else is decoded by tifffile and imagecodecs.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 
 from densecell_batch.errors import StackError
+from densecell_batch.io.formats.chain import TiffDirectory, read_at, read_chain
+from densecell_batch.io.formats.grey_values import AS_STORED, GreyValues, grey_values_of
+from densecell_batch.io.formats.slices import Slices, find_slices
 from densecell_batch.io.formats.tiff_tags import voxel_size_of
-from densecell_batch.io.stack import DTYPES, Reader, Stack, explained_reading
+from densecell_batch.io.stack import Reader, Stack, explained_reading
 from densecell_batch.volume import StackInfo
 
 __all__ = ["is_whole_tiff", "open_tiff"]
 
-_AXES = {
-    "C": "channels",
-    "S": "colour samples",
-    "T": "time points",
-    "H": "lifetimes",
-    "P": "phases",
-    "R": "tiles",
-    "Z": "slices",
-}
+# It logs whatever it finds odd in a file, of which next to nothing matters; what does is looked at here.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
-def open_tiff(path: Path, stream: BinaryIO | None = None) -> Stack:
-    """Open a TIFF file; raises StackError as `open_stack` does.
+def open_tiff(path: Path, stream: BinaryIO | None = None, *, stored: bool = False) -> Stack:
+    """Open a TIFF file; `stored` and what it raises are as for `open_stack`.
 
     With `stream`, the open file at `path`, its pages are read as they come, whatever its OME-XML says of them. Whoever
     opened the stream closes it.
     """
-    complaints = _Complaints()
-    with explained_reading(path, "it is not a TIFF that can be read"), complaints:
+    with explained_reading(path, "it is not a TIFF that can be read"):
+        if stream is not None:
+            pages = read_chain(stream.fileno(), path)
+        else:
+            with path.open("rb") as opened:
+                pages = read_chain(opened.fileno(), path)
         try:
             tiff = tifffile.TiffFile(path) if stream is None else tifffile.TiffFile(stream, is_ome=False)
         except tifffile.TiffFileError as error:
@@ -48,26 +51,24 @@ def open_tiff(path: Path, stream: BinaryIO | None = None) -> Stack:
                 f"{path}: not a TIFF file ({reason}); expected a TIFF stack, saved for example by Fiji"
             ) from error
     try:
-        with explained_reading(path, "its header cannot be read"), complaints:
-            series = _only_series(tiff, path)
-            length = _volume_length(series, path)
-            read = _slice_reader(tiff, series, length, path)
-            voxel_size, notes = voxel_size_of(tiff)
-        if complaints.errors:
-            raise StackError(f"{path}: the file is truncated or damaged ({complaints.errors[0]}); copy it again")
+        with explained_reading(path, "its header cannot be read"):
+            slices = find_slices(tiff, pages, path, stored=stored)
+            voxel_size, calibration_notes = voxel_size_of(tiff, slices.shape[0])
+            grey = [AS_STORED] if stored else grey_values_of(pages)
+            read = _slice_reader(tiff, slices, pages, grey, path)
     except BaseException:
         tiff.close()
         raise
-    y, x = (int(side) for side in series.shape[-2:])
     container = "ome-tiff" if tiff.is_ome else "imagej" if tiff.is_imagej else "tiff"
-    info = StackInfo(path, (length, y, x), series.dtype.newbyteorder("=").name, voxel_size, container)
-    return Stack(info, [path], read, tiff.close, notes)
+    info = StackInfo(path, slices.shape, slices.dtype.newbyteorder("=").name, voxel_size, container)
+    notes = [*slices.notes, *dict.fromkeys(one.note for one in grey if one.note)]
+    return Stack(info, [path], read, tiff.close, notes, calibration_notes)
 
 
 def is_whole_tiff(path: Path) -> bool:
     """Whether a file is a TIFF, of whatever kind of image, whose last pixels are in the file."""
     try:
-        with _Complaints(), tifffile.TiffFile(path) as tiff:
+        with tifffile.TiffFile(path) as tiff:
             series, size = tiff.series[0], path.stat().st_size
             planes = int(np.prod(series.shape[:-2]))
             if tiff.is_imagej and (tiff.imagej_metadata or {}).get("images", planes) > planes:
@@ -81,114 +82,62 @@ def is_whole_tiff(path: Path) -> bool:
         return False
 
 
-class _Complaints(logging.Handler):
-    """What tifffile logs instead of raising: a page chain that leads out of the file, for example."""
+def _slice_reader(
+    tiff: tifffile.TiffFile,
+    slices: Slices,
+    pages: Sequence[TiffDirectory],
+    grey: Sequence[GreyValues],
+    path: Path,
+) -> Reader:
+    """A reader of rows of slice z as (y, x), in grey values."""
+    _, height, width = slices.shape
+    dtype, descriptor = slices.dtype, tiff.filehandle.fileno()
+    numbers = {page.offset: number for number, page in enumerate(pages)}
+    per_slice, row = height * width * dtype.itemsize, width * dtype.itemsize
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.errors: list[str] = []
-        self._logger = logging.getLogger("tifffile")
+    def rows_at(start: int, first: int, stop: int) -> np.ndarray:
+        data = read_at(descriptor, (stop - first) * row, start + first * row)
+        return np.frombuffer(data, dtype).reshape(stop - first, width)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR or re.search("invalid|corrupt|truncat", record.getMessage()):
-            self.errors.append(record.getMessage())
+    def grey_of(number: int) -> GreyValues:
+        return grey[number] if number < len(grey) else grey[0]
 
-    def __enter__(self) -> Self:
-        self._logger.addHandler(self)
-        self._propagated, self._logger.propagate = self._logger.propagate, False
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        self._logger.removeHandler(self)
-        self._logger.propagate = self._propagated
-
-
-def _only_series(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPageSeries:
-    """The one image of the file."""
-    if len(tiff.pages) == 0 or not tiff.series:
-        raise StackError(f"{path}: the file has no image (zero pages); export it again")
-    if len(tiff.series) > 1:
-        shapes = ", ".join(" x ".join(map(str, series.shape)) for series in tiff.series[:4])
-        raise StackError(
-            f"{path}: the file has {len(tiff.series)} images of different kind "
-            f"({shapes}{', ...' if len(tiff.series) > 4 else ''}); "
-            "expected one volume: save the one to segment as a file of its own"
-        )
-    return tiff.series[0]
-
-
-def _volume_length(series: tifffile.TiffPageSeries, path: Path) -> int:
-    """Number of slices of a series that is a grey-value volume."""
-    sizes = list(zip(series.axes, series.shape, strict=True))
-    if series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB or any(axis == "S" and size > 1 for axis, size in sizes):
-        raise StackError(f"{path}: it is an RGB image; expected grey values: in Fiji, Image > Type > 8-bit")
-    if series.axes[-2:] != "YX":
-        raise StackError(f"{path}: its axes are {series.axes}; expected slices of rows and columns (ZYX)")
-    others = [(axis, size) for axis, size in sizes[:-2] if size > 1]
-    wrong = [(axis, size) for axis, size in others if axis in "CSTHPR"]
-    if wrong or len(others) > 1:
-        described = ", ".join(f"{size} {_AXES.get(axis, 'planes')} (axis {axis})" for axis, size in wrong or others)
-        raise StackError(
-            f"{path}: it has {described}; expected one volume of slices: keep one channel and one time point "
-            "(in Fiji: Image > "
-            "Duplicate), or, if these are slices, say so in Image > Properties"
-        )
-    dtype = series.dtype.newbyteorder("=").name if series.dtype is not None else "unknown"
-    if dtype not in DTYPES:
-        raise StackError(
-            f"{path}: its values are {dtype}; expected {', '.join(DTYPES)}: convert it in Fiji with Image > "
-            "Type > 8-bit, 16-bit or 32-bit"
-        )
-    return others[0][1] if others else 1
-
-
-def _slice_reader(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, length: int, path: Path) -> Reader:
-    """A reader of rows of slice z as (y, x). Checks that the file is as long as its header says."""
-    size, shape = path.stat().st_size, series.shape[-2:]
-    dtype = series.dtype.newbyteorder(tiff.byteorder)  # a series of plain pages says its dtype in native order
-    if tiff.is_imagej and (described := (tiff.imagej_metadata or {}).get("images", length)) != length:
-        raise StackError(f"{path}: truncated: the header says {described} slices, {length} are there; copy it again")
-    if (start := series.dataoffset) is not None:
-        per_slice = int(np.prod(shape)) * dtype.itemsize
-        end = start + length * per_slice
-        if end > size:
-            raise StackError(f"{path}: truncated: {size} bytes, expected {end} for {length} slices; copy it again")
-
-        def read_contiguous(z: int, first: int, stop: int) -> np.ndarray:
-            row = shape[1] * dtype.itemsize
-            data = os.pread(tiff.filehandle.fileno(), (stop - first) * row, start + z * per_slice + first * row)
-            return np.frombuffer(data, dtype).reshape(stop - first, shape[1])
-
-        return read_contiguous
-
-    pages = series.pages
-    first, last = pages[0], pages[length - 1] if len(pages) == length else None
-    if first is None or last is None:
-        raise StackError(
-            f"{path}: {len(pages)} of {length} slices are there; the file is incomplete: copy or export it again"
-            if len(pages) <= length
-            else f"{path}: its header says {length} slices, {len(pages)} are there; export it again"
-        )
-    for page in (first, last):
-        end = max((o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
-        if end > size:
-            raise StackError(f"{path}: truncated: {size} bytes, expected at least {end}; copy it again")
-
-    def read_page(z: int, first: int, stop: int) -> np.ndarray:
-        page = pages[z]
+    def read(z: int, first: int, stop: int) -> np.ndarray:
+        if slices.start is not None:
+            return grey_of(z)(rows_at(slices.start + z * per_slice, first, stop))
+        page = slices.page(z)
+        if slices.folded:
+            return grey_of(0)(np.asarray(page.asarray()).reshape(slices.shape)[z, first:stop])
         if page is None:
             raise StackError(f"{path}: slice {z} is missing in the file; export it again")
-        if stop - first == shape[0] or page.shape != shape:
-            return np.asarray(page.asarray())
-        return _page_rows(page, first, stop)
+        if page.parent is not tiff or page.offset not in numbers:
+            return _decoded(page, first, stop)
+        number = numbers[page.offset]
+        directory = pages[number]
+        if (directory.length, directory.width) != (height, width):
+            raise StackError(
+                f"{path}: slice {z} is {directory.length} x {directory.width}; expected {height} x {width} as in slice "
+                "0: all slices of a stack must be alike"
+            )
+        if directory.start is not None and directory.bits == 8 * dtype.itemsize:
+            return grey_of(number)(rows_at(directory.start, first, stop))
+        # A frame takes the word of the first page for how it is packed; the page itself knows.
+        return grey_of(number)(_decoded(page.aspage(), first, stop))
 
-    return read_page
+    return read
+
+
+def _decoded(page: Any, first: int, stop: int) -> np.ndarray:
+    """Rows of a page."""
+    if stop - first == page.imagelength or page.shape != (page.imagelength, page.imagewidth):
+        return np.asarray(page.asarray())
+    if isinstance(page, tifffile.TiffFrame):
+        page = page.aspage()
+    return _page_rows(page, first, stop)
 
 
 def _page_rows(page: Any, first: int, stop: int) -> np.ndarray:
     """Rows of a page, of which only the tiles or strips that hold them are decoded."""
-    if isinstance(page, tifffile.TiffFrame):
-        page = page.aspage()
     found = np.zeros((stop - first, page.imagewidth), page.dtype)
     file = page.parent.filehandle
     height = page.tilelength if page.is_tiled else page.rowsperstrip

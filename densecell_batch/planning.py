@@ -6,21 +6,24 @@ the tile, the less is computed twice and the more context each voxel has.
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from math import ceil
 
 import numpy as np
 
 from densecell_batch.architecture import Architecture, UNet2D, flop_per_voxel, live_channels
 from densecell_batch.errors import OptionError
-from densecell_batch.tiling import Axis, TileGrid, published_axis, wide_axis
+from densecell_batch.tiling import Axis, TileGrid, published_axis, wide_axis, wide_sizes
 
 __all__ = ["STITCHES", "Plan", "plan_tiles"]
 
 STITCHES = ("crop", "deepest", "blend")
 
 Triple = tuple[int, int, int]
+Bands = tuple[tuple[int, int], ...]
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
@@ -36,7 +39,7 @@ class Plan:
     grid: TileGrid
     rule: str  # of `stitch.Canvas`
     precision: str  # "float32", "bfloat16" or "float16"
-    bands: tuple[tuple[int, int], ...]  # rows [start, stop) along y that are computed at a time; all, if memory allows
+    bands: Bands  # rows [start, stop) along y that are computed at a time; all, if memory allows
     memory: int  # bytes, estimate of the peak
     gflop: float  # billions of floating-point operations of all members on all tiles
 
@@ -85,47 +88,69 @@ def plan_tiles(
     if stitch not in STITCHES:
         raise OptionError(f"--stitch is {stitch!r}; expected one of {', '.join(STITCHES)}")
     keep = keep_probabilities or stitch == "blend"
-    costs = partial(_memory, architecture=architecture, precision=precision, keep_probabilities=keep)
     if stitch == "deepest":
         if tile is not None:
             raise OptionError("--tile does not go with --stitch deepest, whose windows are those of the training")
-        grids, rule = [_published_grid(shape, architecture, window)], "deepest"
-        if isinstance(architecture, UNet2D):
-            rule = "latest"
+        z, y, x = _published_axes(shape, architecture, window)
+        ys, xs, rule = [y], [x], "latest" if isinstance(architecture, UNet2D) else "deepest"
     else:
         depth = _depth(architecture, window, tile)
         z = published_axis(shape[0], depth, 0, depth // 2 if stitch == "blend" else depth // 3)
-        grids, rule = _wide_grids(shape, architecture, z, stitch, tile), stitch
-    plans = (
-        Plan(
-            grid,
-            rule,
-            precision,
-            bands,
-            costs(grid, bands),
-            members * _voxels(grid) * flop_per_voxel(architecture) / 1e9,
+        wanted = (None, None) if tile is None else tile[1:]
+        ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
+        xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
+    costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep)
+    grid, bands, memory = _first_fitting(z, ys, xs, costs, budget)
+    if memory > budget and tile is None and stitch != "deepest":
+        raise OptionError(
+            f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the "
+            f"smallest tiles need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G or more, on a "
+            "machine that has it"
         )
-        for n_bands in _BANDS
-        for grid in grids
-        for bands in [_bands(grid.y, n_bands)]
-    )
-    smallest: Plan | None = None
-    for plan in plans:
-        if plan.memory <= budget:
-            return plan
-        smallest = plan if smallest is None or plan.memory < smallest.memory else smallest
+    # As it was asked for, or as it fits; tiles are cut further when memory runs out.
+    gflop = members * _voxels(grid) * flop_per_voxel(architecture) / 1e9
+    return Plan(grid, rule, precision, bands, memory, gflop)
+
+
+def _first_fitting(
+    z: Axis, ys: list[Axis], xs: list[Axis], costs: Callable[..., int], budget: int
+) -> tuple[TileGrid, Bands, int]:
+    """The grid, bands and memory of the plan with the fewest bands that keeps within the budget, and of those with as
+    many the one that computes least twice; the one that takes the least memory if none does.
+    """
+    smallest: tuple[TileGrid, Bands, int] | None = None
+    tried = 0
+    for n_bands in _BANDS:
+        fitting = []
+        for y in ys:
+            if len(y.corners) <= tried:
+                continue  # each tile was a band of its own before
+            share = ceil(y.length / n_bands)  # the largest band has no fewer rows
+            least = costs(y, xs[-1], rows=share, rows_read=share)
+            if least > budget and smallest is not None and least >= smallest[2]:
+                continue
+            bands = _bands(y, n_bands)
+            rows = max(stop - start for start, stop in bands)
+            cost = partial(costs, y, rows=rows, rows_read=_rows_read(y, bands))
+            x = _widest(xs, cost, budget)
+            found = TileGrid(z, y, x), bands, cost(x)
+            if found[2] <= budget:
+                fitting.append(found)
+            elif smallest is None or found[2] < smallest[2]:
+                smallest = found
+        if fitting:
+            return min(fitting, key=lambda found: (found[0].redundancy, found[0].n_tiles))
+        tried = n_bands
     assert smallest is not None
-    if tile is not None or stitch == "deepest":
-        return smallest  # as it was asked for; tiles are cut further when memory runs out
-    least = smallest.memory / 2**30
-    raise OptionError(
-        f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the smallest "
-        f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"
-    )
+    return smallest
 
 
-@lru_cache(maxsize=10_000)
-def _bands(y: Axis, n: int) -> tuple[tuple[int, int], ...]:
+def _widest(xs: list[Axis], cost: Callable[[Axis], int], budget: int) -> Axis:
+    """The first of ways to cut x, each with smaller tiles than the one before, that fits; the last if none does."""
+    return xs[min(bisect_left(xs, True, key=lambda x: cost(x) <= budget), len(xs) - 1)]
+
+
+def _bands(y: Axis, n: int) -> Bands:
     """Cut the rows of a slice into at most `n` bands, each of whole tiles."""
     if n == 1:
         return ((0, y.length),)
@@ -134,8 +159,7 @@ def _bands(y: Axis, n: int) -> tuple[tuple[int, int], ...]:
     return tuple((group[0][0], group[-1][1]) for group in groups if group)
 
 
-@lru_cache(maxsize=10_000)
-def _rows_read(y: Axis, bands: tuple[tuple[int, int], ...]) -> int:
+def _rows_read(y: Axis, bands: Bands) -> int:
     """Rows that the largest band needs to see."""
     if len(bands) == 1:
         return y.length
@@ -147,7 +171,7 @@ def _voxels(grid: TileGrid) -> float:
     return grid.n_tiles * float(np.prod(grid.output))
 
 
-def _published_grid(shape: Triple, architecture: Architecture, window: Triple) -> TileGrid:
+def _published_axes(shape: Triple, architecture: Architecture, window: Triple) -> tuple[Axis, Axis, Axis]:
     output = architecture.output_shape(window)
     margins = [(i - o) // 2 for i, o in zip(window, output, strict=True)]
     flat = isinstance(architecture, UNet2D)
@@ -156,7 +180,7 @@ def _published_grid(shape: Triple, architecture: Architecture, window: Triple) -
         published_axis(length, side, margin, overlap)
         for length, side, margin, overlap in zip(shape, output, margins, overlaps, strict=True)
     )
-    return TileGrid(z, y, x)
+    return z, y, x
 
 
 def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> int:
@@ -171,43 +195,64 @@ def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> i
     return tile[0]
 
 
-def _wide_grids(shape: Triple, architecture: Architecture, z: Axis, stitch: str, tile: Triple | None) -> list[TileGrid]:
-    """Grids of wide tiles, the one that computes least twice first; just one when the tile is asked for."""
+def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int | None) -> list[Axis]:
+    """Ways to cut an axis into wide tiles, fewest first; just one when the side of a tile is asked for.
+
+    Where more tiles of the same size would only be added beyond the end, there is no such way.
+    """
     edge = 0 if architecture.margin else _EDGE
 
-    def axis(length: int, parts: int) -> Axis:
-        shared = length // (8 * parts) if stitch == "blend" and parts > 1 else 0
-        halo = max(architecture.halo, shared)
-        return wide_axis(length, parts, architecture.margin, halo, edge, architecture.alignment, architecture.residue)
+    def halo(parts: int) -> int:
+        return max(architecture.halo, length // (8 * parts) if stitch == "blend" and parts > 1 else 0)
 
-    def axes(length: int, wanted: int | None) -> list[Axis]:
-        choices = [axis(length, parts) for parts in range(1, ceil(length / _SMALLEST) + 1)]
-        if wanted is None:
-            return choices
-        return [next((choice for choice in choices if choice.output <= wanted), choices[-1])]
+    def sizes(parts: int) -> tuple[int, int]:
+        return wide_sizes(length, parts, halo(parts), edge, architecture.alignment, architecture.residue)
 
-    wanted = (None, None) if tile is None else tile[1:]
-    grids = [TileGrid(z, y, x) for y in axes(shape[1], wanted[0]) for x in axes(shape[2], wanted[1])]
-    return sorted(grids, key=lambda grid: (grid.redundancy, grid.n_tiles))
+    numbers = range(1, ceil(length / _SMALLEST) + 1)
+    if wanted is not None:
+        chosen = [next((parts for parts in numbers if sizes(parts)[0] <= wanted), numbers[-1])]
+    else:
+        different: dict[tuple[int, int, int], int] = {}
+        for parts in numbers:
+            output, stride = sizes(parts)
+            begin_inside = min(parts, ceil((length + edge) / stride))
+            different.setdefault((output, stride, begin_inside), parts)
+        chosen = list(different.values())
+    return [
+        wide_axis(length, n, architecture.margin, halo(n), edge, architecture.alignment, architecture.residue)
+        for n in chosen
+    ]
+
+
+def _undominated(axes: list[Axis]) -> list[Axis]:
+    """Those that compute least twice first, without those that do not make the tiles smaller by computing more."""
+    kept: list[Axis] = []
+    for axis in sorted(axes, key=lambda axis: (len(axis.corners) * axis.output, len(axis.corners))):
+        if not kept or axis.output < kept[-1].output:
+            kept.append(axis)
+    return kept
 
 
 def _memory(
-    grid: TileGrid,
-    bands: tuple[tuple[int, int], ...],
+    z: Axis,
+    y: Axis,
+    x: Axis,
     *,
+    rows: int,
+    rows_read: int,
     architecture: Architecture,
     precision: str,
     keep_probabilities: bool,
 ) -> int:
-    """Peak bytes of a run, estimated (docs/benchmarks.md compares it with what is measured)."""
-    voxels = float(grid.input[0]) * grid.input[1] * grid.input[2]
-    outputs = 4 * architecture.n_classes * float(grid.output[0]) * grid.output[1] * grid.output[2]
-    rows = max(stop - start for start, stop in bands)
-    rows_read = _rows_read(grid.y, bands)
+    """Peak bytes of a run whose largest band has so many rows and needs to see `rows_read`, estimated
+    (docs/benchmarks.md compares it with what is measured). Larger tiles never take less.
+    """
+    voxels = float(z.input) * y.input * x.input
+    outputs = 4 * architecture.n_classes * float(z.output) * y.output * x.output
     net = voxels * live_channels(architecture) * _ITEM_BYTES[precision]
-    slab = min(grid.z.output, grid.z.length) * float(rows) * grid.x.length
+    slab = min(z.output, z.length) * float(rows) * x.length
     canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
-    source = float(rows_read) * grid.x.length * 4 * (grid.z.input + 1) + 2 * 4 * voxels
+    source = float(rows_read) * x.length * 4 * (z.input + 1) + 2 * 4 * voxels
     # A slice at a time is put together of its bands, and its objects are found.
-    assembly = float(grid.y.length) * grid.x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
+    assembly = float(y.length) * x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
     return int(_PROGRAM_BYTES + max(net + 4 * outputs + canvas + source, assembly))

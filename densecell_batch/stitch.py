@@ -151,7 +151,7 @@ class Canvas:
             stop = axis.length
         else:
             spans = {"crop": axis.deepest, "latest": axis.latest}.get(self._rule, axis.inside)
-            stop = min(start for start, _ in spans[after:])
+            stop = spans[after][0]  # of all that come after, the lowest one
         for z in range(self._first, stop):
             yield self._slice(z)
         self._advance(stop)
@@ -185,8 +185,8 @@ def _published_depth(tile: Tile, region: Region) -> np.ndarray:
 def _gaussian_weights(axis: Axis) -> list[np.ndarray]:
     """Weights of each tile along one axis over its inside, float32; those of all tiles sum to 1 at each voxel."""
     centre, sigma = (axis.output - 1) / 2, axis.output / 8
-    whole = np.zeros((len(axis.corners), axis.length))
-    for weights, corner, (start, stop) in zip(whole, axis.corners, axis.inside, strict=True):
-        weights[start:stop] = np.exp(-0.5 * ((np.arange(start, stop) - corner - centre) / sigma) ** 2)
-    whole /= whole.sum(axis=0)
-    return [w[start:stop].astype(np.float32) for w, (start, stop) in zip(whole, axis.inside, strict=True)]
+    total, weights = np.zeros(axis.length), []
+    for corner, (start, stop) in zip(axis.corners, axis.inside, strict=True):
+        weights.append(np.exp(-0.5 * ((np.arange(start, stop) - corner - centre) / sigma) ** 2))
+        total[start:stop] += weights[-1]
+    return [(w / total[start:stop]).astype(np.float32) for w, (start, stop) in zip(weights, axis.inside, strict=True)]

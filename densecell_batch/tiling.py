@@ -16,17 +16,18 @@ under `crop` each voxel belongs to the tile in which it is deepest, so that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import pairwise, product
 from math import ceil
 
 import numpy as np
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["Axis", "Tile", "TileGrid", "flush_corners", "mirror", "published_axis", "wide_axis"]
+__all__ = ["Axis", "Tile", "TileGrid", "flush_corners", "mirror", "published_axis", "wide_axis", "wide_sizes"]
 
 Triple = tuple[int, int, int]
 
@@ -96,8 +97,8 @@ class Axis:
     @cached_property
     def inside(self) -> tuple[tuple[int, int], ...]:
         """The part [start, stop) of each output region that lies in the volume; a tile beyond its end has none."""
-        bounds = (np.clip((c, c + self.output), 0, self.length) for c in self.corners)
-        return tuple((int(start), int(stop)) for start, stop in bounds)
+        stops = self._clipped(c + self.output for c in self.corners)
+        return tuple(zip(self._clipped(self.corners), stops, strict=True))
 
     def depth(self, i: int) -> np.ndarray:
         """Distance to the outside of the output region of tile `i`, for each voxel of the volume: 1 for its outermost
@@ -111,32 +112,35 @@ class Axis:
         """The voxels [start, stop) that each tile owns when each goes to the tile in which it is deepest; ties go to
         the earlier tile. Tiles that own nothing have start == stop.
         """
-        owner = np.argmax([self.depth(i) for i in range(len(self.corners))], axis=0)
-        return self._runs(owner)
+        # Tiles are of one size, so a voxel is deepest in the one whose centre is nearest.
+        return self._from((a + b + self.output - 1) // 2 + 1 for a, b in pairwise(self.corners))
 
     @cached_property
     def latest(self) -> tuple[tuple[int, int], ...]:
         """The voxels [start, stop) that each tile owns when the last tile that covers a voxel wins."""
-        covered = np.array([self.depth(i) > 0 for i in range(len(self.corners))])
-        return self._runs(len(covered) - 1 - np.argmax(covered[::-1], axis=0))
+        return self._from(self.corners[1:])
 
     def touching(self, rule: str, start: int, stop: int) -> range:
         """The tiles that decide the voxels [start, stop) under a stitch rule."""
         spans = {"crop": self.deepest, "latest": self.latest}.get(rule, self.inside)
-        tiles = [i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-        return range(tiles[0], tiles[-1] + 1)
+        first = bisect_right(spans, start, key=lambda span: span[1])
+        return range(first, bisect_left(spans, stop, key=lambda span: span[0]))
 
     def read_by(self, tiles: range) -> tuple[int, int]:
         """The voxels [start, stop) that the input regions of neighbouring tiles reach, mirrored ones included."""
+        low, high = self.corners[tiles[0]] - self.margin, self.corners[tiles[-1]] + self.output + self.margin
+        if low >= 0 and high <= self.length:
+            return low, high
         reached = np.concatenate([self.input_indices(i) for i in (tiles[0], tiles[-1])])
-        low = max(0, self.corners[tiles[0]] - self.margin)
-        high = min(self.length, self.corners[tiles[-1]] + self.output + self.margin)
-        return min(low, int(reached.min())), max(high, int(reached.max()) + 1)
+        return min(max(0, low), int(reached.min())), max(min(self.length, high), int(reached.max()) + 1)
 
-    def _runs(self, owner: np.ndarray) -> tuple[tuple[int, int], ...]:
-        starts = np.searchsorted(owner, np.arange(len(self.corners)), side="left")
-        stops = np.searchsorted(owner, np.arange(len(self.corners)), side="right")
-        return tuple((int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    def _clipped(self, voxels: Iterable[int]) -> list[int]:
+        length = self.length
+        return [0 if voxel < 0 else length if voxel > length else voxel for voxel in voxels]
+
+    def _from(self, firsts: Iterable[int]) -> tuple[tuple[int, int], ...]:
+        """What each tile owns, of the first voxel of each tile but the first one."""
+        return tuple(pairwise([0, *self._clipped(firsts), self.length]))
 
     def input_indices(self, i: int) -> np.ndarray:
         """Volume indices of the input region of tile `i`, mirrored at the edges."""
@@ -168,14 +172,20 @@ def wide_axis(length: int, parts: int, margin: int, halo: int, edge: int, alignm
         Corners are multiples of `alignment` less `edge`, so that all tiles of all grids pool alike; output sides are
         `residue` above a multiple of it, so that the net loses no voxel to pooling.
     """
+    output, stride = wide_sizes(length, parts, halo, edge, alignment, residue)
+    return Axis(length, output, margin, tuple(stride * i - edge for i in range(parts)))
+
+
+def wide_sizes(length: int, parts: int, halo: int, edge: int, alignment: int, residue: int = 0) -> tuple[int, int]:
+    """Output side and stride of the tiles of a `wide_axis`, without making it."""
 
     def fitting(n: int) -> int:
         return n + (residue - n) % alignment
 
     if parts == 1:
-        return Axis(length, fitting(length + 2 * edge), margin, (-edge,))
+        return (fitting(length + 2 * edge),) * 2
     stride = max(ceil((length + 2 * edge - 2 * halo) / parts / alignment), 1) * alignment
-    return Axis(length, fitting(stride + 2 * halo), margin, tuple(stride * i - edge for i in range(parts)))
+    return fitting(stride + 2 * halo), stride
 
 
 @dataclass(frozen=True)

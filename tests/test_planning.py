@@ -1,10 +1,18 @@
 """Tiles from memory and options."""
 
+import random
+import time
+import tracemalloc
+from itertools import pairwise, product
+from math import ceil
+
+import numpy as np
 import pytest
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D, published
+from densecell_batch.architecture import Hybrid2D3D, UNet2D, live_channels, published
 from densecell_batch.errors import OptionError
 from densecell_batch.planning import plan_tiles
+from densecell_batch.tiling import TileGrid, published_axis, wide_axis
 
 FULL = published("2d3d")
 WINDOW = (5, 300, 300)
@@ -68,3 +76,108 @@ def test_a_tile_that_is_asked_for():
 def test_what_cannot_be_planned(options, message):
     with pytest.raises(OptionError, match=message):
         plan_tiles((21, 400, 400), FULL, WINDOW, **options)
+
+
+def plain_owners(axis):
+    """Voxels of each tile that owns any, by asking each voxel how deep it is in each tile."""
+    owner = np.argmax([axis.depth(i) for i in range(len(axis.corners))], axis=0)
+    return [
+        (int(found[0]), int(found[-1]) + 1)
+        for i in range(len(axis.corners))
+        if len(found := np.flatnonzero(owner == i))
+    ]
+
+
+def plain_rows_read(axis, band):
+    """Rows from the lowest to the highest that tiles with a voxel in the band see, mirrored ones included."""
+    tiles = [i for i, c in enumerate(axis.corners) if max(c, 0) < band[1] and c + axis.output > band[0]]
+    ends = np.concatenate([axis.input_indices(i) for i in (tiles[0], tiles[-1])])
+    first, last = (axis.corners[i] - axis.margin for i in (tiles[0], tiles[-1]))
+    return max(int(ends.max()) + 1, min(axis.length, last + axis.input)) - min(int(ends.min()), max(0, first))
+
+
+def plain_plan(shape, net, depth, stitch, precision, budget, keep):
+    """Corners along y and x, bands and memory of the right plan, found by trying every one; None if none fits."""
+    blend, edge = stitch == "blend", 0 if net.margin else 2
+    z = published_axis(shape[0], depth, 0, depth // 2 if blend else depth // 3)
+    ways = []
+    for length in shape[1:]:
+        halos = [max(net.halo, length // (8 * n) if blend and n > 1 else 0) for n in range(1, ceil(length / 64) + 1)]
+        lattice = (edge, net.alignment, net.residue)
+        ways.append([wide_axis(length, n, net.margin, halo, *lattice) for n, halo in enumerate(halos, start=1)])
+    grids = [TileGrid(z, y, x) for y, x in product(*ways)]
+    grids.sort(key=lambda grid: (grid.redundancy, grid.n_tiles))
+    owners = {y.corners: plain_owners(y) for y in ways[0]}
+    keep, known = keep or blend, {}
+    for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256):
+        for grid in grids:
+            y = grid.y
+            if (y.corners, n) not in known:
+                spans = owners[y.corners]
+                cuts = [len(spans) * i // n for i in range(n + 1)]
+                bands = [(spans[a][0], spans[b - 1][1]) for a, b in pairwise(cuts) if b > a]
+                read = max(plain_rows_read(y, band) for band in bands) if len(bands) > 1 else y.length
+                known[y.corners, n] = tuple(bands), max(b - a for a, b in bands), read
+            bands, rows, read = known[y.corners, n]
+            voxels, outputs = float(np.prod(grid.input)), 4 * net.n_classes * float(np.prod(grid.output))
+            tiles = voxels * live_channels(net) * {"float32": 4, "bfloat16": 2}[precision] + 4 * outputs
+            slab = min(z.output, z.length) * float(rows) * shape[2]
+            canvas = slab * (9 + 4 * net.n_classes * keep)
+            source = float(read) * shape[2] * 4 * (z.input + 1) + 2 * 4 * voxels
+            assembly = float(shape[1]) * shape[2] * (20 + 8 * net.n_classes * keep)
+            if int(900 * 2**20 + max(tiles + canvas + source, assembly)) <= budget:
+                return y.corners, y.output, grid.x.corners, grid.x.output, bands
+    return None
+
+
+NETS = [
+    Hybrid2D3D(7, 64), Hybrid2D3D(3, 4), Hybrid2D3D(5, 8, n_blocks=1, pyramid_convs=(3,)),
+    Hybrid2D3D(2, 16, n_blocks=2), UNet2D(7, 64), UNet2D(3, 8), UNet2D(2, 4, n_blocks=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(len(NETS)))
+def test_the_plan_is_that_of_trying_every_one(seed):
+    chance, net, found = random.Random(seed), NETS[seed], []
+    depth = 1 if isinstance(net, UNet2D) else 5
+    for _ in range(25):
+        largest = chance.choice([20, 300, 1200])
+        shape = (chance.choice([1, 5, 12]), chance.randint(1, largest), chance.randint(1, largest))
+        keep, precision = chance.random() < 0.3, chance.choice(["float32", "bfloat16"])
+        stitch = chance.choice(["crop", "blend"])
+        budget = 900 * 2**20 + int(10 ** chance.uniform(5, 9.7))
+        right = plain_plan(shape, net, depth, stitch, precision, budget, keep)
+        options = {"stitch": stitch, "precision": precision, "budget": budget, "keep_probabilities": keep}
+        found.append(right)
+        if right is None:
+            with pytest.raises(OptionError, match="do not suffice"):
+                plan_tiles(shape, net, (depth, 300, 300), **options)
+            continue
+        plan = plan_tiles(shape, net, (depth, 300, 300), **options)
+        grid = plan.grid
+        assert (grid.y.corners, grid.y.output, grid.x.corners, grid.x.output, plan.bands) == right, (shape, options)
+        assert plan.memory <= budget
+    assert sum(right is not None for right in found) > 5
+
+
+def plan_or_refuse(side, gigabytes, stitch="crop"):
+    try:
+        return plan_tiles((20, side, side), FULL, WINDOW, stitch=stitch, budget=gigabytes * 2**30)
+    except OptionError:
+        return None
+
+
+@pytest.mark.parametrize("stitch", ["crop", "blend"])
+@pytest.mark.parametrize("gigabytes", [32, 512, 8000])  # too little, many tiles, one
+def test_very_large_slices_are_planned_in_no_time(stitch, gigabytes):
+    begun = time.process_time()
+    assert (plan_or_refuse(65536, gigabytes, stitch) is None) == (gigabytes == 32)
+    assert time.process_time() - begun < 3  # half a second, where nobody else is at work
+
+
+def test_very_large_slices_are_planned_in_little_memory():
+    tracemalloc.start()
+    assert plan_or_refuse(24576, 32) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * 2**20

@@ -1,5 +1,8 @@
 """The geometry of tiles: coverage, ownership, mirroring."""
 
+import random
+import time
+
 import numpy as np
 import pytest
 
@@ -94,3 +97,40 @@ def test_redundancy_of_the_benchmark_stack():
     grid = TileGrid(published_axis(21, 5, 0, 1), wide(400, 1), wide(400, 1))
     assert grid.redundancy == pytest.approx(25 * 408**2 / (21 * 400**2))
     assert grid.n_tiles == 5
+
+
+def test_owners_and_what_they_read_are_those_of_asking_each_voxel():
+    chance = random.Random(0)
+    for _ in range(300):
+        length, output, margin = chance.randint(1, 120), chance.randint(1, 60), chance.choice([0, 3, 40])
+        corners = [-chance.randint(0, 80)]
+        while corners[-1] + output < length or chance.random() < 0.3:
+            corners.append(corners[-1] + chance.randint(1, output))
+        axis = Axis(length, output, margin, tuple(corners))
+        depths = np.array([axis.depth(i) for i in range(len(corners))])
+        owners = {
+            "crop": (np.argmax(depths, axis=0), axis.deepest),
+            "latest": (len(corners) - 1 - np.argmax(depths[::-1] > 0, axis=0), axis.latest),
+        }
+        start = chance.randrange(length)
+        stop = chance.randint(start + 1, length)
+        for rule, (owner, spans) in owners.items():
+            for i, (a, b) in enumerate(spans):
+                assert np.flatnonzero(owner == i).tolist() == list(range(a, b))
+            touching = axis.touching(rule, start, stop)
+            assert set(owner[start:stop].tolist()) <= set(touching)
+            assert {touching[0], touching[-1]} <= set(owner[start:stop].tolist())
+        inside = axis.touching("inside", start, stop)
+        assert list(inside) == np.flatnonzero((depths[:, start:stop] > 0).any(axis=1)).tolist()
+        low, high = axis.read_by(inside)
+        read = np.concatenate([axis.input_indices(i) for i in inside])
+        assert low <= read.min()
+        assert high > read.max()
+
+
+def test_axes_of_very_long_stacks_are_small():
+    begun = time.process_time()
+    axis = published_axis(100_000, 5, 0, 1)
+    assert len(axis.deepest) == len(axis.latest) == len(axis.inside) == 25_000
+    assert axis.deepest[-1] == (99_996, 100_000)
+    assert time.process_time() - begun < 2

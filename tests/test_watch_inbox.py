@@ -6,6 +6,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tifffile
 from watched import save
@@ -13,6 +14,11 @@ from watched import save
 from densecell_batch.checks import printable
 from densecell_batch.errors import StackError
 from densecell_batch.watch.inbox import FolderGoneError, Inbox, check_whole
+
+KEPT_BY_STORAGE = [
+    "#recycle", "$RECYCLE.BIN", "RECYCLER", "#snapshot", "~snapshot", ".snapshot", "@eaDir", "@tmp", "@Recycle",
+    "@Recently-Snapshot", "System Volume Information", "lost+found", ".Trash-1000", ".zfs", "Network Trash Folder",
+]  # fmt: skip
 
 
 def names(inbox):
@@ -26,6 +32,9 @@ def names(inbox):
         (["README", "a.txt", "a.tif.part", "a.tif~", ".a.tif.Xy12", ".hidden.tif", "tif"], set()),
         (["sub/deep/a.tif", ".snapshots/a.tif"], {"sub/deep/a.tif"}),
         (["results/a_labels.tif", "a.tif"], {"a.tif"}),
+        ([f"{folder}/a.tif" for folder in KEPT_BY_STORAGE], set()),
+        ([f"sub/{folder.upper()}/deep/a.tif" for folder in KEPT_BY_STORAGE], set()),
+        (["recycled/a.tif", "snapshot/a.tif", "@me/a.tif"], {"recycled/a.tif", "snapshot/a.tif", "@me/a.tif"}),
     ],
 )
 def test_names(tmp_path, files, found):
@@ -96,6 +105,101 @@ def test_a_slice_that_is_just_being_written_is_no_verdict_on_its_folder(tmp_path
     assert names(inbox) == {"series/0.tif"}
     tifffile.imwrite(folder / "0.tif", tifffile.imread(save(tmp_path.with_name("source.tif")))[0])
     assert names(inbox) == {"series"}
+
+
+def fill(folder, *files):
+    """TIFFs with so many slices, of so many rows: an overview, slices, stacks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, slices, rows in files:
+        tifffile.imwrite(folder / name, np.zeros((slices, rows, 30)[slices == 1 :], np.uint8), photometric="minisblack")
+
+
+def test_an_overview_beside_stacks_makes_no_folder_of_slices(tmp_path):
+    stacks = [(f"s{i:02}.tif", 3, 20) for i in range(20)]
+    fill(tmp_path / "first", ("a_overview.tif", 1, 200), *stacks)
+    fill(tmp_path / "last", ("z.tif", 1, 5), *stacks[:2])
+    fill(
+        tmp_path / "mostly", *((f"snap{i:02}.tif", 1, 20) for i in range(40)), ("snap40b.tif", 9, 20), ("t.tif", 1, 20)
+    )
+    rgb = np.zeros((200, 200, 3), np.uint8)
+    fill(tmp_path / "colour", *stacks[:3])
+    tifffile.imwrite(tmp_path / "colour/overview.tif", rgb, photometric="rgb")
+    expected = {f"first/{name}" for name, *_ in stacks} | {"first/a_overview.tif", "last/z.tif"}
+    expected |= {"last/s00.tif", "last/s01.tif", "mostly/t.tif", "mostly/snap40b.tif"}
+    expected |= {f"mostly/snap{i:02}.tif" for i in range(40)}
+    expected |= {"colour/overview.tif", "colour/s00.tif", "colour/s01.tif", "colour/s02.tif"}
+    inbox = Inbox(tmp_path, quiet=0)
+    assert names(inbox) == names(inbox) == expected
+
+
+def test_a_folder_becomes_one_of_stacks_and_of_slices_again(tmp_path):
+    folder, inbox = tmp_path / "f", Inbox(tmp_path, quiet=0)
+    fill(folder, ("0.tif", 1, 20), ("1.tif", 1, 20))
+    assert names(inbox) == {"f"}
+    fill(folder, ("2.tif", 4, 20))
+    assert names(inbox) == {"f/0.tif", "f/1.tif", "f/2.tif"}
+    (folder / "2.tif").unlink()
+    assert names(inbox) == {"f"}
+
+
+def test_what_was_opened_is_not_opened_again(tmp_path, monkeypatch):
+    opened = []
+
+    def spy(path):
+        opened.append(path.name)
+        return True
+
+    monkeypatch.setattr("densecell_batch.watch.inbox._has_one_slice", spy)
+    fill(tmp_path / "f", *((f"{i}.tif", 1, 20) for i in range(50)))
+    inbox = Inbox(tmp_path, quiet=0)
+    inbox.look()
+    assert {"0.tif", "49.tif"} <= set(opened)
+    assert 4 <= len(opened) <= 6
+    opened.clear()
+    inbox.look()
+    assert opened == []
+    fill(tmp_path / "f", ("50.tif", 1, 20))
+    inbox.look()
+    assert "50.tif" in opened
+    assert "0.tif" not in opened
+
+
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [(("b.tif", 4, 20), "b.tif: has 4 x 20 x 30 voxels"), (("b.tif", 1, 50), "b.tif: has 1 x 50 x 30 voxels")],
+)
+def test_what_does_not_go_with_the_slices_is_named_with_the_remedy(tmp_path, odd, says):
+    fill(tmp_path / "f", *((f"s{i}.tif", 1, 20) for i in range(3)))
+    check_whole(tmp_path / "f")
+    fill(tmp_path / "f", odd)
+    with pytest.raises(StackError, match=rf"{says} .*; expected 1 x 20 x 30.* --no-slices"):
+        check_whole(tmp_path / "f")
+
+
+def test_colours_among_the_slices_are_named_with_the_remedy(tmp_path):
+    fill(tmp_path / "f", ("s0.tif", 1, 20), ("s1.tif", 1, 20))
+    tifffile.imwrite(tmp_path / "f/overview.tif", np.zeros((20, 30, 3), np.uint8), photometric="rgb")
+    with pytest.raises(StackError, match=r"overview.tif: .*--no-slices"):
+        check_whole(tmp_path / "f")
+
+
+def test_linked_folders_are_told_of_once(tmp_path, caplog):
+    root = tmp_path / "in"
+    for folder in (root / "sub", tmp_path / "elsewhere", tmp_path / "out"):
+        folder.mkdir(parents=True)
+    save(tmp_path / "elsewhere" / "a.tif")
+    (root / "sub" / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "results").symlink_to(tmp_path / "out")
+    (root / "self").symlink_to("self")
+    (root / "nowhere").symlink_to("nothing")
+    (root / "a.tif").symlink_to(tmp_path / "elsewhere" / "a.tif")
+    inbox = Inbox(root, quiet=0, skip=[root / "results"])
+    assert names(inbox) == names(inbox) == {"a.tif"}
+    assert inbox.links == {str(root / "sub" / "linked")}
+    assert caplog.text.count("which is not followed") == caplog.text.count("linked: a link to a folder") == 1
+    (root / "sub" / "linked").unlink()
+    inbox.look()
+    assert inbox.links == set()
 
 
 def test_rivals(tmp_path):

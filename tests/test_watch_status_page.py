@@ -65,6 +65,11 @@ def test_what_is_said(tmp_path):
     assert "http-equiv" not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
 
 
+def test_links_are_named(tmp_path):
+    parsed = page(tmp_path, [], links=("/data/in/<linked>",))
+    assert any("/data/in/<linked> is a link to a folder" in text for text in parsed.texts)
+
+
 def test_the_table_for_a_terminal():
     rows = [
         Row("a b.tif", state="failed", attempts=3, reason="not a\nTIFF", finished=1e9),

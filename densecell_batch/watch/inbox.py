@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from densecell_batch.checks import check_image, printable
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.io.discovery import Stamp, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import explained_reading
 from densecell_batch.outputs import without_suffix
 from densecell_batch.watch.ome_sets import OmeSets
 
@@ -24,7 +26,14 @@ __all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole"]
 
 _log = logging.getLogger(__name__)
 
-_TRIED = 3  # files of a folder that are opened to learn whether it holds slices
+_TRIED = 6  # files of a folder that are opened, at most, to learn whether it holds slices
+
+# What storage systems and their clients keep deleted and earlier versions in, in small letters. Hidden names are no
+# part of the folder anyway.
+_KEPT_BY_STORAGE = {
+    "#recycle", "#snapshot", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "~snapshot", "$recycle.bin",
+    "recycler", "lost+found", "network trash folder", "system volume information", "temporary items",
+}  # fmt: skip
 
 
 class FolderGoneError(DensecellError):
@@ -58,6 +67,11 @@ class Inbox:
         Whether a folder below `root` whose TIFFs have one slice each is a stack. Else every TIFF is one.
     marker
         Name of the file that says that a folder of slices is complete.
+
+    Attributes
+    ----------
+    links : set of str
+        Links to folders, at the last look: what lies behind them is not seen.
     """
 
     def __init__(
@@ -67,9 +81,11 @@ class Inbox:
         self._skip = {os.path.abspath(path) for path in skip}  # noqa: PTH100 (resolve would follow links)
         self._slices, self._marker = slices, marker
         self._seen: dict[str, tuple[Stamp, float]] = {}
-        self._single: dict[str, tuple[str, Stamp, bool]] = {}  # folder -> a file of it, and whether that has one slice
+        self._judged: dict[str, _Judged] = {}
         self._sets = OmeSets()
         self._unreadable: set[str] = set()
+        self.links: set[str] = set()
+        self._told: set[str] = set()  # links of which the log says so
 
     def look(self) -> dict[str, Sighting]:
         """All stacks that are there now.
@@ -79,9 +95,10 @@ class Inbox:
         FolderGoneError
             If the folder itself cannot be read.
         """
-        now, asked = time.monotonic(), self._single
-        self._single = {}  # of folders that are gone nothing is kept
+        now, asked = time.monotonic(), self._judged
+        self._judged = {}  # of folders that are gone nothing is kept
         self._sets.turn()
+        self.links = set()
         found: dict[str, Sighting] = {}
         for path, stamp, marked, rivals in self._walk(asked):
             name = printable(path.relative_to(self.root).as_posix())
@@ -95,7 +112,7 @@ class Inbox:
         """Monotonic time from which on a stack is taken for complete, if it stays as it is."""
         return sighting.since if sighting.marked else sighting.since + self.quiet
 
-    def _walk(self, asked: dict[str, tuple[str, Stamp, bool]]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
+    def _walk(self, asked: dict[str, _Judged]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
         """Path, stamp, mark and rivals of each stack."""
         folders = [str(self.root)]
         while folders:
@@ -106,13 +123,10 @@ class Inbox:
             if not stamps:
                 continue
             sets = self._sets.among(folder, stamps)
-            if folder != str(self.root) and not sets and self._holds_slices(folder, stamps, asked):
-                stamp = Stamp(
-                    len(stamps),
-                    sum(one.bytes for one in stamps.values()),
-                    max(one.mtime_ns for one in stamps.values()),
-                )
-                yield Path(folder), stamp, self._marker in names, ()
+            inner = folder != str(self.root) and not sets
+            whole = self._of_slices(folder, stamps, asked.get(folder)) if inner else None
+            if whole is not None:
+                yield Path(folder), whole, self._marker in names, ()
                 continue
             stamps = {name: stamp for name, stamp in stamps.items() if name not in sets} | dict(sets.values())
             alike: dict[str, list[str]] = {}
@@ -135,25 +149,89 @@ class Inbox:
                 _log.warning("%s: cannot be read (%s): what lies in it is not seen", folder, error.strerror)
             return [], [], set()
         self._unreadable.discard(folder)
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
-        files = [entry for entry in shown if _is_dir(entry) is False and is_slice(Path(entry.path))]
-        below = [entry.path for entry in shown if _is_dir(entry)]
-        below = [path for path in below if os.path.abspath(path) not in self._skip]  # noqa: PTH100
+        files, below = [], []
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            is_folder = _is_dir(entry)
+            if is_folder and entry.name.lower() not in _KEPT_BY_STORAGE:
+                below.append(entry.path)
+            elif is_folder is False and is_slice(Path(entry.path)):
+                files.append(entry)
+            elif is_folder is False and _leads_to_folder(entry) and not self._skipped(entry.path):
+                self._pass_over(entry.path)
+        below = [path for path in below if not self._skipped(path)]
         return files, below, {entry.name for entry in entries}
 
-    def _holds_slices(self, folder: str, stamps: dict[str, Stamp], asked: dict[str, tuple[str, Stamp, bool]]) -> bool:
-        """Whether the first TIFF of a folder that can be opened has one slice."""
+    def _skipped(self, path: str) -> bool:
+        return os.path.abspath(path) in self._skip  # noqa: PTH100
+
+    def _pass_over(self, link: str) -> None:
+        """Say once that nobody looks behind a link."""
+        self.links.add(link)
+        if link not in self._told:
+            self._told.add(link)
+            _log.warning(
+                "%s: a link to a folder, which is not followed: what lies there is not seen; copy or mount the folder "
+                "here, or watch it as well", link,
+            )  # fmt: skip
+
+    def _of_slices(self, folder: str, stamps: dict[str, Stamp], known: _Judged | None) -> Stamp | None:
+        """The stamp of a folder as a stack; None if each TIFF in it is one.
+
+        It is a stack if of the TIFFs that are looked at all that can be opened have one slice: among stacks there may
+        lie an image of a single slice, an overview.
+        """
         if not self._slices:
-            return False
-        if (known := asked.get(folder)) is not None and stamps.get(known[0]) == known[1]:
-            self._single[folder] = known
-            return known[2]
-        for name in sorted(stamps, key=lambda name: natural_key(Path(name)))[:_TRIED]:
-            single = _has_one_slice(Path(folder, name))
-            if single is not None:
-                self._single[folder] = (name, stamps[name], single)
-                return single
-        return False
+            return None
+        if known is not None and known.several and stamps.get(known.several) == known.single[known.several][0]:
+            self._judged[folder] = known
+            return None
+        whole = Stamp(
+            len(stamps), sum(one.bytes for one in stamps.values()), max(one.mtime_ns for one in stamps.values())
+        )
+        if known is None or known.whole != whole:
+            known = _judge(folder, stamps, whole, {} if known is None else known.single)
+        if not known.single:
+            return None
+        self._judged[folder] = known
+        return None if known.several else whole
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What was found out of a folder that is no other than this."""
+
+    whole: Stamp  # of all its TIFFs
+    single: dict[str, tuple[Stamp, bool]]  # file -> when it was opened, and whether it has one slice
+    several: str  # a file with several slices, if there is one
+
+
+def _judge(folder: str, stamps: dict[str, Stamp], whole: Stamp, before: dict[str, tuple[Stamp, bool]]) -> _Judged:
+    """Open some TIFFs of a folder, unless they were before."""
+    single: dict[str, tuple[Stamp, bool]] = {}
+    for name in _sample(stamps):
+        found = before[name][1] if name in before and before[name][0] == stamps[name] else None
+        if found is None:
+            found = _has_one_slice(Path(folder, name))
+        if found is not None:
+            single[name] = stamps[name], found
+        if found is False:
+            return _Judged(whole, single, name)
+    return _Judged(whole, single, "")
+
+
+def _sample(stamps: dict[str, Stamp]) -> list[str]:
+    """The files of a folder that tell best whether all are slices: the largest and the smallest, the first and the last
+    one, and some between.
+    """
+    by_size = sorted(stamps, key=lambda name: stamps[name].bytes)
+    in_order = sorted(stamps, key=lambda name: natural_key(Path(name)))
+    if len(in_order) <= _TRIED:
+        return in_order
+    steps = _TRIED - 2
+    between = (in_order[(len(in_order) - 1) * i // (steps - 1)] for i in range(steps))
+    return list(dict.fromkeys([by_size[-1], by_size[0], *between]))
 
 
 def check_whole(path: Path) -> None:
@@ -165,8 +243,35 @@ def check_whole(path: Path) -> None:
         If that is not possible, or it is a result of this program.
     """
     check_image(path)
+    if path.is_dir():
+        _check_slices(path)
     with open_stack(path) as stack:
         stack.read(stack.info.shape[0] - 1)
+
+
+def _check_slices(folder: Path) -> None:
+    """Raise StackError unless all TIFFs of a folder are slices of one stack: so that is known before work is done."""
+    remedy = "move it elsewhere, or watch with --no-slices if each file here is a stack of its own"
+    shapes: dict[tuple[int, int, int], Path] = {}  # each with the first file that has it
+    number: Counter[tuple[int, int, int]] = Counter()
+    with explained_reading(folder, "the folder cannot be read"):
+        files = sorted(filter(is_slice, folder.iterdir()), key=natural_key)
+    for file in files:
+        try:
+            with open_stack(file) as stack:
+                shapes.setdefault(stack.info.shape, file)
+                number[stack.info.shape] += 1
+        except StackError as error:
+            raise StackError(f"{error}. All of {folder} is taken for slices of one stack: {remedy}") from error
+    if not shapes:
+        return
+    usual = number.most_common(1)[0][0]
+    odd = next((shape for shape in shapes if shape[0] > 1), None) or next((s for s in shapes if s != usual), None)
+    if odd is not None:
+        raise StackError(
+            f"{shapes[odd]}: has {odd[0]} x {odd[1]} x {odd[2]} voxels (z, y, x); expected 1 x {usual[1]} x "
+            f"{usual[2]}, since all of {folder} is taken for slices of one stack: {remedy}"
+        )
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool | None:
@@ -175,6 +280,13 @@ def _is_dir(entry: os.DirEntry[str]) -> bool | None:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return None
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_symlink() and entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _stamp(entry: os.DirEntry[str]) -> Stamp | None:

@@ -47,6 +47,7 @@ class Situation:
     table: Table
     arriving: int = 0  # stacks that are not quiet yet
     trouble: str = ""  # why nothing is done
+    links: tuple[str, ...] = ()  # to folders, which are passed over
     stopped: bool = False
 
 
@@ -115,6 +116,8 @@ def _page(situation: Situation, out: Path) -> str:
     ]
     if situation.trouble:
         parts.append(f'<p class="trouble">{escape(situation.trouble)}</p>')
+    for link in situation.links:
+        parts.append(f'<p class="faint">{escape(link)} is a link to a folder: what lies there is not seen</p>')
     boxes = (f'<div class="count"><b>{number}</b>{state}</div>' for state, number in counts.items())
     parts.append(f'<div class="counts">{"".join(boxes)}</div>')
     for row in by_state["running"]:

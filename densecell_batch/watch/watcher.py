@@ -113,7 +113,7 @@ class Watcher:
         self._segmenter, self._options = segmenter, options
         self._say, self._progress, self._stop = say, progress, stop
         skip = [path for path in (place.out, options.move_done, options.move_failed) if path is not None]
-        inbox = Inbox(root, quiet=options.quiet, skip=skip, slices=options.slices, marker=options.marker)
+        inbox = self._inbox = Inbox(root, quiet=options.quiet, skip=skip, slices=options.slices, marker=options.marker)
         self._results = Results(place, root, segmenter.options.hooks.post)
         self._board = Board(inbox, self._results, ledger, keep_failed=options.move_failed is not None)
         self._awake = threading.Event()
@@ -432,7 +432,8 @@ class Watcher:
     def _show_page(self, *, last: bool = False) -> None:
         """Write the status page, now and then."""
         begun = time.monotonic()
-        state = (self._ledger.changes, self._complaint, self._board.arriving)
+        links = tuple(sorted(self._inbox.links))
+        state = (self._ledger.changes, self._complaint, self._board.arriving, links)
         if state == self._page_state and begun < self._page_at + _REFRESH and not last:
             self._page_late = False  # nothing is new but the time
             return
@@ -443,7 +444,7 @@ class Watcher:
         self._page_late = False
         table = read_tables(ledgers_of(self._place.out))
         situation = Situation(
-            str(self._root), table, arriving=self._board.arriving, trouble=self._complaint, stopped=last
+            str(self._root), table, self._board.arriving, trouble=self._complaint, links=links, stopped=last
         )
         try:
             self._place.check()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from densecell_batch.atomic import sync
-from densecell_batch.bundle import ModelBundle
+from densecell_batch.bundle import ModelBundle, file_word
 from densecell_batch.errors import OutputError
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
@@ -76,8 +76,8 @@ class OutputPaths:
         return {image.absolute() for image in images}
 
     def instances(self, class_name: str) -> Path:
-        """The instances of a class; what a file name cannot hold becomes "-"."""
-        return self._base.with_name(f"{self._base.name}_{re.sub(r'[^0-9A-Za-z._-]+', '-', class_name)}_instances.tif")
+        """The instances of a class."""
+        return self._base.with_name(f"{self._base.name}_{file_word(class_name)}_instances.tif")
 
 
 class StackOutputs:

@@ -14,10 +14,11 @@ PACKAGE = Path(densecell_batch.__file__).parent
 
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
-    {"errors", "quiet"},
+    {"errors", "printable", "quiet", "strict_json"},
     {"volume", "tiling", "atomic", "identity", "imagej_place"},
     {"claim"},
-    {"architecture", "archive"},
+    {"architecture", "archive", "crc32c"},
+    {"golden"},
     {"io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},
     {"device", "predict"},

@@ -372,7 +372,10 @@ def window_problem(architecture: Architecture, window: Sequence[Any]) -> str:
         return f"window is {str(list(window))[:80]}; expected 3 whole numbers above 0, (z, y, x)"
     if max(window) > _LARGEST_SIDE or forward_bytes(architecture, tuple(window)) > _LARGEST_FORWARD:
         needed = forward_bytes(architecture, tuple(window))
-        return f"window {list(window)} is too large: a net would need {needed:,} bytes for it; expected sides up to {_LARGEST_SIDE:,} and at most {_LARGEST_FORWARD:,} bytes"
+        return (
+            f"window {list(window)} is too large: a net would need {needed:,} bytes for it; expected sides up to "
+            f"{_LARGEST_SIDE:,} and at most {_LARGEST_FORWARD:,} bytes"
+        )
     if min(architecture.output_shape(tuple(window))) < 1:
         return f"window {list(window)} is too small for the nets: nothing of it would come out"
     return ""

@@ -115,9 +115,14 @@ def plan_tiles(
             return plan
         smallest = plan if smallest is None or plan.memory < smallest.memory else smallest
     assert smallest is not None
-    if tile is not None or stitch == "deepest":
+    if tile is not None or (stitch == "deepest" and smallest.memory <= 2 * budget):
         return smallest  # as it was asked for; tiles are cut further when memory runs out
     least = smallest.memory / 2**30
+    if stitch == "deepest":  # the window is what the bundle says it is
+        raise OptionError(
+            f"{budget / 2**30:.2f} GiB of memory do not suffice for the windows of {list(window)} voxels (z, y, x) of "
+            f"the model's training: they need about {least:.2f} GiB; give --memory {ceil(least)}G, or use --stitch crop"
+        )
     raise OptionError(
         f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the smallest "
         f"tiles need about {least:.2f} GiB; give --memory {ceil(least)}G or more, on a machine that has it"

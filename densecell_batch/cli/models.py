@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from densecell_batch.cli.params import TILE, VOXEL_SIZE
+from densecell_batch.printable import printable
 
 if TYPE_CHECKING:
     from densecell_batch.bundle import ModelBundle
@@ -50,10 +51,10 @@ def show(model: str, as_json: bool) -> None:
     bundle = find_bundle(model)
     manifest = read_manifest(bundle.path)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        click.echo(_as_json(manifest, indent=2))
         return
     for label, value in _description(bundle, manifest):
-        first, *more = value.split("\n")
+        first, *more = (printable(line) for line in value.split("\n"))
         click.echo(f"{label:<14}{first}")
         for line in more:
             click.echo(f"{'':<14}{line}")
@@ -85,8 +86,8 @@ def import_models(
         name = out.name.removesuffix(".zip")
     bundle = import_published(paths, out, name, classes=names, voxel_size=voxel_size, **fields)
     for note in bundle.provenance["notes"]:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{bundle.path}: {_line(bundle)}")
+        click.echo(f"note: {printable(note)}", err=True)
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
 
 
 @models.command()
@@ -99,7 +100,7 @@ def pack(folder: Path, out: Path) -> None:
     if out.suffix.lower() != ".zip":
         raise click.BadParameter(f"{out} does not end in .zip", param_hint="--out")
     bundle = pack_bundle(folder, out)
-    click.echo(f"{bundle.path}: {_line(bundle)}")
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
 
 
 @models.command()
@@ -136,7 +137,7 @@ def _summary(path: Path) -> str:
     try:
         return f"model: {_line(load_bundle(path))}"
     except BundleError as error:
-        return f"broken: {error}"
+        return f"broken: {printable(error)}"
 
 
 def _line(bundle: ModelBundle) -> str:
@@ -159,6 +160,15 @@ def _description(bundle: ModelBundle, manifest: dict[str, Any]) -> list[tuple[st
         ("window", " x ".join(map(str, bundle.window)) + " (z, y, x)"),
         ("normalization", bundle.normalization),
         ("members", "\n".join(f"{member.file} {member.sha256}" for member in bundle.members)),
-        ("scores", json.dumps(bundle.scores, ensure_ascii=False, indent=1)),
-        ("provenance", json.dumps(bundle.provenance, ensure_ascii=False, indent=1)),
+        ("scores", _as_json(bundle.scores, indent=1)),
+        ("provenance", _as_json(bundle.provenance, indent=1)),
     ]
+
+
+def _as_json(value: Any, indent: int) -> str:
+    """JSON values as a text that any terminal shows as it is, and that still is JSON."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "\n".join(
+        "".join(c if printable(c) == c else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in line)
+        for line in text.split("\n")
+    )

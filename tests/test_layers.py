@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "printable", "quiet", "strict_json"},
     {"volume", "tiling", "atomic", "identity", "imagej_place"},
     {"claim"},
-    {"architecture", "archive", "crc32c"},
+    {"architecture", "archive", "crc32c", "download", "download_record", "ownership"},
     {"checkpoint", "golden"},
     {"io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},
     {"stitch", "nets", "metrics"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,9 @@ def list_models() -> None:
     rows = [("NAME", "WHERE", "WHAT")]
     rows += [(name, "bundled", _summary(weights.BUNDLED / name)) for name in weights.bundled_names()]
     for name, entry in weights.REGISTRY.items():
-        where = "fetchable" if weights.fetched(name) is None else "cached"
-        rows.append((name, where, f"{entry.kind}: {entry.about}"))
+        problem = weights.distrusted_cache(name)
+        where = "fetchable" if weights.fetched(name) is None else "refused" if problem else "cached"
+        rows.append((name, where, printable(problem) or f"{entry.kind}: {entry.about}"))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, where, what in rows:
         click.echo(f"{name:<{widths[0]}}  {where:<{widths[1]}}  {what}")
@@ -122,11 +124,37 @@ def verify(model: str) -> None:
 
 @models.command()
 @click.argument("name")
-def fetch(name: str) -> None:
-    """Fetch the model or data set NAME into the cache, unless it is there."""
+@click.option("--sha256", "pins", multiple=True, metavar="FILE=HASH",
+              help="Take only a FILE with this SHA-256. Repeatable; of a single file the HASH will do.")  # fmt: skip
+def fetch(name: str, pins: tuple[str, ...]) -> None:
+    """Fetch the model or data set NAME into the cache, unless it is there.
+
+    Nobody published hashes of the four published nets: each is trusted when it is fetched for the first time, and held
+    to what it was from then on. --sha256 holds it to what you know of it.
+    """
     from densecell_batch import weights
 
-    click.echo(weights.fetch(name))
+    click.echo(weights.fetch(name, _pins(name, pins)))
+
+
+def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 by file, of what was given as FILE=HASH or, for a single file, as HASH."""
+    from densecell_batch.weights import REGISTRY
+
+    files = [file.name for file in REGISTRY[name].files] if name in REGISTRY else []
+    found: dict[str, str] = {}
+    for pin in pins:
+        file, equals, value = pin.rpartition("=")
+        if not equals and len(files) == 1:
+            file = files[0]
+        if not file or file in found or not re.fullmatch(r"[0-9a-f]{64}", value.lower()):
+            raise click.BadParameter(
+                f"{pin!r} is not FILE=HASH with the 64 hexadecimal digits of a SHA-256, once for each file of "
+                f"{', '.join(files) or name}",
+                param_hint="--sha256",
+            )
+        found[file] = value.lower()
+    return found
 
 
 def _summary(path: Path) -> str:

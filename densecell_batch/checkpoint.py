@@ -141,13 +141,14 @@ def _entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     if len(footer) < _FOOTER or not footer.endswith(_TABLE_MAGIC):
         raise ValueError("it does not end as such a file does")
     at = _skip_handle(footer, 0)  # of a block that is always empty
-    previous, read = b"", 0
+    previous: bytes | None = None
+    read = 0
     for _, handle in _block(content, footer, at):
         read += _size(handle)
         if read > len(content):
             raise ValueError("its blocks overlap")
         for key, value in _block(content, handle, 0):
-            if key <= previous and (previous or key):
+            if previous is not None and key <= previous:
                 raise ValueError("its names are not in order")
             previous = key
             yield key, value

@@ -12,13 +12,16 @@ References
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
 
 __all__ = ["crc32c", "masked"]
 
 _POLYNOMIAL = 0x82F63B78  # bits reversed
-_LANES = 4096
-_SMALL = 64 * _LANES  # bytes below which lanes do not pay
+_MOST_LANES = 4096
+_SMALL = 4096  # bytes below which lanes do not pay
 
 
 def _make_table() -> list[int]:
@@ -38,17 +41,18 @@ def crc32c(content: bytes | memoryview) -> int:
     values = np.frombuffer(content, np.uint8)
     if len(values) < _SMALL:
         return _plain(values.tobytes(), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    length = len(values) // _LANES
-    columns = np.ascontiguousarray(values[: length * _LANES].reshape(_LANES, length).T)
+    n_lanes = min(math.isqrt(len(values)), _MOST_LANES)
+    length = len(values) // n_lanes
+    columns = np.ascontiguousarray(values[: length * n_lanes].reshape(n_lanes, length).T)
     table = np.array(_TABLE, np.uint32)
-    lanes = np.zeros(_LANES, np.uint32)
+    lanes = np.zeros(n_lanes, np.uint32)
     for column in columns:
         lanes = table[(lanes ^ column) & 0xFF] ^ lanes >> 8
     shift = _zeros(length)
     crc = 0xFFFFFFFF
     for lane in lanes.tolist():
         crc = _apply(shift, crc) ^ lane
-    return _plain(values[length * _LANES :].tobytes(), crc) ^ 0xFFFFFFFF
+    return _plain(values[length * n_lanes :].tobytes(), crc) ^ 0xFFFFFFFF
 
 
 def masked(crc: int) -> int:
@@ -62,6 +66,7 @@ def _plain(content: bytes, crc: int) -> int:
     return crc
 
 
+@lru_cache(maxsize=64)  # the tensors of a net have few sizes
 def _zeros(n: int) -> list[int]:
     """What `n` zero bytes make of each bit of a checksum: 32 columns of a matrix."""
     result, step = [1 << bit for bit in range(32)], [_plain(b"\0", 1 << bit) for bit in range(32)]

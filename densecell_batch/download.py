@@ -20,7 +20,7 @@ _MAX_REDIRECTS = 10
 _CHUNK = 2**16
 
 
-def download(url: str, target: Path, max_bytes: int, check: Callable[[Path], None]) -> None:
+def download(url: str, target: Path, max_bytes: int, magic: bytes, check: Callable[[Path], None]) -> None:
     """Download a file to a temporary one beside its place, and move it there when it is whole.
 
     Parameters
@@ -32,6 +32,8 @@ def download(url: str, target: Path, max_bytes: int, check: Callable[[Path], Non
         Its place; the folder is there.
     max_bytes
         Where to break off.
+    magic
+        What it begins with: a page that says sorry is known by it at once.
     check
         Looks at the temporary file; raises FetchError for what is not wanted.
 
@@ -52,7 +54,7 @@ def download(url: str, target: Path, max_bytes: int, check: Callable[[Path], Non
         with os.fdopen(descriptor, "wb") as file:
             try:
                 with requests.Session() as session:
-                    _copy(session, url, file, max_bytes)
+                    _copy(session, url, file, max_bytes, magic)
             except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
                 raise FetchError(printable(error)) from error
         check(temporary)
@@ -62,7 +64,7 @@ def download(url: str, target: Path, max_bytes: int, check: Callable[[Path], Non
         temporary.unlink(missing_ok=True)
 
 
-def _copy(session: Any, url: str, file: IO[bytes], max_bytes: int) -> None:
+def _copy(session: Any, url: str, file: IO[bytes], max_bytes: int, magic: bytes) -> None:
     """Write what an address delivers."""
     from tqdm import tqdm
 
@@ -71,10 +73,14 @@ def _copy(session: Any, url: str, file: IO[bytes], max_bytes: int) -> None:
         expected = int(said) if said.isdecimal() and len(said) < 20 else None
         if (expected or 0) > max_bytes:
             raise FetchError(f"it has {expected:,} bytes; expected at most {max_bytes:,}")
-        held = 0
+        held, start = 0, b""
         bar = tqdm(total=expected, unit="B", unit_scale=True, disable=not sys.stderr.isatty())
         with bar:
             for chunk in response.iter_content(_CHUNK):
+                if held < len(magic):
+                    start += chunk[:20]
+                    if not start.startswith(magic[: len(start)]):
+                        raise FetchError(f"what came does not begin as a file of its kind does, but with {start!r}")
                 held += len(chunk)
                 if held > max_bytes:
                     raise FetchError(f"it has more than {max_bytes:,} bytes, of which no more were read")

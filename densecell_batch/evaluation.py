@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from densecell_batch.device import need_memory
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.reading import open_stack
 from densecell_batch.metrics import (
@@ -51,6 +52,7 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
     with open_stack(path) as stack:
         if stack.info.dtype == "float32":
             raise StackError(f"{path}: the labels are float32; expected whole numbers: convert them to 8-bit")
+        need_memory(path, (1 if ignore is None else 2) * stack.info.n_voxels)
         labels = np.empty(stack.info.shape, np.uint8)
         counted = None if ignore is None else np.empty(stack.info.shape, bool)
         for z in range(len(labels)):
@@ -72,6 +74,7 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
 def read_mask(path: Path) -> np.ndarray:
     """Where a stack is above 0: (z, y, x) bool. Raises StackError if it cannot be read."""
     with open_stack(path) as stack:
+        need_memory(path, stack.info.n_voxels)
         mask = np.empty(stack.info.shape, bool)
         for z in range(len(mask)):
             mask[z] = stack.read(z) > 0

@@ -35,17 +35,20 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        level = [child for parent in level if isinstance(parent, dict | list) for child in _children(parent)]
+    level = _containers([value])
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _containers(parent)]
         if not level:
             json.dumps(value, ensure_ascii=False).encode()  # raises for halves of surrogate pairs
             return value
     raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
-def _children(parent: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(parent.values()) if isinstance(parent, dict) else parent
+def _containers(parent: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+    """The lists and objects right in one."""
+    return [
+        child for child in (parent.values() if isinstance(parent, dict) else parent) if isinstance(child, dict | list)
+    ]
 
 
 def _refuse(constant: str) -> NoReturn:

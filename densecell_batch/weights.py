@@ -47,6 +47,7 @@ __all__ = [
 
 BUNDLED = Path(__file__).parent / "models"
 
+_ZIP = b"PK\x03\x04"  # what a zip begins with
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +58,7 @@ class RemoteFile:
     name: str  # in the cache
     url: str
     md5: str | None = None  # as published; None where its authors published no hash: the first fetch records SHA-256
-    max_bytes: int = 2**30  # where a download breaks off
+    max_bytes: int = 2**28  # where a download breaks off; the published nets have 0.5 GB together
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ REGISTRY: Mapping[str, Published] = MappingProxyType({
         kind="model",
         about="the published ensemble of four 2D-3D+3x3x3 nets: human platelets, SBF-SEM, 7 classes",
         files=tuple(
-            RemoteFile(f"2d3d-3x3x3_{i}.zip", f"{_DROPBOX}/{key}/2d3d-3x3x3_{i}.zip?dl=1", max_bytes=2**29)
+            RemoteFile(f"2d3d-3x3x3_{i}.zip", f"{_DROPBOX}/{key}/2d3d-3x3x3_{i}.zip?dl=1")
             for i, key in enumerate(("peroaqonnq1chtv", "seqjvr7ulx9j8cp", "p536tuy8hgz2gmb", "uwhfq3jsijlfv9j"))
         ),
         citation=_GUAY,
@@ -98,6 +99,7 @@ REGISTRY: Mapping[str, Published] = MappingProxyType({
                 "platelet_data_1219.zip",
                 f"{_DROPBOX}/68yclbraqq1diza/platelet_data_1219.zip?dl=1",
                 md5="253310093ee2c00304fbabdb0c7e3a4a",
+                max_bytes=2**29,
             ),
         ),
         citation=_GUAY,
@@ -348,7 +350,7 @@ def _download(file: RemoteFile, target: Path, check: Callable[[Path], None], ent
     """Download one zip, and say what to do where that is not possible."""
     _log.info("downloading %s from %s", file.name, file.url)
     try:
-        download(file.url, target, file.max_bytes, check)
+        download(file.url, target, file.max_bytes, _ZIP, check)
     except _ChangedError as error:
         raise FetchError(
             f"{file.url} does not deliver the file that was published, that it delivered when it was first fetched, or "

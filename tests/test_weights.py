@@ -70,6 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if name == "endless":
             self.send_response(200)
             self.end_headers()
+            self.wfile.write(b"PK\x03\x04")
             while True:
                 self.server.sent += self.wfile.write(bytes(2**16))
         content = self.server.files.get(name)
@@ -269,7 +270,7 @@ def test_a_truncated_download_leaves_nothing(
 
 def test_a_page_instead_of_the_file(registry: dict[str, Published], server: Server, cache: Path) -> None:
     server.files["net_0.zip"] = b"<html>too many downloads</html>"
-    with pytest.raises(FetchError, match="what came is not a zip"):
+    with pytest.raises(FetchError, match="what came does not begin as a file of its kind does, but with b'<html>"):
         fetch("nets")
     assert not any(path.is_file() for path in cache.rglob("*"))
 

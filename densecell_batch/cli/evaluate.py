@@ -92,7 +92,7 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
-    from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.device import choose_precision, need_memory, select_device
     from densecell_batch.io.reading import open_stack
     from densecell_batch.normalize import measure, normalize
     from densecell_batch.predict import Predictor
@@ -102,8 +102,11 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     bundle = find_bundle(name)
     precision = choose_precision("auto", select_device("auto")).name
     with open_stack(Path(str(images))) as stack:
+        need_memory(stack.info.path, 4 * stack.info.n_voxels)
         statistics = measure(stack)
-        image = np.stack([normalize(stack.read(z), statistics) for z in range(stack.info.shape[0])])
+        image = np.empty(stack.info.shape, np.float32)
+        for z in range(len(image)):
+            image[z] = normalize(stack.read(z), statistics)
     weights: list[Any] = [bundle.weights(i) for i in range(len(bundle.members))]
     chosen = [(bundle.name, weights)]
     if members:

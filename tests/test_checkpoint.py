@@ -103,7 +103,7 @@ def test_blocks_that_overlap_and_names_without_number(monkeypatch: pytest.Monkey
     where = block([(bytes([i]), varint(0) + varint(len(first))) for i in range(1, 200)])
     footer = varint(0) * 2 + varint(len(first) + 5) + varint(len(where))
     content = first + trailer(first) + where + trailer(where) + footer.ljust(40, b"\0")
-    with pytest.raises(ValueError, match="its blocks overlap"):
+    with pytest.raises(ValueError, match=r"not in order|overlap"):
         parse_index(content + bytes.fromhex("57fb808b247547db"))
     monkeypatch.setattr(checkpoint, "_MAX_TENSORS", 2)
     with pytest.raises(ValueError, match="more than 2 tensors"):

@@ -89,7 +89,7 @@ class Segmenter:
         if needed > budget:
             raise OptionError(
                 f"{budget / 2**30:.2f} GiB of memory do not suffice for the weights of {self.bundle.path}: "
-                f"{len(self.bundle.members)} nets need about {needed / 2**30:.2f} GiB; give more --memory, on a "
+                f"its nets need about {needed / 2**30:.2f} GiB; give more --memory, on a "
                 "machine that has it"
             )
         weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]

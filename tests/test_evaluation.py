@@ -120,7 +120,7 @@ def test_labels_that_are_no_classes(files, label, where):
 
 @pytest.mark.parametrize("label", [256, 65_535])
 def test_a_label_of_any_number_can_be_ignored(files, label):
-    truth = np.where(TRUTH == 2, label, TRUTH).astype(np.uint16)
+    truth = np.where(TRUTH == 2, label, TRUTH.astype(np.uint16)).astype(np.uint16)
     tifffile.imwrite(files / "truth.tif", truth, photometric="minisblack", metadata={"axes": "ZYX"})
     _, found = scores(files, files / "found.tif", "--ignore-label", label)
     assert found["found"]["voxels"] == 4

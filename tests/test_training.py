@@ -367,6 +367,13 @@ def test_states_that_are_no_file_of_tensors(trained, tmp_path, content):
         train_ensemble(a_run(), [phantom()], phantom(seed=1), folder)
 
 
+@pytest.mark.parametrize("free", [0, 1000, 100_000])
+def test_volumes_that_do_not_fit_in_memory_are_not_read(files, free, monkeypatch):
+    monkeypatch.setattr("densecell_batch.device.available_memory", lambda: free)
+    with pytest.raises(StackError, match=r"train-images\S*: as it describes itself it takes .* GiB of memory"):
+        load_labelled(files["train-images"], files["train-labels"], 3)
+
+
 def test_hopeless_members_are_abandoned(tmp_path):
     run = a_run(recipe=replace(RECIPE, floor=0.99), restarts=1)
     with pytest.raises(OptionError, match=r"every member was abandoned: none reached a mean IoU of 0.99"):

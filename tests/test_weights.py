@@ -298,6 +298,7 @@ def test_offline_says_what_to_put_where_and_takes_it(
 
 
 def test_server_gone(registry: dict[str, Published], server: Server, cache: Path) -> None:
+    server.shutdown()
     server.server_close()
     with pytest.raises(FetchError, match=r"cannot be downloaded.*put each file at the place named here"):
         find_bundle("nets")

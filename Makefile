@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+SECONDS ?= 600
+
 # Images: the first engine that answers builds; IMAGE_BUILD_FLAGS go to its `build` as they are.
 VARIANT ?= gpu
 FIJI ?= 1
@@ -13,7 +15,7 @@ ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 &&
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/__init__.py)
 
-.PHONY: help demo test test-slow test-lowest check format bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-slow test-lowest fuzz check format bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -38,6 +40,9 @@ test-lowest:  ## the quick tests with the oldest dependencies that pyproject.tom
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
 	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji"
+
+fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 check: $(VENV)/.installed  ## lint, format, types
 	$(BIN)/ruff check .

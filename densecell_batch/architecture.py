@@ -12,11 +12,13 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from math import prod
 from typing import Any, ClassVar
 
 from densecell_batch.errors import OptionError
+from densecell_batch.printable import printable
 
 __all__ = [
     "Architecture",
@@ -26,9 +28,12 @@ __all__ = [
     "architecture_from_dict",
     "architecture_to_dict",
     "flop_per_voxel",
+    "forward_bytes",
     "live_channels",
+    "n_parameters",
     "published",
     "tensor_shapes",
+    "window_problem",
 ]
 
 Shape = tuple[int, ...]
@@ -38,16 +43,25 @@ Shape = tuple[int, ...]
 _LARGEST = {"n_classes": 256, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
 _LONGEST_PATH = 64
 _MOST_PATHS = 8
+_LARGEST_SIDE = 16_384  # of a training window, voxels
+_LARGEST_FORWARD = 64 * 2**30  # bytes that a net takes for its training window; the published ones take 0.7e9
 
 
 def _check_fields(config: Any, names: tuple[str, ...], flags: tuple[str, ...]) -> None:
     for name in names:
         value, largest = getattr(config, name), _LARGEST[name]
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-            raise OptionError(f"{config.family}: {name} is {value!r}; expected a whole number from 1 to {largest}")
+            raise OptionError(
+                f"{config.family}: {name} is {_short(value)}; expected a whole number from 1 to {largest}"
+            )
     for name in flags:
         if not isinstance(getattr(config, name), bool):
-            raise OptionError(f"{config.family}: {name} is {getattr(config, name)!r}; expected true or false")
+            raise OptionError(f"{config.family}: {name} is {_short(getattr(config, name))}; expected true or false")
+
+
+def _short(value: Any) -> str:
+    """A value from a manifest, as a message quotes it."""
+    return printable(repr(value)[:80])
 
 
 @dataclass(frozen=True)
@@ -103,7 +117,8 @@ class Hybrid2D3D:
             not isinstance(n, int) or not 1 <= n <= _LONGEST_PATH for n in convs
         ):
             raise OptionError(
-                f"2d3d: pyramid_convs is {convs}; expected 1 to {_MOST_PATHS} whole numbers from 1 to {_LONGEST_PATH}"
+                f"2d3d: pyramid_convs is {_short(convs)}; expected 1 to {_MOST_PATHS} whole numbers from 1 to "
+                f"{_LONGEST_PATH}"
             )
         if self.n_kernels % 2:
             raise OptionError(f"2d3d: n_kernels is {self.n_kernels}; expected an even number (3x3x3 convs have half)")
@@ -326,6 +341,11 @@ def tensor_shapes(architecture: Architecture) -> dict[str, Shape]:
     return shapes
 
 
+def n_parameters(architecture: Architecture) -> int:
+    """Numbers in all tensors of one net (1.0e7 for the published 2D-3D net)."""
+    return sum(prod(shape) for shape in tensor_shapes(architecture).values())
+
+
 def flop_per_voxel(architecture: Architecture) -> float:
     """Floating-point operations of one net per output voxel (3.03e6 for the published 2D-3D net)."""
     return sum(layer.flop_per_voxel for layer in architecture.layers())
@@ -339,6 +359,26 @@ def live_channels(architecture: Architecture) -> float:
     k = architecture.pyramid_kernels
     paths = sum((n + c + 2 * k * 2**i) / 4**i for i in range(1, len(architecture.pyramid_convs)))
     return max(6.0 * n, (n + c) * 2 + 3 * k + paths)
+
+
+def forward_bytes(architecture: Architecture, shape: Shape) -> int:
+    """Memory that one net takes in float32 for an input of spatial `shape`, about."""
+    return int(4 * prod(shape) * max(live_channels(architecture), 4 * architecture.n_classes))
+
+
+def window_problem(architecture: Architecture, window: Sequence[Any]) -> str:
+    """What keeps `window` from being an input window (z, y, x) of the training of a net; empty when nothing does."""
+    if len(window) != 3 or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in window):
+        return f"window is {str(list(window))[:80]}; expected 3 whole numbers above 0, (z, y, x)"
+    if max(window) > _LARGEST_SIDE or forward_bytes(architecture, tuple(window)) > _LARGEST_FORWARD:
+        needed = forward_bytes(architecture, tuple(window))
+        return (
+            f"window {list(window)} is too large: a net would need {needed:,} bytes for it; expected sides up to "
+            f"{_LARGEST_SIDE:,} and at most {_LARGEST_FORWARD:,} bytes"
+        )
+    if min(architecture.output_shape(tuple(window))) < 1:
+        return f"window {list(window)} is too small for the nets: nothing of it would come out"
+    return ""
 
 
 _FAMILIES: dict[str, type[Hybrid2D3D] | type[UNet2D]] = {f.family: f for f in (Hybrid2D3D, UNet2D)}
@@ -367,11 +407,14 @@ def architecture_from_dict(config: dict[str, Any]) -> Architecture:
     name = fields_given.pop("family", None)
     family = _FAMILIES.get(str(name))
     if family is None:
-        raise OptionError(f"architecture family is {name!r}; expected one of {', '.join(sorted(_FAMILIES))}")
+        raise OptionError(f"architecture family is {_short(name)}; expected one of {', '.join(sorted(_FAMILIES))}")
     known = {f.name for f in fields(family)}
     unknown = sorted(set(fields_given) - known)
     if unknown:
-        raise OptionError(f"architecture {name} has no field {', '.join(unknown)}; expected {', '.join(sorted(known))}")
+        raise OptionError(
+            f"architecture {name} has no field {printable(', '.join(unknown)[:80])}; expected "
+            f"{', '.join(sorted(known))}"
+        )
     if "n_classes" not in fields_given:
         raise OptionError(f"architecture {name} lacks n_classes")
     try:

@@ -7,17 +7,19 @@ A bundle is a folder or a zip::
     member-1.safetensors   ...
     golden.npz             a small input and the probabilities that the ensemble gives for it
 
-The manifest is checked when a bundle is loaded; the SHA-256 and the tensors of a member when its weights are read.
+The manifest is checked when a bundle is loaded, and the sizes of the files against it; the SHA-256 and the tensors of a
+member when its weights are read. A bundle comes from a stranger: nothing is decoded before what it declares has been
+held against what is there and against what its nets need.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,15 @@ from densecell_batch.architecture import (
     Shape,
     architecture_from_dict,
     architecture_to_dict,
+    n_parameters,
     tensor_shapes,
+    window_problem,
 )
-from densecell_batch.archive import MAX_BYTES, Archive, open_archive, write_folder, write_zip
+from densecell_batch.archive import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
 from densecell_batch.errors import BundleError, OptionError
+from densecell_batch.golden import MAX_NPZ_BYTES, golden_bytes, read_golden
+from densecell_batch.printable import printable
+from densecell_batch.strict_json import parse_json
 from densecell_batch.volume import VoxelSize
 
 __all__ = [
@@ -42,6 +49,7 @@ __all__ = [
     "Member",
     "ModelBundle",
     "differences",
+    "file_word",
     "load_bundle",
     "pack_bundle",
     "read_manifest",
@@ -51,7 +59,11 @@ __all__ = [
 MANIFEST = "bundle.json"
 SCHEMA_VERSION = 1
 _GOLDEN = "golden.npz"
-_MAX_MANIFEST_BYTES = 2**24
+_MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
+_MAX_MEMBERS = 100
+_MAX_PARAMETERS = 2**28  # of one net; the published ones have 1e7 and 3e7
+_MAX_HEADER_BYTES = 2**20  # of a safetensors file, before the values of its tensors
+_LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
 # Field of the manifest: the type of its JSON value, and what a message calls that type.
 _FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
@@ -89,11 +101,13 @@ class ClassInfo:
         whole = isinstance(name, str) and re.fullmatch(r"[^/\\]{1,64}", name) and name.isprintable()
         if not whole or name.strip(" .") != name:
             raise BundleError(
-                f"class name {name!r}: expected 1 to 64 printable characters without slashes, and no space or dot at "
-                "the ends"
+                f"class name {_short(name)}: expected 1 to 64 printable characters without slashes, and no space or "
+                "dot at the ends"
             )
         if len(self.colour) != 3 or not all(_is_whole(c) and 0 <= c <= 255 for c in self.colour):
-            raise BundleError(f"class {name}: colour is {list(self.colour)}; expected 3 whole numbers from 0 to 255")
+            raise BundleError(
+                f"class {name}: colour is {_short(list(self.colour))}; expected 3 whole numbers from 0 to 255"
+            )
 
 
 @dataclass(frozen=True)
@@ -110,10 +124,10 @@ class Member:
     sha256: str  # of the file, 64 lower-case hexadecimal digits
 
     def __post_init__(self) -> None:
-        if not isinstance(self.file, str) or not re.fullmatch(r"\w[\w.-]*\.safetensors", self.file):
-            raise BundleError(f"member file is {self.file!r}; expected a plain name like member-0.safetensors")
+        if not isinstance(self.file, str) or not re.fullmatch(r"\w[\w.-]{0,99}\.safetensors", self.file):
+            raise BundleError(f"member file is {_short(self.file)}; expected a plain name like member-0.safetensors")
         if not isinstance(self.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise BundleError(f"member {self.file}: sha256 is {self.sha256!r}; expected 64 hexadecimal digits")
+            raise BundleError(f"member {self.file}: sha256 is {_short(self.sha256)}; expected 64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -142,21 +156,50 @@ class ModelBundle:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            raise BundleError(f"name is {self.name!r}; expected 1 to 64 letters, digits, dots, dashes or underscores")
+            raise BundleError(
+                f"name is {_short(self.name)}; expected 1 to 64 letters, digits, dots, dashes or underscores"
+            )
+        for field, longest in _LONGEST.items():
+            text = getattr(self, field)
+            if len(text) > longest or printable(text) != text:
+                raise BundleError(
+                    f"{field} is {_short(text)}; expected a text of at most {longest} characters without line breaks "
+                    "and other control characters"
+                )
         if len(self.classes) != self.architecture.n_classes:
             raise BundleError(f"{len(self.classes)} classes are named, but the nets have {self.architecture.n_classes}")
         for what, names in (("class", [c.name for c in self.classes]), ("member file", [m.file for m in self.members])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise BundleError(f"{what} {twice[0]!r} stands there twice; expected each once")
-        if not self.members:
-            raise BundleError("members is empty; expected at least one")
+        words: dict[str, str] = {}
+        for c in self.classes:
+            other = words.setdefault(file_word(c.name).casefold(), c.name)
+            if other != c.name:
+                raise BundleError(
+                    f"the classes {other!r} and {c.name!r} would both be written to files named "
+                    f"{file_word(c.name)}; expected names that differ in letters and digits, not in case alone"
+                )
+        if not 1 <= len(self.members) <= _MAX_MEMBERS:
+            count = f"has {len(self.members)}" if self.members else "is empty"
+            raise BundleError(f"members {count}; expected at least one, and at most {_MAX_MEMBERS}")
         if self.normalization != "stack":
-            raise BundleError(f"normalization is {self.normalization!r}; expected 'stack', the only one known here")
-        if len(self.window) != 3 or not all(_is_whole(side) and side > 0 for side in self.window):
-            raise BundleError(f"window is {list(self.window)}; expected 3 whole numbers above 0, (z, y, x)")
-        if min(self.architecture.output_shape(self.window)) < 1:
-            raise BundleError(f"window {list(self.window)} is too small for the nets: nothing of it would come out")
+            raise BundleError(
+                f"normalization is {_short(self.normalization)}; expected 'stack', the only one known here"
+            )
+        problem = window_problem(self.architecture, self.window)
+        if problem:
+            raise BundleError(problem)
+        if n_parameters(self.architecture) > _MAX_PARAMETERS or self.weight_bytes > MAX_BYTES:
+            raise BundleError(
+                f"{len(self.members)} nets of {n_parameters(self.architecture):,} parameters; expected at most "
+                f"{_MAX_PARAMETERS:,} each, and {MAX_BYTES:,} bytes of all"
+            )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of all members, in memory."""
+        return 4 * n_parameters(self.architecture) * len(self.members)
 
     def weights(self, i: int) -> dict[str, np.ndarray]:
         """The tensors of member `i`.
@@ -176,7 +219,7 @@ class ModelBundle:
 
         member = self.members[i]
         place = f"{self.path}: {member.file}"
-        content = _read(self.path, member.file)
+        content = _read(self.path, member.file, _member_limit(self.architecture))
         found = hashlib.sha256(content).hexdigest()
         if found != member.sha256:
             raise BundleError(
@@ -185,8 +228,10 @@ class ModelBundle:
             )
         try:
             tensors = load(content)
-        except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise BundleError(f"{place} is no readable safetensors file ({error}); get the bundle again") from error
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise BundleError(
+                f"{place} is no readable safetensors file ({printable(error)}); get the bundle again"
+            ) from error
         _check_tensors(self.architecture, tensors, place)
         return tensors
 
@@ -205,24 +250,8 @@ class ModelBundle:
         BundleError
             If the file is damaged, or the arrays do not fit the net.
         """
-        place = f"{self.path}: {_GOLDEN}"
-        content = io.BytesIO(_read(self.path, _GOLDEN))
-        with open_archive(Path(place), BundleError, content):
-            pass  # the checks of every zip: an .npz is one
-        try:
-            with np.load(content, allow_pickle=False) as arrays:
-                image, expected = np.asarray(arrays["input"]), np.asarray(arrays["expected"])
-        except (KeyError, ValueError, OSError, EOFError, MemoryError) as error:
-            raise BundleError(f"{place} cannot be read ({error}); get the bundle again") from error
-        if image.ndim != 3 or image.dtype != np.float32 or expected.dtype != np.float32:
-            raise BundleError(
-                f"{place}: input is {image.dtype} {image.shape} and expected {expected.dtype}; both should be float32, "
-                "(z, y, x) and (z, y, x, class)"
-            )
-        wanted = (*self.architecture.output_shape(image.shape), self.architecture.n_classes)
-        if expected.shape != wanted:
-            raise BundleError(f"{place}: expected has shape {expected.shape}; it should be {wanted} for {image.shape}")
-        return image, expected
+        content = _read(self.path, _GOLDEN, MAX_NPZ_BYTES)
+        return read_golden(content, self.architecture, f"{self.path}: {_GOLDEN}")
 
 
 def load_bundle(path: Path) -> ModelBundle:
@@ -240,10 +269,19 @@ def load_bundle(path: Path) -> ModelBundle:
     """
     path = Path(path)
     bundle = _from_manifest(path, read_manifest(path))
-    present = set(_names(path))
-    missing = [name for name in (*(m.file for m in bundle.members), _GOLDEN) if name not in present]
-    if missing:
-        raise BundleError(f"{path}: {', '.join(missing)} is missing; the bundle is incomplete: get it again")
+    needed = 4 * n_parameters(bundle.architecture)
+    with _files(path) as (files, prefix):
+        wanted = [*(m.file for m in bundle.members), _GOLDEN]
+        missing = [name for name in wanted if prefix + name not in files.names]
+        if missing:
+            raise BundleError(f"{path}: {', '.join(missing)} is missing; the bundle is incomplete: get it again")
+        for member in bundle.members:
+            size = files.size(prefix + member.file)
+            if not needed < size <= _member_limit(bundle.architecture):
+                raise BundleError(
+                    f"{path}: {member.file} has {size:,} bytes; the tensors of its architecture have {needed:,}: the "
+                    "weights are not those of the architecture in the manifest, or not whole"
+                )
     return bundle
 
 
@@ -256,9 +294,9 @@ def read_manifest(path: Path) -> Any:
         If there is none, or it is not JSON.
     """
     try:
-        return json.loads(_read(path, MANIFEST, _MAX_MANIFEST_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: {MANIFEST} is not JSON ({error}); get the bundle again") from error
+        return parse_json(_read(path, MANIFEST, _MAX_MANIFEST_BYTES))
+    except ValueError as error:
+        raise BundleError(f"{path}: {MANIFEST} is not JSON ({printable(error)}); get the bundle again") from error
 
 
 def write_bundle(
@@ -330,9 +368,7 @@ def write_bundle(
         text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: scores or provenance hold what JSON cannot say ({error})") from error
-    arrays = io.BytesIO()
-    np.savez(arrays, input=golden[0], expected=golden[1])
-    everything = [(MANIFEST, f"{text}\n".encode()), *files.items(), (_GOLDEN, arrays.getvalue())]
+    everything = [(MANIFEST, f"{text}\n".encode()), *files.items(), (_GOLDEN, golden_bytes(*golden))]
     if path.suffix.lower() == ".zip":
         write_zip(path, everything, may_exist=may_exist)
     else:
@@ -355,7 +391,7 @@ def pack_bundle(folder: Path, destination: Path) -> ModelBundle:
         bundle.weights(i)
     bundle.golden()
     names = (MANIFEST, *(m.file for m in bundle.members), _GOLDEN)
-    write_zip(destination, ((name, _read(bundle.path, name)) for name in names))
+    write_zip(destination, ((name, _read(bundle.path, name, MAX_BYTES)) for name in names))
     return load_bundle(destination)
 
 
@@ -366,7 +402,7 @@ def differences(architecture: Architecture, shapes: Mapping[str, Shape]) -> str:
     for what, names in (("missing", expected.keys() - shapes.keys()), ("unknown", shapes.keys() - expected.keys())):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            found.append(f"tensor {min(names)}{more} is {what}")
+            found.append(f"tensor {printable(min(names)[:80])}{more} is {what}")
     for name, shape in expected.items():
         if name in shapes and tuple(shapes[name]) != shape:
             found.append(f"tensor {name} has shape {list(shapes[name])}, expected {list(shape)}")
@@ -394,16 +430,18 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
     schema = manifest.get("schema_version")
     if schema != SCHEMA_VERSION or not _is_whole(schema):
         raise BundleError(
-            f"{place} has schema version {schema!r}; this version of densecell-batch knows {SCHEMA_VERSION} only: use "
-            "a version that knows the bundle"
+            f"{place} has schema version {_short(schema)}; this version of densecell-batch knows {SCHEMA_VERSION} "
+            "only: use a version that knows the bundle"
         )
     missing, unknown = sorted(_FIELDS.keys() - manifest.keys()), sorted(manifest.keys() - _FIELDS.keys())
     if missing or unknown:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {', '.join(unknown)}"
+        problem = (
+            f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {printable(', '.join(unknown)[:80])}"
+        )
         raise BundleError(f"{place} {problem}; expected exactly {', '.join(_FIELDS)}")
     for field, (kind, called) in _FIELDS.items():
         if not isinstance(manifest[field], kind):
-            raise BundleError(f"{place}: {field} is {json.dumps(manifest[field])[:80]}; expected {called}")
+            raise BundleError(f"{place}: {field} is {_short(manifest[field])}; expected {called}")
     fields = {field: value for field, value in manifest.items() if field != "schema_version"}
     try:
         return ModelBundle(
@@ -428,7 +466,7 @@ def _entries(values: list[Any], field: str, keys: tuple[str, str]) -> Iterator[t
     """The two values of each object in a list of the manifest."""
     for value in values:
         if not isinstance(value, dict) or value.keys() != set(keys):
-            raise BundleError(f"{field} holds {json.dumps(value)[:80]}; expected objects of {keys[0]} and {keys[1]}")
+            raise BundleError(f"{field} holds {_short(value)}; expected objects of {keys[0]} and {keys[1]}")
         yield value[keys[0]], value[keys[1]]
 
 
@@ -443,10 +481,10 @@ def _voxel_size_from_dict(value: dict[str, Any] | None) -> VoxelSize | None:
     if value is None:
         return None
     if value.keys() != {"z", "y", "x", "unit"} or not isinstance(value["unit"], str):
-        raise BundleError(f"voxel_size is {json.dumps(value)[:80]}; expected z, y, x and unit")
+        raise BundleError(f"voxel_size is {_short(value)}; expected z, y, x and unit")
     edges = [value[axis] for axis in "zyx"]
     if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges):
-        raise BundleError(f"voxel_size is {json.dumps(value)[:80]}; expected numbers for z, y and x")
+        raise BundleError(f"voxel_size is {_short(value)}; expected numbers for z, y and x")
     return VoxelSize.of(edges[0], edges[1], edges[2], unit=value["unit"])
 
 
@@ -455,47 +493,45 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _prefix(archive: Archive, path: Path) -> str:
-    """The folder in a zip, "" or "name/", where the manifest stands."""
-    found = [name for name in archive.names if name.rpartition("/")[2] == MANIFEST and name.count("/") <= 1]
-    if len(found) != 1:
-        raise BundleError(
-            f"{path}: the zip has {len(found)} files {MANIFEST} where 1 was expected; this is no model bundle. A zip "
-            "of a published model becomes one by: densecell-batch models import"
-        )
-    return found[0].removesuffix(MANIFEST)
+def _short(value: Any) -> str:
+    """A value of a manifest, as a message quotes it."""
+    return printable(repr(value)[:80])
 
 
-def _names(path: Path) -> list[str]:
-    """Names of the files of a bundle."""
-    if path.is_dir():
-        return [file.name for file in path.iterdir() if file.is_file()]
-    with open_archive(path, BundleError) as archive:
-        prefix = _prefix(archive, path)
-        return [name.removeprefix(prefix) for name in archive.names]
+def file_word(class_name: str) -> str:
+    """What the files of a class are named after: what a file name cannot hold becomes "-"."""
+    return re.sub(r"[^0-9A-Za-z._-]+", "-", class_name)
 
 
-def _read(path: Path, name: str, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of one file of a bundle; BundleError if it is missing, damaged or larger than `limit`."""
+def _member_limit(architecture: Architecture) -> int:
+    """Bytes that the file of a member has at most."""
+    return 4 * n_parameters(architecture) + _MAX_HEADER_BYTES
+
+
+@contextmanager
+def _files(path: Path) -> Iterator[tuple[Files, str]]:
+    """The files of a bundle, and the folder in a zip, "" or "name/", where the manifest stands."""
     if not path.exists():
         raise BundleError(f"{path}: no such file or folder; expected a model bundle")
     if path.is_dir():
-        file = path / name
-        if not file.is_file():
+        yield Folder(path, BundleError), ""
+        return
+    with open_archive(path, BundleError) as archive:
+        found = [name for name in archive.names if name.rpartition("/")[2] == MANIFEST and name.count("/") <= 1]
+        if len(found) != 1:
+            raise BundleError(
+                f"{path}: the zip has {len(found)} files {MANIFEST} where 1 was expected; this is no model bundle. A "
+                "zip of a published model becomes one by: densecell-batch models import"
+            )
+        yield archive, found[0].removesuffix(MANIFEST)
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """The bytes of one file of a bundle; BundleError if it is missing, damaged or larger than `limit`."""
+    with _files(path) as (files, prefix):
+        if prefix + name not in files.names:
             raise BundleError(
                 f"{path}: {name} is missing; this is no model bundle, or not a whole one. A published model becomes "
                 "one by: densecell-batch models import"
             )
-        _check_size(path, name, file.stat().st_size, limit)
-        return file.read_bytes()
-    with open_archive(path, BundleError) as archive:
-        inside = _prefix(archive, path) + name
-        if inside not in archive.names:
-            raise BundleError(f"{path}: {name} is missing; the bundle is incomplete: get it again")
-        _check_size(path, name, archive.size(inside), limit)
-        return archive.read(inside)
-
-
-def _check_size(path: Path, name: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise BundleError(f"{path}: {name} has {size:,} bytes; expected at most {limit:,}: this is no model bundle")
+        return files.read(prefix + name, limit)

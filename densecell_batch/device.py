@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import DeviceError
+from densecell_batch.errors import DeviceError, StackError
 
 __all__ = [
     "DEVICES",
@@ -27,6 +27,7 @@ __all__ = [
     "available_memory",
     "choose_precision",
     "convolution_rates",
+    "need_memory",
     "select_device",
 ]
 
@@ -131,6 +132,22 @@ def available_memory() -> int:
     """Bytes that this process may still take: the smaller of free memory and what its control group leaves."""
     free = _meminfo().get("MemAvailable", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min([free, *_left_in_cgroups()])
+
+
+def need_memory(path: Path, needed: int) -> None:
+    """Refuse a file that is read as a whole and, as it describes itself, does not fit in memory.
+
+    Raises
+    ------
+    StackError
+        If there are no `needed` bytes.
+    """
+    free = available_memory()
+    if needed > free:
+        raise StackError(
+            f"{path}: as it describes itself it takes {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are "
+            "free; cut out a part of it, or use a machine with more"
+        )
 
 
 def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:

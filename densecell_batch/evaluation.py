@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from densecell_batch.errors import StackError
-from densecell_batch.io.reading import open_labels
+from densecell_batch.device import need_memory
+from densecell_batch.errors import OptionError, StackError
+from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.metrics import (
     Scores,
     adjusted_rand_index,
@@ -19,24 +20,63 @@ from densecell_batch.metrics import (
     variation_of_information,
 )
 
-__all__ = ["as_table", "compare", "read_classes", "render_confusion"]
+__all__ = ["MAX_CLASSES", "as_table", "compare", "read_classes", "read_mask", "render_confusion"]
+
+MAX_CLASSES = 256  # a class map has 8 bits; the memory that scores take grows with the square
+_DRAWN = 64  # classes that a picture has room for
 
 
-def read_classes(path: Path, n_classes: int | None = None) -> np.ndarray:
-    """A class map as (z, y, x) int64.
+def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A class map.
+
+    Parameters
+    ----------
+    path
+        The stack.
+    ignore
+        The label of voxels that do not count, which may be any number.
+
+    Returns
+    -------
+    labels : numpy.ndarray
+        (z, y, x) uint8; 0 where nothing counts.
+    counted : numpy.ndarray or None
+        Bool (z, y, x): voxels that count; None when `ignore` is.
 
     Raises
     ------
     StackError
-        If it cannot be read, is not of whole numbers, or has a class below 0 or, where `n_classes` is given, above.
+        If it cannot be read, is not of whole numbers, or has a label that is no class: below 0, or `MAX_CLASSES` or
+        more.
     """
     with open_labels(path) as stack:
-        labels = np.stack([stack.read(z) for z in range(stack.info.shape[0])]).astype(np.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (n_classes is not None and high >= n_classes):
-        wanted = "0 or more" if n_classes is None else f"0 to {n_classes - 1}"
-        raise StackError(f"{path}: it has the label {low if low < 0 else high}; expected {wanted}")
-    return labels
+        need_memory(path, (1 if ignore is None else 2) * stack.info.n_voxels)
+        labels = np.empty(stack.info.shape, np.uint8)
+        counted = None if ignore is None else np.empty(stack.info.shape, bool)
+        for z in range(len(labels)):
+            plane = stack.read(z)
+            if counted is not None:
+                counted[z] = plane != ignore
+                plane = np.where(counted[z], plane, 0)
+            low, high = int(plane.min()), int(plane.max())
+            if low < 0 or high >= MAX_CLASSES:
+                raise StackError(
+                    f"{path}: it has the label {low if low < 0 else high} in slice {z}; expected classes from 0 to "
+                    f"{MAX_CLASSES - 1}: correct it, or leave out such voxels with --ignore-label; numbers of objects "
+                    "are no classes"
+                )
+            labels[z] = plane
+    return labels, counted
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Where a stack is above 0: (z, y, x) bool. Raises StackError if it cannot be read."""
+    with open_stack(path, stored=True) as stack:
+        need_memory(path, stack.info.n_voxels)
+        mask = np.empty(stack.info.shape, bool)
+        for z in range(len(mask)):
+            mask[z] = stack.read(z) > 0
+    return mask
 
 
 def compare(
@@ -90,7 +130,20 @@ def as_table(summaries: Sequence[tuple[str, dict[str, Any]]], names: Sequence[st
 
 
 def render_confusion(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Confusion matrix as a picture (height, width, 3) uint8: each row in shares of the true class, darker for more."""
+    """Confusion matrix as a picture (height, width, 3) uint8: each row in shares of the true class, darker for more.
+
+    Where there are many classes, those that do not occur are left out.
+
+    Raises
+    ------
+    OptionError
+        If more classes occur than a picture has room for.
+    """
+    if len(names) > _DRAWN:
+        there = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
+        if len(there) > _DRAWN:
+            raise OptionError(f"--confusion has room for {_DRAWN} classes, {len(there)} occur; use --json")
+        confusion, names = confusion[np.ix_(there, there)], [names[int(i)] for i in there]
     cell, left, top = 74, 190, 60
     n, font = len(names), ImageFont.load_default(13)
     sheet = Image.new("RGB", (left + n * cell + 20, top + n * cell + 20), (255, 255, 255))

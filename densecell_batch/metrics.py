@@ -26,6 +26,8 @@ __all__ = [
     "variation_of_information",
 ]
 
+_PART = 2**22  # voxels that are counted at a time
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -57,9 +59,14 @@ class Scores:
 
 
 def confusion_matrix(truth: np.ndarray, found: np.ndarray, n_classes: int) -> np.ndarray:
-    """Count voxels by (true class, found class): (n_classes, n_classes) int64."""
-    pairs = truth.astype(np.int64).ravel() * n_classes + found.ravel()
-    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+    """Count voxels by (true class, found class), a part after the other: (n_classes, n_classes) int64."""
+    counts = np.zeros(n_classes**2, np.int64)
+    truth, found = truth.ravel(), found.ravel()
+    for start in range(0, len(truth), _PART):
+        part = slice(start, start + _PART)
+        pairs = truth[part].astype(np.int64) * n_classes + found[part]
+        counts += np.bincount(pairs, minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
 
 
 def score(truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None) -> Scores:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from densecell_batch.atomic import sync, write_file
-from densecell_batch.bundle import ModelBundle
+from densecell_batch.bundle import ModelBundle, file_word
 from densecell_batch.errors import OutputError
 from densecell_batch.io.discovery import exists
 from densecell_batch.io.reading import open_stack
@@ -101,8 +101,8 @@ class OutputPaths:
         return re.fullmatch(rf"{re.escape(self.base)}_({kinds})", file_name) is not None
 
     def instances(self, class_name: str) -> Path:
-        """The instances of a class; what a file name cannot hold becomes "-"."""
-        return self.folder / f"{self.base}_{re.sub(r'[^0-9A-Za-z._-]+', '-', class_name)}_instances.tif"
+        """The instances of a class."""
+        return self.folder / f"{self.base}_{file_word(class_name)}_instances.tif"
 
 
 class StackOutputs:

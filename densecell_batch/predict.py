@@ -16,6 +16,7 @@ import numpy as np
 from densecell_batch.architecture import Architecture, UNet2D
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.errors import BundleError, StackError
+from densecell_batch.golden import check_golden
 
 __all__ = ["GOLDEN_TOLERANCE", "Predictor", "golden_pair", "verify_bundle"]
 
@@ -204,6 +205,11 @@ def golden_pair(
         (z, y, x) float32: smoothed noise of mean 0 and standard deviation 1.
     probabilities : numpy.ndarray
         (z, y', x', class) float32.
+
+    Raises
+    ------
+    BundleError
+        If the window is so deep that even a small input needs gigabytes.
     """
     from densecell_batch.ensemble import combine
 
@@ -212,6 +218,7 @@ def golden_pair(
     for side in window[1:]:
         small = architecture.residue + 2 * architecture.margin + 4 * architecture.alignment
         sides.append(min(side, small))
+    check_golden(architecture, (window[0], *sides), f"window {list(window)} (z, y, x)")
     noise = np.random.default_rng(seed).standard_normal((window[0], *sides))
     # A 5-voxel box along y and x: structures that the nets respond to, not white noise.
     for axis in (1, 2):

@@ -9,7 +9,8 @@ A published model is a folder, or a zip of it::
       model/checkpoints/last/        a later, worse one
       model/                         a live one, where the training ran
 
-The architecture follows from the names and shapes of the tensors, the training window from the text of the graph.
+The architecture follows from the names and shapes of the tensors, the training window from the text of the graph. Only
+what is needed of the weights is read, where it lies: neither TensorFlow nor a temporary folder takes part.
 
 References
 ----------
@@ -20,19 +21,19 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from densecell_batch.architecture import Architecture, Hybrid2D3D, Shape, UNet2D, tensor_shapes
-from densecell_batch.archive import Archive, open_archive
+from densecell_batch.architecture import Architecture, Hybrid2D3D, Shape, UNet2D, tensor_shapes, window_problem
+from densecell_batch.archive import Files, Folder, open_archive
 from densecell_batch.bundle import ClassInfo, ModelBundle, differences, write_bundle
+from densecell_batch.checkpoint import MAX_INDEX_BYTES, Tensor, parse_index, tensor_values
 from densecell_batch.errors import OptionError, PublishedModelError
-from densecell_batch.quiet import quiet_stderr
+from densecell_batch.printable import printable
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["PLATELET_CLASSES", "PublishedModel", "default_classes", "import_published", "jet_colours", "read_published"]
@@ -54,6 +55,9 @@ Window = tuple[int, int, int]
 _PLACES = ("model/checkpoints/best", "model/checkpoints/last", "model")
 _OPTIMIZER_SLOT = re.compile(r"/(adam|momentum)(_\d+)?$", re.IGNORECASE)
 _NOT_STATED = "not stated"
+_MAX_HISTORY_BYTES = 2**24
+_MAX_GRAPH_BYTES = 2**28
+_MAX_NODE_BYTES = 2**20  # of the text of a node that can tell the window
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,14 @@ def read_published(path: Path, window: Window | None = None) -> PublishedModel:
         names = [
             file.relative_to(path).as_posix()
             for depth in ("", "*/")
-            for place in _PLACES
-            for file in path.glob(f"{depth}{place}/*")
+            for pattern in (*(f"{place}/*" for place in _PLACES), "file_history.json")
+            for file in path.glob(f"{depth}{pattern}")
         ]
-        return _read_folder(path, path, names, window)
+        return _read(path, Folder(path, PublishedModelError, names), window)
     if not path.is_file():
         raise PublishedModelError(f"{path}: no such file or folder; expected a published model")
-    with open_archive(path, PublishedModelError) as archive, tempfile.TemporaryDirectory() as folder:
-        return _read_folder(path, Path(folder), archive.names, window, archive)
+    with open_archive(path, PublishedModelError) as archive:
+        return _read(path, archive, window)
 
 
 def import_published(
@@ -158,7 +162,7 @@ def import_published(
     if classes is not None:
         infos = tuple(ClassInfo(text, info.colour) for text, info in zip(classes, infos, strict=True))
     # Not the whole path: a bundle says nothing of the machine that it was made on.
-    sources = [path.resolve().name for path in paths]
+    sources = [printable(path.resolve().name) for path in paths]
     notes = [f"{source}: {note}" for source, model in zip(sources, models, strict=True) for note in model.notes]
     if classes is None:
         notes.append(f"classes were named {', '.join(info.name for info in infos)}; other names: --classes")
@@ -219,26 +223,18 @@ def _check_alike(first: PublishedModel, other: PublishedModel) -> None:
         )
 
 
-def _read_folder(
-    path: Path, folder: Path, names: Iterable[str], window: Window | None, archive: Archive | None = None
-) -> PublishedModel:
-    """Read the model among the files `names` below `folder`; from a zip, unpack before what is needed of it."""
-    root, place, notes = _find(path, names)
-    files = [name.rpartition("/")[2] for name in names if name.rpartition("/")[0] == root + place]
-    prefix, more = _newest(path, files)
-    shards = _shards(path, prefix, files)
-    if archive is not None:
-        for file in (f"{prefix}.index", *shards, *({"graph.pbtxt"} & set(files))):
-            archive.extract(f"{root}{place}/{file}", folder / root / place / file)
-        if f"{root}file_history.json" in archive.names:
-            archive.extract(f"{root}file_history.json", folder / root / "file_history.json")
-    checkpoint = folder / root / place / prefix
-    architecture, weights = _read_checkpoint(path, checkpoint, [checkpoint.with_name(shard) for shard in shards])
-    if window is None:
-        window = _window(path, checkpoint.with_name("graph.pbtxt"))
-    if min(architecture.output_shape(window)) < 1:
-        raise PublishedModelError(f"{path}: window {window} (z, y, x) is too small for its net; use --window Z,Y,X")
-    scores = _scores(folder / root / "file_history.json", prefix)
+def _read(path: Path, files: Files, window: Window | None) -> PublishedModel:
+    """Read the model among the files."""
+    root, place, notes = _find(path, files.names)
+    folder = f"{root}{place}/"
+    beside = [name.removeprefix(folder) for name in files.names if name.rpartition("/")[0] == folder[:-1]]
+    prefix, more = _newest(path, beside)
+    architecture, weights = _read_checkpoint(path, files, folder, prefix, _shards(path, prefix, beside))
+    window = window or _window(path, files, f"{folder}graph.pbtxt")
+    problem = window_problem(architecture, window)
+    if problem:
+        raise PublishedModelError(f"{path}: {problem}; give the one of the training by --window Z,Y,X")
+    scores = _scores(files, f"{root}file_history.json", prefix)
     return PublishedModel(path, architecture, weights, window, f"{place}/{prefix}", scores, (*notes, *more))
 
 
@@ -258,7 +254,7 @@ def _find(path: Path, names: Iterable[str]) -> tuple[str, str, list[str]]:
             "expected the folder that holds model/, or a zip of that folder"
         )
     if len(found) > 1:
-        models = ", ".join(sorted(root.rstrip("/") or "." for root in found))
+        models = printable(", ".join(sorted(root.rstrip("/") or "." for root in found))[:200])
         raise PublishedModelError(f"{path}: several models ({models}) where one was expected; give each one by itself")
     [(root, places)] = found.items()
     place = next(place for place in _PLACES if place in places)
@@ -269,12 +265,16 @@ def _newest(path: Path, files: Sequence[str]) -> tuple[str, list[str]]:
     """The checkpoint of the highest step in one folder, and what to say where there are several."""
     prefixes = [file.removesuffix(".index") for file in files if file.endswith(".index")]
     newest = max(prefixes, key=lambda prefix: (_step(prefix), prefix))
+    if not re.fullmatch(r"[\w.+-]{1,100}", newest):
+        raise PublishedModelError(
+            f"{path}: the checkpoint is called {printable(newest[:80])}; expected a name like model.ckpt-600"
+        )
     return newest, [f"{len(prefixes)} checkpoints in one folder, {newest} was read"] if len(prefixes) > 1 else []
 
 
 def _step(prefix: str) -> int:
     """Training step in the name of a checkpoint, -1 where it has none."""
-    match = re.search(r"-(\d+)$", prefix)
+    match = re.search(r"-(\d{1,18})$", prefix)
     return int(match[1]) if match else -1
 
 
@@ -291,40 +291,54 @@ def _shards(path: Path, prefix: str, files: Sequence[str]) -> list[str]:
 
 
 def _read_checkpoint(
-    path: Path, checkpoint: Path, shards: Sequence[Path]
+    path: Path, files: Files, folder: str, prefix: str, shards: Sequence[str]
 ) -> tuple[Architecture, dict[str, np.ndarray]]:
-    """The architecture and the tensors of a TensorFlow V2 checkpoint, without what the optimizer kept."""
-    with quiet_stderr():
-        import tensorflow as tf  # takes seconds, and only an import of published models needs it
-
-    # tf.train raises OpError or, translated, builtin exceptions: damage of any kind is one case for the user.
-    damage = (tf.errors.OpError, LookupError, ValueError, RuntimeError)
+    """The architecture and the tensors of a checkpoint, without what the optimizer kept."""
     try:
-        reader = tf.train.load_checkpoint(str(checkpoint))
-        shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-        dtypes = reader.get_variable_to_dtype_map()
-    except damage as error:
-        raise PublishedModelError(f"{path}: {checkpoint.name}.index is damaged ({error}); get it again") from error
-    needed = sum(int(np.prod(shape, dtype=object)) * dtypes[name].size for name, shape in shapes.items())
-    held = sum(shard.stat().st_size for shard in shards)
+        tensors, n_shards = parse_index(files.read(f"{folder}{prefix}.index", MAX_INDEX_BYTES))
+    except ValueError as error:
+        raise PublishedModelError(f"{path}: {prefix}.index is damaged ({printable(error)}); get it again") from error
+    if n_shards != len(shards):
+        raise PublishedModelError(f"{path}: {prefix}.index is of {n_shards} data files, there are {len(shards)}")
+    needed = sum(tensor.size for tensor in tensors.values())
+    held = sum(files.size(folder + shard) for shard in shards)
     if held < needed:
         raise PublishedModelError(
-            f"{path}: {checkpoint.name}.data-* has {held:,} bytes, its tensors need {needed:,}; a file is truncated: "
-            "get the model again"
+            f"{path}: {prefix}.data-* has {held:,} bytes, its tensors need {needed:,}; a file is truncated: get the "
+            "model again"
         )
-    names = {name: name for name in shapes if not _OPTIMIZER_SLOT.search(name) and not name.startswith("train/")}
-    names.pop("global_step", None)
-    architecture = _infer(path, {name: shapes[name] for name in names})
+    kept = {name for name in tensors if not _OPTIMIZER_SLOT.search(name) and not name.startswith("train/")}
+    architecture = _infer(path, {name: tensors[name].shape for name in kept - {"global_step"}})
+    wanted = {name: tensors[f"{architecture.scope}/{name}"] for name in tensor_shapes(architecture)}
     weights = {}
-    for name in tensor_shapes(architecture):
+    for name, tensor, content in _contents(path, files, [folder + shard for shard in shards], wanted):
         try:
-            weights[name] = np.asarray(reader.get_tensor(f"{architecture.scope}/{name}"))
-        except damage as error:
+            weights[name] = tensor_values(tensor, content)
+        except ValueError as error:
             raise PublishedModelError(f"{path}: tensor {name} is damaged ({error}); get the model again") from error
-        dtype = weights[name].dtype
-        if dtype != np.float32 or not np.isfinite(weights[name]).all():
-            raise PublishedModelError(f"{path}: tensor {name} is {dtype} or not finite; expected finite float32")
-    return architecture, weights
+        if not np.isfinite(weights[name]).all():
+            raise PublishedModelError(f"{path}: tensor {name} is not finite; expected finite float32")
+    return architecture, {name: weights[name] for name in wanted}
+
+
+def _contents(
+    path: Path, files: Files, shards: Sequence[str], wanted: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor, bytes]]:
+    """Name and bytes of each tensor, in the order of the files: a zip can only be searched forward."""
+    for number, shard in enumerate(shards):
+        inside = sorted((item for item in wanted.items() if item[1].shard == number), key=lambda item: item[1].offset)
+        with files.open(shard) as file:
+            end = 0
+            for name, tensor in inside:
+                if tensor.dtype != "float32":
+                    raise PublishedModelError(f"{path}: tensor {name} is {tensor.dtype}; expected finite float32")
+                if tensor.offset < end or tensor.offset + tensor.size > files.size(shard):
+                    raise PublishedModelError(
+                        f"{path}: tensor {name} lies outside of its file, or over another one; get the model again"
+                    )
+                end = tensor.offset + tensor.size
+                file.seek(tensor.offset)
+                yield name, tensor, file.read(tensor.size)
 
 
 def _infer(path: Path, shapes: Mapping[str, Shape]) -> Architecture:
@@ -332,7 +346,7 @@ def _infer(path: Path, shapes: Mapping[str, Shape]) -> Architecture:
     scopes = sorted({name.partition("/")[0] for name in shapes})
     if scopes not in ([Hybrid2D3D.scope], [UNet2D.scope]):
         raise PublishedModelError(
-            f"{path}: the tensors stand in the scopes {', '.join(scopes) or 'none'}; expected one of "
+            f"{path}: the tensors stand in the scopes {printable(', '.join(scopes)[:80]) or 'none'}; expected one of "
             f"{Hybrid2D3D.scope} and {UNet2D.scope}: this net is not of a family known here"
         )
     below = {name.partition("/")[2]: shape for name, shape in shapes.items()}
@@ -377,16 +391,18 @@ def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
     return min(max(numbers, default=-1) + 1, 32)
 
 
-def _window(path: Path, graph: Path) -> Window:
+def _window(path: Path, files: Files, graph: str) -> Window:
     """Input window (z, y, x): the second of the shapes that the graph's shuffling queue of training windows was given.
 
     The file is protobuf text as TensorFlow prints it: nodes end with a brace in column 0, their attributes in column 2.
     """
     remedy = "give the input window of the training by --window Z,Y,X (the published nets: 5,300,300)"
-    if not graph.is_file():
+    if graph not in files.names:
         raise PublishedModelError(f"{path}: graph.pbtxt is missing beside the checkpoint; {remedy}")
-    text = graph.read_text(encoding="utf-8", errors="replace")
-    nodes = [node for node in text.split("\n}\n") if 'op: "RandomShuffleQueueV2"' in node]
+    if files.size(graph) > _MAX_GRAPH_BYTES:
+        raise PublishedModelError(f"{path}: graph.pbtxt has {files.size(graph):,} bytes; {remedy}")
+    with files.open(graph) as file:
+        nodes = [node for node in _nodes(file) if 'op: "RandomShuffleQueueV2"' in node]
     windows = set()
     for node in nodes:
         attribute = node.partition('key: "shapes"')[2].partition("\n  }")[0]
@@ -404,12 +420,26 @@ def _window(path: Path, graph: Path) -> Window:
     return z, y, x
 
 
-def _scores(history: Path, prefix: str) -> dict[str, float]:
+def _nodes(file: IO[bytes]) -> Iterator[str]:
+    """The text of each node of a graph, of its first million bytes: constants can be longer than memory."""
+    lines: list[bytes] = []
+    held = 0
+    while line := file.readline(_MAX_NODE_BYTES):
+        if held < _MAX_NODE_BYTES:
+            lines.append(line)
+            held += len(line)
+        if line in (b"}\n", b"}\r\n", b"}"):
+            yield b"".join(lines).decode("utf-8", "replace").replace("\r\n", "\n")
+            lines, held = [], 0
+    yield b"".join(lines).decode("utf-8", "replace")
+
+
+def _scores(files: Files, history: str, prefix: str) -> dict[str, float]:
     """Scores of the evaluation at the step of the checkpoint; they inform, so a file that says nothing is no error."""
-    if not history.is_file():
+    if history not in files.names or files.size(history) > _MAX_HISTORY_BYTES:
         return {}
     try:
-        evaluations: Any = json.loads(history.read_bytes())
+        evaluations: Any = json.loads(files.read(history))  # not `parse_json`: a training may have scored NaN
     except (ValueError, RecursionError):
         return {}
     for evaluation in evaluations if isinstance(evaluations, list) else []:

@@ -84,11 +84,24 @@ class Segmenter:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The nets with their weights."""
+        """The nets with their weights; raises OptionError if these do not fit into the memory, before they are read."""
+        # Once as arrays, and once as variables of the backend.
+        needed, budget = 2 * self.bundle.weight_bytes, self._budget
+        if needed > budget:
+            raise OptionError(
+                f"{budget / 2**30:.2f} GiB of memory do not suffice for the weights of {self.bundle.path}: "
+                f"its nets need about {needed / 2**30:.2f} GiB; give more --memory, on a "
+                "machine that has it"
+            )
         weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
         return Predictor(
             self.bundle.architecture, weights, self.precision.name, may_split=self.options.stitch != "deepest"
         )
+
+    @property
+    def _budget(self) -> int:
+        """Bytes that the process may take."""
+        return self.options.memory or available_memory() // 2
 
     def load(self) -> None:
         """Fail now for what would fail at the first stack.
@@ -112,7 +125,7 @@ class Segmenter:
             stitch=options.stitch,
             precision=self.precision.name,
             members=len(self.bundle.members),
-            budget=options.memory or available_memory() // 2,
+            budget=self._budget,
             tile=options.tile,
             keep_probabilities=options.probabilities,
         )

@@ -2,34 +2,34 @@
 
 The cache is a folder::
 
-    downloads/NAME/FILE.zip       as published; files put here by hand are taken
+    downloads/NAME/FILE.zip       as published; files put here by hand are taken, if their hash is known
     downloads/sha256.json         SHA-256 of each download whose authors published none, recorded at its first fetch
     models/NAME/                  the bundle made of the downloads
     data/NAME/                    an unpacked data set
 
-A cache that holds a model or data set is only read, so it may be read-only and shared.
+A cache that holds a model or data set is only read, so it may be read-only and shared (`cache_owner` says with whom).
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
-import json
 import logging
 import os
-import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from densecell_batch.archive import open_archive
-from densecell_batch.atomic import replacing, temporary_name
+from densecell_batch.atomic import replacing
 from densecell_batch.bundle import MANIFEST, ModelBundle, load_bundle
-from densecell_batch.errors import FetchError, ModelError, OutputError
+from densecell_batch.cache_owner import distrusted
+from densecell_batch.download import download
+from densecell_batch.download_record import add_to_record, read_record
+from densecell_batch.errors import FetchError, ModelError, OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "RemoteFile",
     "bundled_names",
     "cache_dir",
+    "distrusted_cache",
     "fetch",
     "fetched",
     "find_bundle",
@@ -46,7 +47,7 @@ __all__ = [
 
 BUNDLED = Path(__file__).parent / "models"
 
-_TIMEOUT = 60  # seconds without a byte
+_ZIP = b"PK\x03\x04"  # what a zip begins with
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +58,7 @@ class RemoteFile:
     name: str  # in the cache
     url: str
     md5: str | None = None  # as published; None where its authors published no hash: the first fetch records SHA-256
+    max_bytes: int = 2**28  # where a download breaks off; the published nets have 0.5 GB together
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ REGISTRY: Mapping[str, Published] = MappingProxyType({
                 "platelet_data_1219.zip",
                 f"{_DROPBOX}/68yclbraqq1diza/platelet_data_1219.zip?dl=1",
                 md5="253310093ee2c00304fbabdb0c7e3a4a",
+                max_bytes=2**29,
             ),
         ),
         citation=_GUAY,
@@ -135,6 +138,12 @@ def fetched(name: str) -> Path | None:
     return place if place.is_dir() else None
 
 
+def distrusted_cache(name: str) -> str:
+    """Why what the cache holds of a model or data set is not to be trusted, and what to do; empty if it is."""
+    place = fetched(name)
+    return "" if place is None else distrusted(place, cache_dir())
+
+
 def find_bundle(name_or_path: str) -> ModelBundle:
     """Find a model: by the name of a bundle in the package, by a name of the registry, or by the path of a bundle.
 
@@ -168,8 +177,18 @@ def find_bundle(name_or_path: str) -> ModelBundle:
     )
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, sha256: Mapping[str, str] = MappingProxyType({})) -> Path:
     """Fetch a model or a data set of the registry into the cache, unless the cache holds it.
+
+    A file without a published hash is trusted on first use: its SHA-256 is recorded when it is downloaded for the first
+    time, and from then on it has to be that. One that lies there before, whoever put it there, is not.
+
+    Parameters
+    ----------
+    name
+        As the registry has it.
+    sha256
+        Hashes that the caller holds files to, by file; they go before recorded ones.
 
     Returns
     -------
@@ -180,18 +199,26 @@ def fetch(name: str) -> Path:
     ------
     ModelError
         If the registry has no such name.
+    OptionError
+        If a hash is given for no file of it.
     FetchError
-        If a file cannot be downloaded, is not what it was, or the cache cannot be written; the message says which file,
-        from where, and where to put it by hand.
+        If a file cannot be downloaded, is not what it was, belongs to another account, or the cache cannot be written;
+        the message says which file, from where, and where to put it by hand.
     PublishedModelError
         If a download is what it was but holds no model.
     """
     if name not in REGISTRY:
         raise ModelError(f"nothing named {name!r} can be fetched; expected one of {', '.join(REGISTRY)}")
+    entry = REGISTRY[name]
+    strange = sorted(set(sha256) - {file.name for file in entry.files})
+    if strange:
+        names = ", ".join(file.name for file in entry.files)
+        raise OptionError(f"{name} has no file {strange[0]!r}; its files are {names}")
     present = fetched(name)
     if present is not None:
+        _check_owner(present)
+        _check_pins(name, sha256, present)
         return present
-    entry = REGISTRY[name]
     place = cache_dir() / ("models" if entry.kind == "model" else "data") / name
     downloads = cache_dir() / "downloads" / name
     try:
@@ -199,7 +226,12 @@ def fetch(name: str) -> Path:
         downloads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(error) from error
-    zips = [_obtain(file, downloads / file.name, entry) for file in entry.files]
+    _check_owner(place.parent)
+    _check_owner(downloads)
+    _check_owner(_record_file())
+    known = read_record(_record_file(), name) | dict(sha256)
+    _check_known(entry, downloads, known)
+    zips = [_obtain(file, downloads / file.name, known.get(file.name), entry) for file in entry.files]
     try:
         if entry.kind == "model":
             _import(name, zips, place)
@@ -210,6 +242,42 @@ def fetch(name: str) -> Path:
         if not place.is_dir():
             raise _unwritable(error) from error
     return place
+
+
+def _check_owner(place: Path) -> None:
+    problem = distrusted(place, cache_dir())
+    if problem:
+        raise FetchError(problem)
+
+
+def _check_pins(name: str, sha256: Mapping[str, str], place: Path) -> None:
+    """Hold what the cache holds to the hashes that the caller knows."""
+    recorded = read_record(_record_file(), name) if sha256 else {}
+    for file, expected in sha256.items():
+        if recorded.get(file) != expected:
+            raise FetchError(
+                f"{place} was made of another {file}: its SHA-256 was {recorded.get(file, 'not recorded')}, expected "
+                f"{expected}; delete {place} and {cache_dir() / 'downloads' / name}, and fetch it again"
+            )
+
+
+def _check_known(entry: Published, downloads: Path, known: Mapping[str, str]) -> None:
+    """Refuse files that were put into the cache without their hash: nobody can say what they are."""
+    there = [file for file in entry.files if file.md5 is None and (downloads / file.name).exists()]
+    for file in there:
+        # A hash once recorded is hard to get rid of.
+        if not zipfile.is_zipfile(downloads / file.name):
+            raise FetchError(
+                f"{downloads / file.name}: not a zip, or not a whole one; delete it and get it again from {file.url}"
+            )
+    unknown = [file for file in there if file.name not in known]
+    if unknown:
+        pins = " ".join(f"--sha256 {file.name}={_hash(downloads / file.name, 'sha256')}" for file in unknown)
+        raise FetchError(
+            f"{downloads / unknown[0].name} lies in the cache, but it was not downloaded by this program and nobody "
+            "published its hash; if it is you who put it there, say so, best after a look at the hashes that others "
+            f"have:\n  densecell-batch models fetch {downloads.name} {pins}\nelse delete {downloads}"
+        )
 
 
 def _import(name: str, zips: list[Path], place: Path) -> None:
@@ -237,56 +305,65 @@ def _unpack(entry: Published, zips: list[Path], place: Path) -> None:
                 )
 
 
-def _obtain(file: RemoteFile, target: Path, entry: Published) -> Path:
-    """The zip, from the cache or the net, held to its published MD5 or to the SHA-256 of its first fetch."""
-    key = f"{target.parent.name}/{file.name}"
-    algorithm = "md5" if file.md5 else "sha256"
-    known = file.md5 or _recorded().get(key)
-    if not target.is_file():
-        _download(file, target, f"{algorithm}:{known}" if known else None, entry)
-    found = _hash(target, algorithm)
-    if known is None:
-        if not zipfile.is_zipfile(target):  # put here by hand; a hash once recorded is hard to get rid of
-            raise FetchError(f"{target}: not a zip, or not a whole one; delete it and get it again from {file.url}")
-        _record(key, found)
-    elif found != known:
-        raise FetchError(
-            f"{target}: {algorithm.upper()} is {found}, expected {known}; the file was changed or damaged: delete it "
-            f"and run the same command again to download it from {file.url}"
-        )
+def _obtain(file: RemoteFile, target: Path, sha256: str | None, entry: Published) -> Path:
+    """The zip, from the cache or the net, held to its published MD5 and to the SHA-256 that is known of it."""
+    expected = {"md5": file.md5, "sha256": sha256}
+
+    def check(path: Path) -> None:
+        # A file server that has moved or limits downloads answers with a page and status 200.
+        if not zipfile.is_zipfile(path):
+            raise FetchError("what came is not a zip, or not a whole one")
+        for algorithm, known in expected.items():
+            if known is not None and (found := _hash(path, algorithm)) != known:
+                raise _ChangedError(f"{algorithm.upper()} is {found}, expected {known}")
+
+    if target.is_file():
+        try:
+            check(target)
+        except FetchError as error:
+            raise FetchError(
+                f"{target}: {error}; the file was changed or damaged: delete it and run the same command again to "
+                f"download it from {file.url}"
+            ) from error
+    else:
+        _download(file, target, check, entry)
+    if file.md5 is not None and sha256 is None:
+        return target
+    found = _hash(target, "sha256")
+    if sha256 is None:
+        _log.info(
+            "%s is trusted on first use: no hash of it was ever published. Its SHA-256 %s is recorded in %s",
+            file.name, found, _record_file(),
+        )  # fmt: skip
+    try:
+        add_to_record(_record_file(), target.parent.name, {file.name: found})
+    except OutputError as error:
+        raise _unwritable(error) from error
     return target
 
 
-def _download(file: RemoteFile, target: Path, known_hash: str | None, entry: Published) -> None:
-    """Download one zip: to a temporary file beside its place, checked, then moved."""
-    import pooch
-    import requests  # pooch's own dependency: its errors are what a failed download raises
+class _ChangedError(FetchError):
+    """A file is not the one that its hash says."""
 
-    http = pooch.HTTPDownloader(timeout=_TIMEOUT, progressbar=sys.stderr.isatty())
 
-    def download(url: str, output_file: str, pooch_object: Any) -> None:
-        http(url, output_file, pooch_object)
-        # A file server that has moved or limits downloads answers with a page and status 200.
-        if not zipfile.is_zipfile(output_file):
-            raise requests.exceptions.RequestException("what came is not a zip, or not a whole one")
-
-    pooch.get_logger().setLevel(logging.WARNING)
+def _download(file: RemoteFile, target: Path, check: Callable[[Path], None], entry: Published) -> None:
+    """Download one zip, and say what to do where that is not possible."""
     _log.info("downloading %s from %s", file.name, file.url)
     try:
-        pooch.retrieve(file.url, known_hash, fname=file.name, path=target.parent, downloader=download)
-        target.chmod(0o644)  # pooch's temporary files are private; a cache may be shared
-    except requests.exceptions.RequestException as error:
+        download(file.url, target, file.max_bytes, _ZIP, check)
+    except _ChangedError as error:
+        raise FetchError(
+            f"{file.url} does not deliver the file that was published, that it delivered when it was first fetched, or "
+            f"that --sha256 asks for ({error}). If you trust the new file: densecell-batch models fetch "
+            f"{target.parent.name} --sha256 {file.name}=SHA256"
+        ) from error
+    except FetchError as error:
         missing = [f for f in entry.files if not (target.parent / f.name).is_file()]
         by_hand = "".join(f"\n  {f.url}\n    -> {target.parent / f.name}" for f in missing)
         raise FetchError(
             f"{file.name} cannot be downloaded from {file.url} ({error}). Where there is internet, download by hand, "
-            f"put each file at the place named here, and run the same command again:{by_hand}"
-        ) from error
-    except ValueError as error:
-        raise FetchError(
-            f"{file.url} does not deliver the file that it delivered when it was first fetched, or that was published "
-            f"(expected {known_hash}). If you trust the new file, put it at {target} and, if the hash is a sha256, "
-            f"delete its line in {_record_file()}"
+            f"put each file at the place named here, and run the same command again, which then says how to go "
+            f"on:{by_hand}"
         ) from error
     except OSError as error:
         raise _unwritable(error) from error
@@ -301,34 +378,6 @@ def _unwritable(error: Exception) -> FetchError:
 
 def _record_file() -> Path:
     return cache_dir() / "downloads" / "sha256.json"
-
-
-def _recorded() -> dict[str, str]:
-    """SHA-256 by "NAME/FILE" of the downloads without a published hash."""
-    try:
-        recorded = json.loads(_record_file().read_bytes())
-        if not isinstance(recorded, dict):
-            raise ValueError("no JSON object")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        problem = f"{_record_file()} cannot be read ({error}); repair it, or delete it to trust the files anew"
-        raise FetchError(problem) from error
-    return recorded
-
-
-def _record(key: str, sha256: str) -> None:
-    """Add one hash to the record; the file is replaced in one step."""
-    file = _record_file()
-    temporary = temporary_name(file)
-    try:
-        temporary.write_text(json.dumps(_recorded() | {key: sha256}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        raise _unwritable(error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _hash(file: Path, algorithm: str) -> str:

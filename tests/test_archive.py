@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from densecell_batch import archive
-from densecell_batch.archive import open_archive, write_folder, write_zip
+from densecell_batch.archive import Folder, open_archive, write_folder, write_zip
 from densecell_batch.atomic import replacing
 from densecell_batch.errors import BundleError, OutputError
 
@@ -75,6 +76,74 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limi
     monkeypatch.setattr(archive, limit, value)
     with pytest.raises(BundleError, match="unpacks to 10 bytes in 2 files"), open_archive(path, BundleError):
         pass
+
+
+@pytest.mark.parametrize(("size", "refused"), [(2**20, False), (2**21, True), (2**24, True), (2**28, True)])
+def test_what_unpacks_to_a_hundred_times_its_size_is_refused(tmp_path: Path, size: int, refused: bool) -> None:
+    """A file of a megabyte may be packed as well as it likes."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file, file.open("zeros", "w") as out:
+        for _ in range(0, size, 2**20):
+            out.write(bytes(2**20))
+    if not refused:
+        with open_archive(tmp_path / "a.zip", BundleError) as opened:
+            assert opened.size("zeros") == size
+        return
+    with pytest.raises(BundleError, match="at most 100 times as much"), open_archive(tmp_path / "a.zip", BundleError):
+        pass
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_entries_that_share_their_bytes_are_refused(tmp_path: Path, n: int) -> None:
+    """Directory entries that all name the same bytes: the sizes add up to more than there is."""
+    content = bytearray(zip_of(tmp_path / "a.zip", ("a0", bytes(10_000))).read_bytes())
+    start = content.index(b"PK\x01\x02")
+    entry, end = bytes(content[start:-22]), bytearray(content[-22:])
+    entries = b"".join(entry.replace(b"a0", b"%c%d" % (97 + i // 10, i % 10)) for i in range(n))
+    end[8:12] = n.to_bytes(2, "little") * 2
+    end[12:16] = len(entries).to_bytes(4, "little")
+    path = tmp_path / "a.zip"
+    path.write_bytes(bytes(content[:start]) + entries + bytes(end))
+    with pytest.raises(BundleError, match=r"claim .* bytes of a zip that has"), open_archive(path, BundleError):
+        pass
+
+
+@pytest.mark.parametrize("limit", [0, 1, 7])
+def test_what_is_larger_than_its_reader_expects_is_not_read(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_bytes(b"precious")
+    with open_archive(zip_of(tmp_path / "a.zip", ("a", b"precious")), BundleError) as file:
+        for files in (file, Folder(tmp_path / "d", BundleError)):
+            assert files.read("a", 8) == b"precious"
+            with pytest.raises(BundleError, match=f"a has 8 bytes; expected at most {limit}"):
+                files.read("a", limit)
+
+
+def test_names_with_control_characters_are_shown_as_escapes(tmp_path: Path) -> None:
+    name = "a\x1b[2J\nb"
+    path = zip_of(tmp_path / "a.zip", (name, b"precious"))
+    path.write_bytes(path.read_bytes().replace(b"precious", b"previous"))
+    with open_archive(path, BundleError) as file, pytest.raises(BundleError, match=r"a\\x1b\[2J\\nb in the zip is"):
+        file.read(name)
+
+
+def test_a_folder_of_regular_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (tmp_path / "inside").symlink_to("a")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "nothing").symlink_to("gone")
+    folder = Folder(tmp_path, BundleError)
+    assert sorted(folder.names) == ["a", "inside"]
+    assert folder.read("inside") == b"1"
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../outside", "to/../../outside"])
+def test_links_that_leave_a_folder_are_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    (tmp_path / "d" / "to").mkdir(parents=True)
+    (tmp_path / "d" / "a").symlink_to(target)
+    with pytest.raises(BundleError, match="a is a link that leaves the folder"):
+        Folder(tmp_path / "d", BundleError)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", b"PK\x03\x04 and no end"])

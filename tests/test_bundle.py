@@ -162,7 +162,24 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
     ({"classes": [{"name": "../a", "colour": [0, 0, 0]}] * 2}, r"class name '\.\./a': expected 1 to 64 printable"),
     ({"classes": [{"name": "a\tb", "colour": [0, 0, 0]}] * 2}, r"class name 'a\\tb'"),
     ({"classes": [{"name": 5, "colour": [0, 0, 0]}] * 2}, r"class name 5"),
-    ({"classes": ["a", "b"]}, r"classes holds \"a\"; expected objects of name and colour"),
+    ({"classes": ["a", "b"]}, r"classes holds 'a'; expected objects of name and colour"),
+    ({"classes": [{"name": name, "colour": [0, 0, 0]} for name in ("a b", "a-b")]}, r"'a b' and 'a-b' would both be"),
+    ({"classes": [{"name": name, "colour": [0, 0, 0]} for name in ("Cell", "cell")]}, r"files named cell; expected"),
+    ({"classes": [{"name": name, "colour": [0, 0, 0]} for name in ("a (b)", "a [b]")]}, r"files named a-b-; expected"),
+    ({"classes": [{"name": name, "colour": [0, 0, 0]} for name in ("µ", "é")]}, r"'µ' and 'é' would both be"),
+    ({"version": "1\nDENSECELL\tok"}, r"version is '1\\nDENSECELL\\tok'; expected a text of at most 64"),
+    ({"version": "1" * 65}, r"version is '1+'; expected"),
+    ({"licence": "\x1b]0;x\x07"}, r"licence is '\\x1b\]0;x\\x07'; expected"),
+    ({"licence": "MIT\u202e"}, r"licence is 'MIT\\u202e'; expected"),
+    ({"citation": "a\u2028b"}, r"citation is 'a\\u2028b'; expected"),
+    ({"citation": "x" * 4001}, r"citation is 'x+; expected a text of at most 4000 characters"),
+    ({"a\x1b[2J\nb": 1}, r"unknown fields: a\\x1b\[2J\\nb; expected"),
+    ({"architecture": {"family": "2d3d", "n_classes": 2, "a\nb": 1}}, r"has no field a\\nb; expected"),
+    ({"window": [5, 16, 10**6]}, r"window \[5, 16, 1000000\] is too large"),
+    ({"window": [16_384, 16_384, 16_384]}, r"is too large: a net would need \d+(,\d+)+ bytes"),
+    ({"window": [10**18, 16, 16]}, r"is too large"),
+    ({"members": [{"file": f"m-{i}.safetensors", "sha256": HASH} for i in range(101)]}, r"members has 101; expected"),
+    ({"voxel_size": {"z": 1, "y": 1, "x": 1, "unit": "\x1b[2J"}}, r"unit '\\x1b\[2J' is not a unit"),
     ({"voxel_size": {"z": 1, "y": 1, "x": 1}}, r"expected z, y, x and unit"),
     ({"voxel_size": {"z": 1, "y": 1, "x": 1, "unit": "furlong"}}, r"unit 'furlong' is not a unit"),
     ({"voxel_size": {"z": 0, "y": 1, "x": 1, "unit": "nm"}}, r"voxel size along z is 0"),
@@ -197,7 +214,12 @@ def test_bad_manifests(folder: Path, changes: dict[str, Any], message: str) -> N
         (b"\xff\xfe", "bundle.json is not JSON"),
         (b"[" * 100_000, "bundle.json is not JSON"),
         (b"[]", "holds no JSON object"),
-        (b" " * (2**24 + 1), "expected at most 16,777,216"),
+        (b'{"voxel_size": NaN}', "bundle.json is not JSON .NaN is no number"),
+        (b'{"window": [1e999]}', "bundle.json is not JSON .the number 1e999 is too large"),
+        (b'{"window": [' + b"9" * 5000 + b"]}", "bundle.json is not JSON .the number 9+... is too large"),
+        (b'{"a":' * 100 + b"1" + b"}" * 100, "bundle.json is not JSON .nested deeper than 50"),
+        (b'{"name": "\\ud800"}', "bundle.json is not JSON .*surrogates not allowed"),
+        (b" " * (2**24 + 1), "expected at most 4,194,304"),
     ],
 )
 def test_broken_manifests(folder: Path, content: bytes, message: str) -> None:
@@ -228,6 +250,77 @@ def test_zip_whose_member_leaves_its_folder(tmp_path: Path) -> None:
         load_bundle(path)
 
 
+@pytest.mark.parametrize("size", [0, 100, 2**21, 2**31])
+def test_members_of_another_size_are_not_read(folder: Path, size: int) -> None:
+    with (folder / "member-1.safetensors").open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(BundleError, match=rf"member-1\.safetensors has {size:,} bytes; the tensors .* have 3,812"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"family": "unet2d", "n_classes": 2, "n_kernels": 4096},
+        {"family": "2d3d", "n_classes": 2, "n_kernels": 1024, "n_convs": 32},
+        {"family": "2d3d", "n_classes": 2, "pyramid_convs": [64] * 4, "pyramid_kernels": 1024},
+    ],
+)
+def test_nets_of_very_many_parameters(folder: Path, architecture: dict[str, Any]) -> None:
+    edit(folder, architecture=architecture, window=[5, 1000, 1000])
+    with pytest.raises(BundleError, match=r"2 nets of .* parameters; expected at most 268,435,456 each|is too"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("what", ["all", "header", "value"])
+def test_bytes_of_a_golden_pair_that_are_damaged(folder: Path, what: str) -> None:
+    content = bytearray((folder / "golden.npz").read_bytes())
+    at = {"all": 0, "header": content.index(b"NUMPY"), "value": content.index(b"NUMPY") + 300}[what]
+    content[at] ^= 1
+    (folder / "golden.npz").write_bytes(content)
+    with pytest.raises(BundleError, match=r"golden\.npz"):
+        load_bundle(folder).golden()
+
+
+def _declared(shape: tuple[int, ...], values: int) -> bytes:
+    """A golden pair whose input says that it has this shape, and has so many values of 0."""
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    expected = io.BytesIO()
+    np.save(expected, np.zeros((1, 1, 1, 2), np.float32))
+    pair = io.BytesIO()
+    with zipfile.ZipFile(pair, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("input.npy", array.getvalue() + bytes(4 * values))
+        file.writestr("expected.npy", expected.getvalue())
+    return pair.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "values", "message"),
+    [
+        ((5, 1024, 1024 * 64), 0, "its nets need .* bytes; expected a small one"),
+        ((100_000, 1000, 1000), 10, "its nets need .* bytes"),
+        ((999_999_999,) * 3, 0, "its nets need .* bytes"),
+        ((1, 1024, 1024), 10, "expected has shape .1, 1, 1, 2.; it should be .1, 1024, 1024, 2."),
+        ((1, 1, 1), 2, "it should be .1, 0, 0, 2."),
+        ((1, 1024, 2**18), 2**22, "at most 100 times as much"),
+    ],
+)
+def test_golden_pairs_that_declare_more_than_they_need(
+    folder: Path, shape: tuple[int, ...], values: int, message: str
+) -> None:
+    (folder / "golden.npz").write_bytes(_declared(shape, values))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(folder).golden()
+
+
+def test_a_golden_pair_in_the_order_of_fortran(folder: Path) -> None:
+    image = np.arange(5 * 8 * 8, dtype=np.float32).reshape(5, 8, 8)
+    expected = np.full((5, 8, 8, 2), 0.5, np.float32)
+    np.savez(folder / "golden.npz", input=np.asfortranarray(image), expected=expected)
+    assert np.array_equal(load_bundle(folder).golden()[0], image)
+
+
 @pytest.mark.parametrize("file", ["member-1.safetensors", "golden.npz"])
 def test_missing_files(tmp_path: Path, folder: Path, file: str) -> None:
     (folder / file).unlink()
@@ -245,9 +338,15 @@ def _short(t: dict[str, np.ndarray]) -> None:
     t["predictor_3d/logits/bias"] = t["predictor_3d/logits/bias"][:1]
 
 
+def _one_tensor(t: dict[str, np.ndarray]) -> None:
+    values = np.concatenate([value.ravel() for value in t.values()])
+    t.clear()
+    t["all"] = values
+
+
 WEIGHTS: list[tuple[Callable[[dict[str, np.ndarray]], object], str]] = [
     (_without_first, r"tensor net/decoder/decode_block_0/comp_0/conv/bias is missing"),
-    (lambda t: t.clear(), r"tensor .* and \d+ more is missing"),
+    (_one_tensor, r"tensor .* and \d+ more is missing; tensor all is unknown"),
     (lambda t: t.update(extra=np.zeros(1, np.float32)), r"tensor extra is unknown"),
     (_short, r"predictor_3d/logits/bias has shape \[1\], expected \[2\]"),
     (lambda t: t.update({k: v.astype(np.float16) for k, v in t.items()}), r"is float16; expected float32"),
@@ -277,8 +376,8 @@ def test_bad_weights(folder: Path, change: Callable[[dict[str, np.ndarray]], obj
 
 
 def test_a_member_that_is_no_safetensors_file(folder: Path) -> None:
-    (folder / "member-0.safetensors").write_bytes(b"pickle?")
-    edit(folder, members=[{"file": "member-0.safetensors", "sha256": hashlib.sha256(b"pickle?").hexdigest()}])
+    (folder / "member-0.safetensors").write_bytes(b"pickle?" * 1000)
+    edit(folder, members=[{"file": "member-0.safetensors", "sha256": hashlib.sha256(b"pickle?" * 1000).hexdigest()}])
     with pytest.raises(BundleError, match="is no readable safetensors file"):
         load_bundle(folder).weights(0)
 

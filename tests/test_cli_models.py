@@ -79,6 +79,66 @@ def test_show(bundle: Path) -> None:
     assert f"{'':<14}pyramid_convs: [3, 5]" in lines
 
 
+STRANGE = {"by\x1b[2J\u202e": ["a\nDENSECELL\tok", "\x85\u2028\x7f", "µ“ ”"]}
+
+
+@pytest.mark.parametrize("field", ["scores", "provenance"])
+def test_strings_of_a_bundle_do_not_reach_the_terminal_as_they_are(tmp_path: Path, bundle: Path, field: str) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "b"))
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest[field] = STRANGE
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    shown = run("show", folder).stdout
+    assert all(line.isprintable() for line in shown.split("\n"))
+    assert "µ“ ”" in shown
+    as_json = run("show", folder, "--json").stdout
+    assert all(line.isprintable() for line in as_json.split("\n"))
+    assert json.loads(as_json)[field] == STRANGE
+
+
+@pytest.mark.parametrize("verb", ["show", "verify"])
+@pytest.mark.parametrize(("field", "value"), [("version", "1\nx"), ("licence", "\x1b[2J"), ("citation", "a\tb")])
+def test_forged_strings_are_refused(tmp_path: Path, bundle: Path, verb: str, field: str, value: str) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "b"))
+    manifest = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").write_text(json.dumps(manifest | {field: value}))
+    with pytest.raises(BundleError, match=f"{field} is ") as caught:
+        run(verb, folder)
+    assert str(caught.value).isprintable()
+
+
+def test_list_shows_a_forged_bundle_in_one_line(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundled" / "hurt"))
+    (folder / "bundle.json").write_text('{"schema_version": "\\u001b[2J\\nDENSECELL"}')
+    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
+    lines = run("list").stdout.splitlines()
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("pins", "message"),
+    [
+        (["0" * 64], "is not FILE=HASH"),
+        (["a.zip=0123"], "is not FILE=HASH"),
+        (["a.zip=" + "0" * 64, "a.zip=" + "1" * 64], "once for each file"),
+        (["a.zip=" + "g" * 64], "64 hexadecimal digits"),
+    ],
+)
+def test_hashes_that_are_none(pins: list[str], message: str) -> None:
+    result = run("fetch", "platelet-2d3d", *(word for pin in pins for word in ("--sha256", pin)))
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_hashes_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(weights, "fetch", lambda name, pins: asked.append(pins))
+    run("fetch", "platelet-2d3d", "--sha256", "2d3d-3x3x3_0.zip=" + "A" * 64, "--sha256", "b.zip=" + "0" * 64)
+    run("fetch", "platelet-data", "--sha256", "1" * 64)
+    assert asked == [{"2d3d-3x3x3_0.zip": "a" * 64, "b.zip": "0" * 64}, {"platelet_data_1219.zip": "1" * 64}]
+
+
 def test_pack(tmp_path: Path, bundle: Path) -> None:
     assert run("pack", bundle, "-o", tmp_path / "a.zip").stdout.startswith(f"{tmp_path / 'a.zip'}: version 1")
     assert "small 1: ok" in run("verify", tmp_path / "a.zip").stdout

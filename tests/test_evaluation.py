@@ -8,9 +8,10 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
+from densecell_batch import device
 from densecell_batch.cli.evaluate import evaluate
 from densecell_batch.errors import DensecellError, OptionError, StackError
-from densecell_batch.evaluation import render_confusion
+from densecell_batch.evaluation import read_classes, read_mask, render_confusion
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
 FOUND = np.array([[[0, 1, 1], [1, 2, 0]]], np.uint8)
@@ -102,6 +103,49 @@ def test_bad_input(files, arguments, error, message):
         tifffile.imwrite(files / f"{name}.tif", volume, photometric="minisblack", metadata={"axes": "ZYX"})
     with pytest.raises(error, match=message):
         run("--labels", files / "truth.tif", *arguments(files))
+
+
+@pytest.mark.parametrize("label", [256, 8000, 65_535])
+@pytest.mark.parametrize("where", ["truth", "found"])
+def test_labels_that_are_no_classes(files, label, where):
+    """A matrix of their confusion would have gigabytes."""
+    volume = (TRUTH if where == "truth" else FOUND).astype(np.uint16)
+    volume[0, 0, 0] = label
+    tifffile.imwrite(files / f"{where}.tif", volume, photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(
+        StackError, match=rf"{where}\.tif: it has the label {label} in slice 0; expected classes from 0"
+    ):
+        run("--labels", files / "truth.tif", files / "found.tif")
+
+
+@pytest.mark.parametrize("label", [256, 65_535])
+def test_a_label_of_any_number_can_be_ignored(files, label):
+    truth = np.where(TRUTH == 2, label, TRUTH.astype(np.uint16)).astype(np.uint16)
+    tifffile.imwrite(files / "truth.tif", truth, photometric="minisblack", metadata={"axes": "ZYX"})
+    _, found = scores(files, files / "found.tif", "--ignore-label", label)
+    assert found["found"]["voxels"] == 4
+
+
+def test_a_mask_may_have_any_number(files):
+    mask = (TRUTH != 2).astype(np.uint16) * 65_535
+    tifffile.imwrite(files / "mask.tif", mask, photometric="minisblack", metadata={"axes": "ZYX"})
+    _, found = scores(files, files / "found.tif", "--mask", files / "mask.tif")
+    assert found["found"]["voxels"] == 4
+
+
+@pytest.mark.parametrize("read", [read_classes, read_mask])
+def test_what_does_not_fit_in_memory_is_not_read(files, read, monkeypatch):
+    monkeypatch.setattr(device, "available_memory", lambda: 5)
+    with pytest.raises(StackError, match=r"truth\.tif: as it describes itself it takes .* GiB of memory"):
+        read(files / "truth.tif")
+
+
+def test_a_picture_shows_classes_that_occur_and_not_too_many():
+    confusion = np.zeros((256, 256), int)
+    confusion[0, 255] = 5
+    assert render_confusion(confusion, [f"class {i}" for i in range(256)]).shape[0] < 300
+    with pytest.raises(OptionError, match="room for 64 classes, 256 occur"):
+        render_confusion(np.eye(256, dtype=int), [f"class {i}" for i in range(256)])
 
 
 def test_confusion_of_an_absent_class():

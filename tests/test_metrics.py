@@ -20,6 +20,11 @@ def test_confusion_by_hand():
     np.testing.assert_array_equal(confusion_matrix(TRUTH, FOUND, 3), [[1, 1, 0], [0, 2, 0], [1, 0, 1]])
 
 
+def test_confusion_is_counted_in_parts(monkeypatch):
+    monkeypatch.setattr("densecell_batch.metrics._PART", 4)
+    np.testing.assert_array_equal(confusion_matrix(TRUTH, FOUND.astype(np.uint8), 3), [[1, 1, 0], [0, 2, 0], [1, 0, 1]])
+
+
 def test_scores_by_hand():
     found = score(TRUTH, FOUND, 3)
     assert found.iou == pytest.approx([1 / 3, 2 / 3, 1 / 2])

@@ -64,6 +64,13 @@ def test_a_tile_that_is_asked_for():
     assert grid.output[1] > 300
 
 
+@pytest.mark.parametrize("window", [(5, 3000, 3000), (500, 300, 300), (5, 300, 12_000)])
+def test_windows_of_a_bundle_that_the_memory_does_not_hold(window):
+    net = Hybrid2D3D(n_classes=7)
+    with pytest.raises(OptionError, match=r"1\.00 GiB of memory do not suffice for the windows of .* --stitch crop"):
+        plan_tiles((50, 800, 800), net, window, stitch="deepest", budget=2**30)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,6 +1,7 @@
 """Training: windows, losses, steps, resuming, the bundle that comes out."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -295,6 +296,82 @@ def test_another_run_in_the_same_folder_is_refused(trained, change, message):
 def test_other_data_in_the_same_folder_are_refused(trained):
     with pytest.raises(OptionError, match=r"train was .*i0.*, is .*i7"):
         train_ensemble(a_run(), [phantom(seed=7)], phantom(seed=1), trained[1])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"recipe": ' * 100 + b"1" + b"}" * 100,
+        b"[]",
+        b'{"recipe": 5}',
+        b'{"recipe": {"steps": NaN}}',
+        b"\xff\xfe",
+        b" " * (2**20 + 1),
+    ],
+)
+def test_run_folders_that_somebody_changed(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(OptionError, match=r"run\.json: cannot be read .*; give another run folder"):
+        train_ensemble(a_run(), [phantom()], phantom(seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("steps", [None, 0, "many", 2**40])
+def test_steps_of_a_run_that_somebody_changed(tmp_path, steps):
+    (tmp_path / "run.json").write_text(json.dumps({"recipe": {"steps": steps, "evaluate_every": 5}}))
+    with pytest.raises(OptionError, match=r"run\.json: steps is no number above 0"):
+        train_ensemble(a_run(minutes=1), [phantom()], phantom(seed=1), tmp_path)
+
+
+def test_what_a_run_folder_says_is_shown_in_one_line(trained, tmp_path):
+    found = json.loads((trained[1] / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(found | {"a\x1b[2J\nb": 1}))
+    with pytest.raises(OptionError, match="holds a run that was begun otherwise") as caught:
+        train_ensemble(a_run(), [phantom()], phantom(seed=1), tmp_path)
+    assert str(caught.value).isprintable()
+
+
+def _state(folder, change):
+    from safetensors.numpy import load_file, save_file
+
+    arrays, metadata = load_file(folder / "member-0.state"), {"step": "20", "history": "[]"}
+    change(arrays, metadata)
+    save_file(arrays, folder / "member-0.state", metadata)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, metadata: metadata.pop("step"),
+        lambda arrays, metadata: metadata.update(step="many"),
+        lambda arrays, metadata: metadata.update(history="[" * 100_000),
+        lambda arrays, metadata: metadata.update(history='[{"a": 1}]'),
+        lambda arrays, metadata: arrays.pop(min(k for k in arrays if k.startswith("weights/"))),
+        lambda arrays, metadata: arrays.update({k: np.zeros(3, np.float32) for k in arrays}),
+    ],
+)
+def test_states_that_are_none_of_this_net(trained, tmp_path, change):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[1], folder)
+    _state(folder, change)
+    with pytest.raises(OptionError, match=r"member-0\.state: the state of the training cannot be read"):
+        train_ensemble(a_run(), [phantom()], phantom(seed=1), folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"\xff" * 100])
+def test_states_that_are_no_file_of_tensors(trained, tmp_path, content):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[1], folder)
+    (folder / "member-0.state").write_bytes(content)
+    with pytest.raises(OptionError, match=r"member-0\.state: the state of the training cannot be read"):
+        train_ensemble(a_run(), [phantom()], phantom(seed=1), folder)
+
+
+@pytest.mark.parametrize("free", [0, 1000, 100_000])
+def test_volumes_that_do_not_fit_in_memory_are_not_read(files, free, monkeypatch):
+    monkeypatch.setattr("densecell_batch.device.available_memory", lambda: free)
+    with pytest.raises(StackError, match=r"train-images\S*: as it describes itself it takes .* GiB of memory"):
+        load_labelled(files["train-images"], files["train-labels"], 3)
 
 
 def test_hopeless_members_are_abandoned(tmp_path):

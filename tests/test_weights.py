@@ -7,36 +7,53 @@ import http.server
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from densecell_batch import weights
 from densecell_batch.bundle import load_bundle
-from densecell_batch.errors import BundleError, FetchError, ModelError, PublishedModelError
+from densecell_batch.errors import BundleError, FetchError, ModelError, OptionError, PublishedModelError
 from densecell_batch.published import import_published
 from densecell_batch.volume import VoxelSize
 from densecell_batch.weights import Published, RemoteFile, cache_dir, fetch, fetched, find_bundle
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files`; counts requests; with `truncate`, breaks off in the middle."""
+    """Serves `files` over https, and over http on another port; counts requests; with `truncate`, breaks off in the
+    middle; redirects what is in `moved`; sends zeros for ever for the name "endless".
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
+        self.moved: dict[str, str] = {}
         self.requests: list[str] = []
+        self.sent = 0
         self.truncate = False
         self.say_length = True
+        self.scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+            self.scheme = "https"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that breaks off is no news."""
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{name}?dl=1"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}/{name}?dl=1"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -45,6 +62,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = self.path.strip("/").partition("?")[0]
         self.server.requests.append(name)
+        if name in self.server.moved:
+            self.send_response(302)
+            self.send_header("Location", self.server.moved[name])
+            self.end_headers()
+            return
+        if name == "endless":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"PK\x03\x04")
+            while True:
+                self.server.sent += self.wfile.write(bytes(2**16))
         content = self.server.files.get(name)
         if content is None:
             self.send_error(404)
@@ -59,14 +87,44 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for this machine that signs itself; its key beside it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    path = tmp_path_factory.mktemp("tls") / "here.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+         "-out", path, "-keyout", path.with_suffix(".key")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return path
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield running
-        running.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with running(Server(certificate)) as found:
+        yield found
+
+
+@pytest.fixture
+def plain_server(zips: dict[str, bytes]) -> Iterator[Server]:
+    """Without TLS."""
+    with running(Server()) as found:
+        found.files.update(zips)
+        yield found
 
 
 @pytest.fixture
@@ -168,7 +226,7 @@ def test_changed_content_is_refused(
     file = cache / "downloads" / "nets" / "net_1.zip"
     file.unlink()
     server.files["net_1.zip"] = zips["net_0.zip"]
-    with pytest.raises(FetchError, match=r"net_1\.zip\?dl=1 does not deliver the file that .* delete its line in"):
+    with pytest.raises(FetchError, match=r"net_1\.zip\?dl=1 does not deliver the file that .* --sha256 net_1\.zip="):
         fetch("nets")
     assert not file.exists()
     assert fetched("nets") is None
@@ -203,7 +261,7 @@ def test_a_truncated_download_leaves_nothing(
     registry: dict[str, Published], server: Server, cache: Path, say_length: bool
 ) -> None:
     server.truncate, server.say_length = True, say_length
-    with pytest.raises(FetchError, match=r"net_0\.zip cannot be downloaded from http://127\.0\.0\.1"):
+    with pytest.raises(FetchError, match=r"net_0\.zip cannot be downloaded from https://127\.0\.0\.1"):
         fetch("nets")
     assert not any(path.is_file() for path in cache.rglob("*"))
     server.truncate = False
@@ -212,7 +270,7 @@ def test_a_truncated_download_leaves_nothing(
 
 def test_a_page_instead_of_the_file(registry: dict[str, Published], server: Server, cache: Path) -> None:
     server.files["net_0.zip"] = b"<html>too many downloads</html>"
-    with pytest.raises(FetchError, match="what came is not a zip"):
+    with pytest.raises(FetchError, match="what came does not begin as a file of its kind does, but with b'<html>"):
         fetch("nets")
     assert not any(path.is_file() for path in cache.rglob("*"))
 
@@ -228,11 +286,19 @@ def test_offline_says_what_to_put_where_and_takes_it(
     for name in ("net_0.zip", "net_1.zip"):
         (cache / "downloads" / "nets" / name).write_bytes(zips[name])
     server.requests.clear()
+    hashes = {name: hashlib.sha256(zips[name]).hexdigest() for name in ("net_0.zip", "net_1.zip")}
+    with pytest.raises(FetchError, match=r"net_0\.zip lies in the cache, but it was not downloaded") as caught:
+        find_bundle("nets")
+    for name, value in hashes.items():
+        assert f" --sha256 {name}={value}" in str(caught.value)
+    assert not (cache / "downloads" / "sha256.json").exists()
+    fetch("nets", hashes)
     assert len(find_bundle("nets").members) == 2
     assert server.requests == []
 
 
 def test_server_gone(registry: dict[str, Published], server: Server, cache: Path) -> None:
+    server.shutdown()
     server.server_close()
     with pytest.raises(FetchError, match=r"cannot be downloaded.*put each file at the place named here"):
         find_bundle("nets")
@@ -336,3 +402,180 @@ def test_names_and_paths(
         find_bundle("gone/b.zip")
     with pytest.raises(ModelError, match="nothing named 'x' can be fetched; expected one of nets, stacks"):
         fetch("x")
+
+
+# ------------------------------------------------------------------------------------------- downloads, by a stranger
+
+
+def moved(server: Server, name: str, *urls: str) -> None:
+    """Redirects from one address to the next."""
+    for i, url in enumerate(urls):
+        server.moved[name if i == 0 else f"{name}.{i}"] = server.url(f"{name}.{i + 1}") if i < len(urls) - 1 else url
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_redirect_to_http_is_not_followed(
+    registry: dict[str, Published], server: Server, plain_server: Server, cache: Path, steps: int
+) -> None:
+    moved(server, "net_0.zip", *["on the way"] * (steps - 1), plain_server.url("net_0.zip"))
+    with pytest.raises(FetchError, match=r"it leads to http://127.* expected an address with https"):
+        fetch("nets")
+    assert plain_server.requests == []
+    assert not any(path.is_file() for path in cache.rglob("*"))
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/net_0.zip", "/net_0.zip"])
+def test_redirects_to_other_schemes(
+    registry: dict[str, Published], server: Server, zips: dict[str, bytes], url: str
+) -> None:
+    server.files["elsewhere.zip"] = zips["net_0.zip"]
+    moved(server, "net_0.zip", url if ":" in url else "/elsewhere.zip")
+    if ":" not in url:  # within the server: as good as before
+        assert len(find_bundle("nets").members) == 2
+        return
+    with pytest.raises(FetchError, match="expected an address with https"):
+        fetch("nets")
+
+
+def test_http_in_the_registry_and_redirects_in_a_ring(
+    registry: dict[str, Published], server: Server, plain_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.moved["net_0.zip"] = server.url("net_0.zip")
+    with pytest.raises(FetchError, match="leads on more than 10 times"):
+        fetch("nets")
+    files = (RemoteFile("net_0.zip", plain_server.url("net_0.zip")),)
+    monkeypatch.setitem(registry, "nets", replace(registry["nets"], files=files))
+    with pytest.raises(FetchError, match="expected an address with https"):
+        fetch("nets")
+    assert plain_server.requests == []
+
+
+@pytest.mark.parametrize("name", ["endless", "net_1.zip", "net_0.zip"])
+def test_a_download_is_no_larger_than_it_may_be(
+    registry: dict[str, Published], server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With a length that is said, without one, and without an end."""
+    server.say_length = name == "net_1.zip"
+    files = (RemoteFile(name, server.url(name), max_bytes=200_000),)
+    monkeypatch.setitem(registry, "nets", replace(registry["nets"], files=files))
+    with pytest.raises(FetchError, match=r"it has .*200,000"):
+        fetch("nets")
+    assert server.sent < 2**26
+    assert not any(path.is_file() for path in cache.rglob("*"))
+
+
+def test_a_hash_of_the_users_goes_before_the_first_use(
+    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+) -> None:
+    good = {name: hashlib.sha256(zips[name]).hexdigest() for name in ("net_0.zip", "net_1.zip")}
+    with pytest.raises(FetchError, match=r"SHA256 is .* expected 0{64}.*--sha256 net_0\.zip=SHA256"):
+        fetch("nets", {"net_0.zip": "0" * 64})
+    with pytest.raises(OptionError, match=r"nets has no file 'net_9\.zip'; its files are net_0\.zip, net_1\.zip"):
+        fetch("nets", {"net_9.zip": "0" * 64})
+    assert fetched("nets") is None
+    fetch("nets", good)
+    assert fetch("nets", good) == fetched("nets")
+    with pytest.raises(FetchError, match=r"was made of another net_1\.zip: its SHA-256 was .*, expected 1{64}"):
+        fetch("nets", {"net_1.zip": "1" * 64})
+
+
+def test_a_hash_that_was_recorded_for_another_file_can_be_overruled(
+    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+) -> None:
+    server.files["net_0.zip"] = zips["net_1.zip"]  # somebody was on the way when it was fetched for the first time
+    fetch("nets")
+    server.files["net_0.zip"] = zips["net_0.zip"]
+    shutil.rmtree(cache / "models")
+    (cache / "downloads" / "nets" / "net_0.zip").unlink()
+    with pytest.raises(FetchError, match="does not deliver"):
+        fetch("nets")
+    good = {"net_0.zip": hashlib.sha256(zips["net_0.zip"]).hexdigest()}
+    fetch("nets", good)
+    assert json.loads((cache / "downloads" / "sha256.json").read_text())["nets/net_0.zip"] == good["net_0.zip"]
+
+
+def test_what_was_fetched_before_the_line_broke_is_not_doubted(
+    registry: dict[str, Published], server: Server, zips: dict[str, bytes]
+) -> None:
+    del server.files["net_1.zip"]
+    with pytest.raises(FetchError, match=r"net_1\.zip cannot be downloaded"):
+        fetch("nets")
+    server.files["net_1.zip"] = zips["net_1.zip"]
+    fetch("nets")
+    assert server.requests == ["net_0.zip", "net_1.zip", "net_1.zip"]
+
+
+@pytest.mark.parametrize("present", [("net_0.zip",), ("net_1.zip",), ("net_0.zip", "net_1.zip")])
+def test_zips_planted_before_the_first_fetch(
+    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes], present: tuple[str, ...]
+) -> None:
+    folder = cache / "downloads" / "nets"
+    folder.mkdir(parents=True)
+    for name in present:
+        (folder / name).write_bytes(zips["net_0.zip"])
+    with pytest.raises(FetchError, match=r"lies in the cache, but it was not downloaded by this program.*") as caught:
+        find_bundle("nets")
+    assert str(caught.value).count("--sha256") == len(present)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10_000, '{"nets/net_0.zip": NaN}', '{"nets/net_0.zip": 5}', '{"nets/net_0.zip": "\\ud800"}']
+)
+def test_records_that_somebody_forged(registry: dict[str, Published], cache: Path, content: str) -> None:
+    (cache / "downloads").mkdir(parents=True)
+    (cache / "downloads" / "sha256.json").write_text(content)
+    with pytest.raises(FetchError, match=r"sha256\.json cannot be read .*; repair it, or delete it"):
+        fetch("nets")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_records_that_are_no_files(registry: dict[str, Published], cache: Path, make: Any) -> None:
+    (cache / "downloads").mkdir(parents=True)
+    make(cache / "downloads" / "sha256.json")
+    with pytest.raises(FetchError, match=r"sha256\.json cannot be read .it is no file of hashes"):
+        fetch("nets")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize(
+    "given", [".", "models", "models/nets", "models/nets/bundle.json", "models/nets/member-1.safetensors"]
+)
+def test_a_model_of_another_account_is_not_used(registry: dict[str, Published], cache: Path, given: str) -> None:
+    fetch("nets")
+    os.chown(cache / given, 4242, -1)
+    with pytest.raises(FetchError, match=r"belongs to another account .user 4242.*chmod g\+s"):
+        find_bundle("nets")
+    assert "another account" in weights.distrusted_cache("nets")
+    # A group that shares the cache, as its folder says.
+    for path in (cache, *cache.rglob("*")):
+        os.chown(path, -1, os.getgid())
+    cache.chmod(0o2775)
+    assert len(find_bundle("nets").members) == 2
+    cache.chmod(0o2777)
+    with pytest.raises(FetchError, match="belongs to another account"):
+        find_bundle("nets")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("given", ["downloads", "downloads/nets", "downloads/nets/net_0.zip", "downloads/sha256.json"])
+def test_downloads_of_another_account_are_not_used(registry: dict[str, Published], cache: Path, given: str) -> None:
+    fetch("nets")
+    shutil.rmtree(cache / "models")
+    os.chown(cache / given, 4242, -1)
+    with pytest.raises(FetchError, match="belongs to another account"):
+        find_bundle("nets")
+    assert fetched("nets") is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_link_in_the_cache_counts_as_what_it_shows(
+    registry: dict[str, Published], cache: Path, tmp_path: Path
+) -> None:
+    fetch("nets")
+    (cache / "models" / "nets").rename(tmp_path / "elsewhere")
+    (cache / "models" / "nets").symlink_to(tmp_path / "elsewhere")
+    assert weights.distrusted_cache("nets") == ""
+    os.chown(tmp_path / "elsewhere" / "bundle.json", 4242, -1)
+    with pytest.raises(FetchError, match="belongs to another account"):
+        find_bundle("nets")

@@ -50,11 +50,10 @@ def evaluate(
         raise OptionError("nothing to score: give label files, or --model with --images")
     if model and images is None:
         raise OptionError("--model needs --images: the stack that the labels belong to")
-    truth = read_classes(labels)
-    counted = _counted(truth, labels, mask, ignore_label)
-    truth = np.where(truth == ignore_label, 0, truth)
+    truth, counted = read_classes(labels, ignore_label)
+    counted = _counted(truth, counted, labels, mask)
     found: list[tuple[str, np.ndarray]] = [
-        (path.stem, _same_shape(read_classes(path), truth, path)) for path in predicted
+        (path.stem, _same_shape(read_classes(path)[0], truth, path)) for path in predicted
     ]
     names: list[str] = []
     for bundle_name in model:
@@ -70,16 +69,14 @@ def evaluate(
         write_preview(confusion, render_confusion(results[0][1].confusion, names))
 
 
-def _counted(truth: np.ndarray, labels: Path, mask: Path | None, ignore_label: int | None) -> np.ndarray | None:
-    """Voxels that count; None for all."""
-    from densecell_batch.evaluation import read_classes
+def _counted(truth: np.ndarray, counted: np.ndarray | None, labels: Path, mask: Path | None) -> np.ndarray | None:
+    """Voxels that count, by the label to ignore and by the mask; None for all."""
+    from densecell_batch.evaluation import read_mask
 
-    if mask is None and ignore_label is None:
-        return None
-    counted = np.ones(truth.shape, bool) if ignore_label is None else truth != ignore_label
     if mask is not None:
-        counted &= _same_shape(read_classes(mask), truth, mask) > 0
-    if not counted.any():
+        masked = _same_shape(read_mask(mask), truth, mask)
+        counted = masked if counted is None else counted & masked
+    if counted is not None and not counted.any():
         raise StackError(f"{labels}: no voxel is left to score: the mask or --ignore-label leaves out all of them")
     return counted
 
@@ -95,7 +92,7 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
-    from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.device import choose_precision, need_memory, select_device
     from densecell_batch.io.reading import open_stack
     from densecell_batch.normalize import measure, normalize
     from densecell_batch.predict import Predictor
@@ -105,14 +102,17 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     bundle = find_bundle(name)
     precision = choose_precision("auto", select_device("auto")).name
     with open_stack(Path(str(images))) as stack:
+        need_memory(stack.info.path, 4 * stack.info.n_voxels)
         statistics = measure(stack)
-        image = np.stack([normalize(stack.read(z), statistics) for z in range(stack.info.shape[0])])
+        image = np.empty(stack.info.shape, np.float32)
+        for z in range(len(image)):
+            image[z] = normalize(stack.read(z), statistics)
     weights: list[Any] = [bundle.weights(i) for i in range(len(bundle.members))]
     chosen = [(bundle.name, weights)]
     if members:
         chosen += [(f"member {i}", [w]) for i, w in enumerate(weights)]
     made = [
-        (label, predict_labels(image, Predictor(bundle.architecture, which, precision), bundle.window).astype(np.int64))
+        (label, predict_labels(image, Predictor(bundle.architecture, which, precision), bundle.window))
         for label, which in chosen
     ]
     return made, [c.name for c in bundle.classes]

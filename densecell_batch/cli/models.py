@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from densecell_batch.cli.params import TILE, VOXEL_SIZE
+from densecell_batch.printable import printable
 
 if TYPE_CHECKING:
     from densecell_batch.bundle import ModelBundle
@@ -32,8 +34,9 @@ def list_models() -> None:
     rows = [("NAME", "WHERE", "WHAT")]
     rows += [(name, "bundled", _summary(weights.BUNDLED / name)) for name in weights.bundled_names()]
     for name, entry in weights.REGISTRY.items():
-        where = "fetchable" if weights.fetched(name) is None else "cached"
-        rows.append((name, where, f"{entry.kind}: {entry.about}"))
+        problem = weights.distrusted_cache(name)
+        where = "fetchable" if weights.fetched(name) is None else "refused" if problem else "cached"
+        rows.append((name, where, printable(problem) or f"{entry.kind}: {entry.about}"))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, where, what in rows:
         click.echo(f"{name:<{widths[0]}}  {where:<{widths[1]}}  {what}")
@@ -50,10 +53,10 @@ def show(model: str, as_json: bool) -> None:
     bundle = find_bundle(model)
     manifest = read_manifest(bundle.path)
     if as_json:
-        click.echo(json.dumps(manifest, indent=2, ensure_ascii=False))
+        click.echo(_as_json(manifest, indent=2))
         return
     for label, value in _description(bundle, manifest):
-        first, *more = value.split("\n")
+        first, *more = (printable(line) for line in value.split("\n"))
         click.echo(f"{label:<14}{first}")
         for line in more:
             click.echo(f"{'':<14}{line}")
@@ -85,8 +88,8 @@ def import_models(
         name = out.name.removesuffix(".zip")
     bundle = import_published(paths, out, name, classes=names, voxel_size=voxel_size, **fields)
     for note in bundle.provenance["notes"]:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{bundle.path}: {_line(bundle)}")
+        click.echo(f"note: {printable(note)}", err=True)
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
 
 
 @models.command()
@@ -99,7 +102,7 @@ def pack(folder: Path, out: Path) -> None:
     if out.suffix.lower() != ".zip":
         raise click.BadParameter(f"{out} does not end in .zip", param_hint="--out")
     bundle = pack_bundle(folder, out)
-    click.echo(f"{bundle.path}: {_line(bundle)}")
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
 
 
 @models.command()
@@ -121,11 +124,37 @@ def verify(model: str) -> None:
 
 @models.command()
 @click.argument("name")
-def fetch(name: str) -> None:
-    """Fetch the model or data set NAME into the cache, unless it is there."""
+@click.option("--sha256", "pins", multiple=True, metavar="FILE=HASH",
+              help="Take only a FILE with this SHA-256. Repeatable; of a single file the HASH will do.")  # fmt: skip
+def fetch(name: str, pins: tuple[str, ...]) -> None:
+    """Fetch the model or data set NAME into the cache, unless it is there.
+
+    Nobody published hashes of the four published nets: each is trusted when it is fetched for the first time, and held
+    to what it was from then on. --sha256 holds it to what you know of it.
+    """
     from densecell_batch import weights
 
-    click.echo(weights.fetch(name))
+    click.echo(weights.fetch(name, _pins(name, pins)))
+
+
+def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
+    """SHA-256 by file, of what was given as FILE=HASH or, for a single file, as HASH."""
+    from densecell_batch.weights import REGISTRY
+
+    files = [file.name for file in REGISTRY[name].files] if name in REGISTRY else []
+    found: dict[str, str] = {}
+    for pin in pins:
+        file, equals, value = pin.rpartition("=")
+        if not equals and len(files) == 1:
+            file = files[0]
+        if not file or file in found or not re.fullmatch(r"[0-9a-f]{64}", value.lower()):
+            raise click.BadParameter(
+                f"{pin!r} is not FILE=HASH with the 64 hexadecimal digits of a SHA-256, once for each file of "
+                f"{', '.join(files) or name}",
+                param_hint="--sha256",
+            )
+        found[file] = value.lower()
+    return found
 
 
 def _summary(path: Path) -> str:
@@ -136,7 +165,7 @@ def _summary(path: Path) -> str:
     try:
         return f"model: {_line(load_bundle(path))}"
     except BundleError as error:
-        return f"broken: {error}"
+        return f"broken: {printable(error)}"
 
 
 def _line(bundle: ModelBundle) -> str:
@@ -159,6 +188,15 @@ def _description(bundle: ModelBundle, manifest: dict[str, Any]) -> list[tuple[st
         ("window", " x ".join(map(str, bundle.window)) + " (z, y, x)"),
         ("normalization", bundle.normalization),
         ("members", "\n".join(f"{member.file} {member.sha256}" for member in bundle.members)),
-        ("scores", json.dumps(bundle.scores, ensure_ascii=False, indent=1)),
-        ("provenance", json.dumps(bundle.provenance, ensure_ascii=False, indent=1)),
+        ("scores", _as_json(bundle.scores, indent=1)),
+        ("provenance", _as_json(bundle.provenance, indent=1)),
     ]
+
+
+def _as_json(value: Any, indent: int) -> str:
+    """JSON values as a text that any terminal shows as it is, and that still is JSON."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "\n".join(
+        "".join(c if printable(c) == c else json.dumps(c)[1:-1].replace("\x7f", "\\u007f") for c in line)
+        for line in text.split("\n")
+    )

@@ -22,6 +22,7 @@ from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import OptionError, Stopped
 from densecell_batch.metrics import Scores, score
 from densecell_batch.predict import Predictor
+from densecell_batch.printable import printable
 from densecell_batch.training.normalized import folded, statistics_function
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
@@ -286,19 +287,34 @@ def _save(path: Path, net: Any, state: _State) -> None:
 
 
 def _load(path: Path, net: Any) -> _State | None:
-    """The state in a checkpoint; None where there is none."""
-    from safetensors import safe_open
+    """The state in a checkpoint; None where there is none. Raises OptionError if it is none of this net."""
+    from safetensors import SafetensorError, safe_open
 
     from densecell_batch.nets import ops
 
     if not path.exists():
         return None
-    with safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-        weights, averaged, means, squares = (
-            [ops.convert_to_tensor(file.get_tensor(f"{kind}/{name}")) for name in _names(net)] for kind in _TENSORS
-        )
-        best = {key.removeprefix("best/"): file.get_tensor(key) for key in file.keys() if key.startswith("best/")}  # noqa: SIM118
-    state = _State(int(metadata["step"]), weights, averaged, means, squares, json.loads(metadata["history"]), best)
+    shapes = [tuple(variable.shape) for variable in net.trainable_variables]
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            step, history = int(metadata["step"]), json.loads(metadata["history"])
+            found = [[file.get_tensor(f"{kind}/{name}") for name in _names(net)] for kind in _TENSORS]
+            best = {key.removeprefix("best/"): file.get_tensor(key) for key in file.keys() if key.startswith("best/")}  # noqa: SIM118
+        if any([tensor.shape for tensor in tensors] != shapes for tensors in found):
+            raise ValueError("its tensors are of another net")
+        if not isinstance(history, list) or not all(
+            isinstance(row, dict) and {"step", "mean_iou"} <= row.keys() for row in history
+        ):
+            raise ValueError("its history is none")
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
+        raise OptionError(
+            f"{path}: the state of the training cannot be read ({printable(error)}); delete it to train this member "
+            "anew, or give another run folder"
+        ) from error
+    weights, averaged, means, squares = ([ops.convert_to_tensor(t) for t in tensors] for tensors in found)
+    state = _State(step, weights, averaged, means, squares, history, best)
     _log.info("%s: going on after step %d", path, state.step)
     return state

@@ -32,6 +32,8 @@ from densecell_batch.identity import differences
 from densecell_batch.metrics import Scores, score
 from densecell_batch.predict import Predictor, golden_pair, verify_bundle
 from densecell_batch.preview import render_preview, write_preview
+from densecell_batch.printable import printable
+from densecell_batch.strict_json import parse_json
 from densecell_batch.training.curves import render_curves
 from densecell_batch.training.fit import Arrays, Member, fit_member, predict_labels, seconds_per_step
 from densecell_batch.training.recipes import Recipe
@@ -39,6 +41,7 @@ from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["Progress", "Run", "train_ensemble"]
 
+_MAX_RUN_BYTES = 2**20
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, dict[str, float]], None]  # (seed, row of the history)
@@ -173,16 +176,23 @@ def _same_run(
     path = folder / "run.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            if not path.is_file() or path.stat().st_size > _MAX_RUN_BYTES:
+                raise ValueError("it is no file of a run")
+            found = parse_json(path.read_bytes())
+            if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
+                raise ValueError("it is no description of a run")
+        except (OSError, ValueError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); give another run folder") from error
-        if run.minutes is not None and isinstance(found.get("recipe"), dict):
-            wanted["recipe"]["steps"] = found["recipe"].get("steps")
-            wanted["recipe"]["evaluate_every"] = found["recipe"].get("evaluate_every")
+        if run.minutes is not None:
+            for field in ("steps", "evaluate_every"):
+                if not isinstance(found["recipe"].get(field), int) or not 0 < found["recipe"][field] < 2**31:
+                    raise OptionError(f"{path}: {field} is no number above 0; give another run folder")
+                wanted["recipe"][field] = found["recipe"][field]
         changed = differences(found, wanted)
         if changed:
+            differs = printable("; ".join(changed)[:2000])
             raise OptionError(
-                f"{folder} holds a run that was begun otherwise: {'; '.join(changed)}; to resume it, give what it was "
+                f"{folder} holds a run that was begun otherwise: {differs}; to resume it, give what it was "
                 "begun with, else another run folder"
             )
         steps, every = wanted["recipe"]["steps"], wanted["recipe"]["evaluate_every"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from densecell_batch.device import need_memory
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack, content_sha256
@@ -68,9 +69,15 @@ def load_labelled(
                 f"{images}: it is {_by(image.info.shape)} (z, y, x), smaller than the training window "
                 f"{_by(window)}; give a larger stack or a smaller --window"
             )
+        shape = image.info.shape
+        need_memory(images, (5 if weights is None else 9) * image.info.n_voxels)
+        classes = np.empty(shape, np.uint8)
+        for z in range(shape[0]):  # before the images: what is wrong shows early
+            classes[z] = _checked(label, z, n_classes)
         statistics = measure(image)
-        grey = np.stack([normalize(image.read(z), statistics) for z in range(image.info.shape[0])])
-        classes = np.stack([_checked(label, z, n_classes) for z in range(label.info.shape[0])])
+        grey = np.empty(shape, np.float32)
+        for z in range(shape[0]):
+            grey[z] = normalize(image.read(z), statistics)
         sums = (content_sha256(image.files), content_sha256(label.files))
         if weights is None:
             return LabelledVolume(grey, classes, image.info.voxel_size, sums)
@@ -86,7 +93,9 @@ def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, 
                 f"{path}: the weights are {_by(stack.info.shape)}, the images {_by(shape)} (z, y, x); expected the "
                 "same shape"
             )
-        values = np.stack([stack.read(z) for z in range(shape[0])]).astype(np.float32)
+        values = np.empty(shape, np.float32)
+        for z in range(shape[0]):
+            values[z] = stack.read(z)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
             raise StackError(
                 f"{path}: the weights run from {values.min():g} to {values.max():g}; expected 0 and "

@@ -1,0 +1,20 @@
+"""An ensemble that does not fit into the memory is not loaded."""
+
+from pathlib import Path
+
+import pytest
+
+from densecell_batch.bundle import load_bundle
+from densecell_batch.errors import OptionError
+from densecell_batch.segmenter import Segmenter, SegmentOptions
+
+
+@pytest.mark.parametrize("memory", [1, 2**20, 2 * 4 * 266_786 - 1])
+def test_weights_that_the_memory_does_not_hold_are_not_read(
+    data: Path, memory: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(data / "fly-vnc-small.zip")
+    assert bundle.weight_bytes == 4 * 266_786
+    monkeypatch.setattr("densecell_batch.bundle._read", None)
+    with pytest.raises(OptionError, match=r"fly-vnc-small\.zip: its nets need about 0\.00 GiB; give more --memory"):
+        _ = Segmenter(bundle, SegmentOptions(memory=memory, precision="float32", device="cpu")).predictor

@@ -15,7 +15,7 @@ PACKAGE = Path(densecell_batch.__file__).parent
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
     {"errors", "quiet"},
-    {"volume", "tiling", "atomic", "identity", "imagej_place"},
+    {"volume", "tiling", "atomic", "identity", "imagej_place", "own_python"},
     {"claim"},
     {"architecture", "archive"},
     {"io", "normalize", "bundle", "ensemble", "stack_writer", "labels"},

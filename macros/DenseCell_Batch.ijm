@@ -33,7 +33,7 @@ function ask(folder) {
   remember("model", model);
   remember("instances", instances);
   remember("options", further);
-  text = setting("options", further) + setting("folder", stacks) + setting("out", out) + setting("model", model)
+  text = "" + setting("options", further) + setting("folder", stacks) + setting("out", out) + setting("model", model)
     + setting("instances", instances) + setting("voxel_size", voxelSize);
   record("DenseCell Batch", text);
   return text;

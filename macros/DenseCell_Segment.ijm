@@ -43,7 +43,7 @@ function ask(folder) {
   remember("model", model);
   remember("instances", instances);
   remember("options", further);
-  text = setting("options", further) + setting("stack", stack) + setting("out", out) + setting("model", model)
+  text = "" + setting("options", further) + setting("stack", stack) + setting("out", out) + setting("model", model)
     + setting("instances", instances) + setting("voxel_size", voxelSize) + "show=" + showing;
   record("DenseCell Segment", text);
   return text;

@@ -310,7 +310,7 @@ def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:
 
 
 # What spreadsheets take for the begin of a formula, in some languages in full width, too; but numbers are numbers.
-_FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+_FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
 
 
 def _csv(table: Table) -> bytes:

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -315,7 +315,8 @@ _FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z)[=+@\t\r\n\uf
 
 def _csv(table: Table) -> bytes:
     """A table as RFC 4180 says; a text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return "".join((",".join(map(_csv_cell, row)) or '""') + "\n" for row in (table.headings, *table.rows)).encode()
+    rows: list[Sequence[float | str | None]] = [table.headings, *table.rows]
+    return "".join((",".join(map(_csv_cell, row)) or '""') + "\n" for row in rows).encode()
 
 
 def _csv_cell(cell: float | str | None) -> str:

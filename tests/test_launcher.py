@@ -120,6 +120,8 @@ BINDS = [
     ("segment T/slices/*.tif -o out", {"slices": 0, "work/out": 1}),
     ("segment T/*/one/a.tif -o out", {".": 0, "work/out": 1}),
     ("watch T/links -o out", {"links": 0, "work/out": 1}),
+    ("segment ../link-to-data/one/a.tif -o ./../far", {"data/one": 0, "link-to-data/one": 0, "far": 1}),
+    ("watch ../link-to-data -o ..", {".": 1, "data": 0, "link-to-data": 0}),
     ("segment T/link-to-data/one/a.tif -o out", {"data/one": 0, "link-to-data/one": 0, "work/out": 1}),
     ("segment y.tif --model T/data/two/m.zip -o out", {"data/two": 0, "work/out": 1}),
     ("segment y.tif --model=T/data/two/m.zip -o out", {"data/two": 0, "work/out": 1}),

@@ -86,6 +86,7 @@ def test_arguments_stdout_and_exit_code_are_passed_on(launch):
     assert words[words.index("--workdir") + 1] == str(launch.work)
     assert words[words.index("--user") + 1] == f"{os.getuid()}:{os.getgid()}"
     assert words[words.index("--security-opt") + 1] == "no-new-privileges"
+    assert words[words.index("--cap-drop") + 1] == "all"
 
 
 @pytest.fixture

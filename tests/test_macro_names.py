@@ -169,7 +169,6 @@ CELLS = {
     "+1": "'+1",
     "-cell": "'-cell",
     "\tcell": "'\tcell",
-    "\uff1d1+1": "'\uff1d1+1",
     "a;=1": "a;=1",
     'say "cell", twice': 'say "cell", twice',
     "mitochondrion": "mitochondrion",

@@ -2,16 +2,17 @@
 #
 #     make image                  # for NVIDIA GPUs (and CPUs)
 #     make image VARIANT=cpu      # 3 GB less, CPU only
+#     make image BASE=debian:bookworm-slim@sha256:...   # on this very base
 #
 # What is installed, and how, stands in container/install.sh, which Singularity.def runs, too.
 ARG BASE=debian:bookworm-slim
 
-# The Python packages, pinned in container/constraints-*.txt
+# The Python packages, pinned by hash in container/constraints-*.txt
 FROM ${BASE} AS dependencies
 ARG VARIANT=gpu
 ARG FIJI=1
 COPY pyproject.toml /src/
-COPY container/install.sh container/requirements.py container/constraints-*.txt /src/container/
+COPY container/install.sh container/constraints-*.txt /src/container/
 RUN sh /src/container/install.sh dependencies && sh /src/container/install.sh imagej
 
 # densecell-batch itself, and the models
@@ -47,6 +48,7 @@ ENV PATH=/opt/densecell/venv/bin:/usr/local/bin:/usr/bin:/bin \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
+ARG BASE
 ARG VARIANT=gpu
 ARG VERSION=unknown
 ARG REVISION=unknown
@@ -55,6 +57,7 @@ LABEL org.opencontainers.image.title="densecell-batch" \
       org.opencontainers.image.licenses="BSD-3-Clause" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE}" \
       densecell.variant="${VARIANT}"
 
 USER 1000:1000

@@ -3,7 +3,7 @@
 # script, the one step by step, the other all at once:
 #
 #     install.sh system         Python; Java and Xvfb, without which ImageJ lacks its commands, where FIJI=1
-#     install.sh dependencies   the Python packages, pinned          -> venv/, keras/
+#     install.sh dependencies   the Python packages, pinned by hash  -> venv/, keras/
 #     install.sh imagej         ImageJ, pinned, where FIJI=1         -> imagej/
 #     install.sh package        densecell-batch itself               -> app/, self-test
 #     install.sh models         published and own model bundles      -> cache/, models/
@@ -58,8 +58,9 @@ install_dependencies() {
     python3 -m venv /opt/build
     # The environment itself gets no pip: nothing is to be installed in an image later.
     python3 -m venv --without-pip "$root/venv"
-    python3 "$src/container/requirements.py" "$VARIANT" ${fiji:+fiji} > /opt/build/requirements.txt
-    pip_install --only-binary :all: --requirement /opt/build/requirements.txt
+    pins=$src/container/constraints-$VARIANT.txt
+    if [ -n "$fiji" ]; then cat "$pins"; else sed '/^# For ImageJ alone/,$d' "$pins"; fi > /opt/build/pins.txt
+    pip_install --only-binary :all: --require-hashes --requirement /opt/build/pins.txt
     # Headers for extensions in C++, a parser of C++, the packages' own tests: 600 MB.
     packages=$(echo "$root"/venv/lib/python3*/site-packages)
     rm -rf "$packages/tensorflow/include" "$packages/clang"
@@ -73,14 +74,14 @@ install_dependencies() {
 }
 
 pip_install() {
-    PIP_CONSTRAINT=$src/container/constraints-$VARIANT.txt /opt/build/bin/pip --python "$python" install --quiet "$@"
+    /opt/build/bin/pip --python "$python" install --quiet "$@"
 }
 
 install_imagej() {
     [ -n "$fiji" ] || return 0
     mkdir -p "$root/imagej"
     trust_what_pip_trusts
-    HOME=/opt/build "$python" - "$imagej_version" "$root/imagej/ij.jar" <<'PYTHON'
+    HOME=/opt/build "$python" -P - "$imagej_version" "$root/imagej/ij.jar" <<'PYTHON'
 import shutil
 import sys
 
@@ -95,7 +96,8 @@ PYTHON
 
 install_package() {
     cp -R "$src" /opt/build/src # the source may be read-only, and building leaves files in it
-    pip_install --no-deps --target "$root/app" /opt/build/src
+    # With the pinned setuptools that is there: one of its own would be fetched unpinned.
+    pip_install --no-deps --no-build-isolation --target "$root/app" /opt/build/src
     sed "1s|.*|#!$python|" "$root/app/bin/densecell-batch" > "$root/venv/bin/densecell-batch"
     chmod 755 "$root/venv/bin/densecell-batch"
     rm -rf "$root/app/bin"

@@ -31,7 +31,7 @@ has() { # VERB [SUBCOMMAND]: does this version have it?
 }
 
 stack() { # TARGET REPEATS: the sample stack, that many times along z
-    "$python" - "$1" "$2" <<'PYTHON'
+    "$python" -P - "$1" "$2" <<'PYTHON'
 import sys
 from pathlib import Path
 

@@ -131,8 +131,7 @@ def _start_jvm(place: ImageJPlace, java: Path, headless: bool, heap: int | None)
     # not belong into the folder that the user happens to be in.
     config.add_option("-Xrs")
     config.add_option(f"-XX:ErrorFile={Path(tempfile.gettempdir()) / 'densecell-java-%p.log'}")
-    if place.plugins is not None:
-        config.add_option(f"-Dplugins.dir={place.plugins.parent}")
+    config.add_option(f"-Dplugins.dir={place.home}")
     if place.has_gateway:
         config.add_option("--add-opens=java.base/java.lang=ALL-UNNAMED")  # its patches of classes need it
     if heap is not None:
@@ -141,6 +140,9 @@ def _start_jvm(place: ImageJPlace, java: Path, headless: bool, heap: int | None)
         scyjava.start_jvm()
     except Exception as error:  # no common class
         raise ImageJError(f"Java does not start from {java}: {_reason(error)}; Java 11 or later is needed") from error
+    # ImageJ looks for plugins, macros and settings there, too, where plugins.dir has none. Only ImageJ asks for it:
+    # relative names of files mean the working folder all the same.
+    scyjava.jimport("java.lang.System").setProperty("user.dir", str(place.home))
 
 
 def _reason(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from densecell_batch.atomic import explained, write_file
 from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.imagej_place import is_trusted
 
 __all__ = ["RUNNERS", "Runner", "find_imagej", "install", "uninstall"]
 
@@ -111,7 +112,7 @@ def find_imagej() -> Path:
     found: dict[Path, Path] = {}
     for folder in (parent / name for parent in parents for name in names):
         try:
-            if is_imagej(folder):
+            if is_imagej(folder) and is_trusted(folder):
                 found.setdefault(folder.resolve(), folder)
         except OSError:  # not ours to read
             continue

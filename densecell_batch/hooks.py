@@ -11,15 +11,13 @@ they stay, and the next run needs no more than the macro.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -338,13 +336,24 @@ def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:
     return found
 
 
+# What spreadsheets take for the begin of a formula, in some languages in full width, too; but numbers are numbers.
+_FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z)[=+@\t\r\n\uff1d\uff0b\uff0d\uff20-]")
+
+
 def _csv(table: Table) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.headings)
-    for row in table.rows:
-        writer.writerow(f"{cell:.12g}" if isinstance(cell, float | int) else cell for cell in row)
-    return text.getvalue().encode()
+    """A table as RFC 4180 says; a text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    rows: list[Sequence[float | str | None]] = [table.headings, *table.rows]
+    return "".join((",".join(map(_csv_cell, row)) or '""') + "\n" for row in rows).encode()
+
+
+def _csv_cell(cell: float | str | None) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, float | int):
+        return f"{cell:.12g}"
+    text = f"'{cell}" if _FORMULA.match(cell) else cell
+    # Spreadsheets of some languages divide at ";".
+    return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]', text) else text
 
 
 def _argument(stage: str, stack: Path, folder: Path, **more: Any) -> str:

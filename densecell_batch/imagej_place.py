@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import ImageJError
 
-__all__ = ["KNOWN_PLACES", "ImageJPlace", "find_imagej", "find_java"]
+__all__ = ["KNOWN_PLACES", "ImageJPlace", "find_imagej", "find_java", "is_trusted"]
 
 # Looked at in this order when the user names none: the container's, Debian's, and where people unpack Fiji.
 KNOWN_PLACES = (
@@ -43,6 +44,11 @@ class ImageJPlace:
     plugins: Path | None = None  # folder of plugins that ImageJ itself loads
     has_gateway: bool = False  # ImageJ2 is there, whose patches let commands run without a screen
 
+    @property
+    def home(self) -> Path:
+        """The folder whose `plugins` and `macros`, if any, are ImageJ's; without a word it takes the working folder."""
+        return (self.jars[0] if self.plugins is None else self.plugins).absolute().parent
+
 
 def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPlace:
     """Find an ImageJ.
@@ -65,10 +71,17 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
         If there is none, or it is not whole.
     """
     if where is None:
+        left_out = ""
         for place in KNOWN_PLACES:
-            if (found := _look(_expanded(place))) is not None:
+            if (found := _look(_expanded(place))) is None:
+                continue
+            parts = {_expanded(place), *found.jars, *([] if found.plugins is None else [found.plugins])}
+            if all(map(is_trusted, parts)):
                 return found
-        raise ImageJError(f"there is no ImageJ in any usual place ({', '.join(KNOWN_PLACES[:3])}, ...); {_REMEDY}")
+            left_out += f"; {place} is left out: others than you and root own it, or can write there"
+        raise ImageJError(
+            f"there is no ImageJ in any usual place ({', '.join(KNOWN_PLACES[:3])}, ...){left_out}; {_REMEDY}"
+        )
     path = _expanded(where)
     if path.exists():
         if (found := _look(path.absolute())) is None:
@@ -77,6 +90,20 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
     if _ENDPOINT.fullmatch(where) and not re.match(r"[A-Za-z]:", where):
         return _resolve(where, download)
     raise ImageJError(f"{where}: no such file or folder; {_REMEDY}")
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether only this user and root can have put there what is at `path`: with /tmp as home, anybody can."""
+    if os.name == "nt":
+        return True
+    ours = {os.getuid(), 0, Path("/").stat().st_uid}  # of "/": root, as a container may show it
+    try:
+        found, target, around = path.lstat(), path.stat(), path.resolve().parent.stat()
+    except OSError:
+        return False
+    if found.st_uid not in ours or target.st_uid not in ours or target.st_mode & stat.S_IWOTH:
+        return False
+    return not around.st_mode & stat.S_IWOTH or bool(around.st_mode & stat.S_ISVTX)
 
 
 def _expanded(path: str) -> Path:

@@ -2,7 +2,7 @@
 
 ::
 
-    this process                             python -m densecell_batch.macro_worker FOLDER
+    this process                             python -P -m densecell_batch.macro_worker FOLDER
     MacroTask -> FOLDER/task.json      ->    screen, JVM, ImageJ, image, macro
     MacroOutcome <- FOLDER/outcome.json <-   value, tables, resulting image
 
@@ -28,6 +28,7 @@ from typing import Any
 from densecell_batch.device import available_memory
 from densecell_batch.errors import ImageJError, MacroError, OptionError
 from densecell_batch.imagej_place import find_imagej, find_java
+from densecell_batch.own_python import python_command, python_environment
 
 __all__ = ["Macro", "MacroOutcome", "MacroTask", "Table", "run_apart"]
 
@@ -156,7 +157,8 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
 def _wait(folder: Path, task: MacroTask, output: Any) -> int:
     """Run the worker to its end; its exit code. However this is left, it and what it started are gone."""
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "densecell_batch.macro_worker", str(folder), str(os.getpid())],
+        python_command("densecell_batch.macro_worker", str(folder), str(os.getpid())),
+        env=python_environment(),
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno() if output is None else output,
         stderr=None if output is None else output,

@@ -1,12 +1,14 @@
-"""The process that runs one macro of a user: `python -m densecell_batch.macro_worker FOLDER PARENT`. See `macro`."""
+"""The process that runs one macro of a user; `python -P -m densecell_batch.macro_worker FOLDER PARENT`. See `macro`."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -51,7 +53,7 @@ def main() -> None:
     with ExitStack() as opened:
         try:
             place = find_imagej(task.imagej, download=task.download)
-            there = opened.enter_context(screen(not place.has_gateway))
+            there = opened.enter_context(screen(not place.has_gateway, folder))
             outcome = _do(task, folder, headless=not there)
         except ImageJError as error:
             outcome = {"imagej_error": str(error)}
@@ -158,8 +160,12 @@ def _explained_memory(task: MacroTask) -> Iterator[None]:
 
 
 @contextmanager
-def screen(wanted: bool) -> Iterator[bool]:
-    """A screen for Java: one of its own (Xvfb), or else the user's. Yields whether there is one."""
+def screen(wanted: bool, folder: Path) -> Iterator[bool]:
+    """A screen for Java: one of its own (Xvfb), or else the user's. Yields whether there is one.
+
+    Its own takes nobody who does not know the cookie in `folder`, which is private: without that, every account of the
+    machine could take pictures of it, and type.
+    """
     library = find_java() / "lib/libawt_xawt.so"  # not in Debian's openjdk-17-jre-headless
     if (
         not wanted or sys.platform == "darwin" or (sys.platform == "linux" and not library.exists())
@@ -169,8 +175,9 @@ def screen(wanted: bool) -> Iterator[bool]:
         yield True
     elif shutil.which("Xvfb"):
         read, write = os.pipe()
+        authority = _write_authority(folder)
         server = subprocess.Popen(
-            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"],
+            ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp", "-auth", authority],
             pass_fds=[write], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         _children.append(server)
@@ -178,7 +185,7 @@ def screen(wanted: bool) -> Iterator[bool]:
         try:
             number = os.read(read, 16).strip() if select.select([read], [], [], _SCREEN_START)[0] else b""
             if number:
-                os.environ["DISPLAY"] = f":{number.decode()}"
+                os.environ |= {"DISPLAY": f":{number.decode()}", "XAUTHORITY": authority}
             yield bool(number)
         finally:
             os.close(read)
@@ -186,6 +193,20 @@ def screen(wanted: bool) -> Iterator[bool]:
             server.wait(10)
     else:
         yield _reachable(os.environ.get("DISPLAY", ""))
+
+
+def _write_authority(folder: Path) -> str:
+    """A file of X authority with a random cookie, as server and client read it; its path.
+
+    It holds big-endian numbers of 16 bits: the kind of address, 65535 for any; then address, display (empty: any), name
+    and cookie, each after its length.
+    """
+    fields = (b"", b"", b"MIT-MAGIC-COOKIE-1", secrets.token_bytes(16))
+    content = struct.pack(">H", 0xFFFF) + b"".join(struct.pack(">H", len(field)) + field for field in fields)
+    path = folder / "Xauthority"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 (a descriptor)
+        file.write(content)
+    return str(path)
 
 
 def _reachable(display: str) -> bool:

@@ -33,8 +33,8 @@ function ask(folder) {
   remember("model", model);
   remember("instances", instances);
   remember("options", further);
-  text = "folder=[" + stacks + "] out=[" + out + "] model=[" + model + "] instances=[" + instances + "] voxel_size=["
-    + voxelSize + "] options=[" + further + "]";
+  text = "" + setting("options", further) + setting("folder", stacks) + setting("out", out) + setting("model", model)
+    + setting("instances", instances) + setting("voxel_size", voxelSize);
   record("DenseCell Batch", text);
   return text;
 }
@@ -57,6 +57,14 @@ function segmentFolder(options, folder) {
   logFile = out + File.separator + "densecell_log.txt";
   failures = "";
   nFailed = 0;
+  nStacks = stacks.length;
+  for (i = stacks.length - 1; i >= 0; i--) {
+    if (indexOf(stacks[i], "\n") >= 0) { // the others are not to fail with it
+      nFailed++;
+      failures += "\n" + replace(File.getName(stacks[i]), "\n", "?") + ": a name with a line break cannot be given to the tool";
+      stacks = Array.deleteIndex(stacks, i);
+    }
+  }
   together = 20; // the models are loaded once for as many; few enough for the command line of any system
   for (first = 0; first < stacks.length; first += together) {
     showStatus("DenseCell: stack " + (first + 1) + " of " + stacks.length);
@@ -88,8 +96,8 @@ function segmentFolder(options, folder) {
   }
   showProgress(1);
   showStatus("");
-  if (nFailed > 0) return "failed\t" + nFailed + " of " + stacks.length + " stacks failed:" + failures;
-  return "ok\t" + stacks.length;
+  if (nFailed > 0) return "failed\t" + nFailed + " of " + nStacks + " stacks failed:" + failures;
+  return "ok\t" + nStacks;
 }
 
 // Paths of the TIFF files of a folder.
@@ -97,6 +105,6 @@ function stacksIn(source) {
   names = getFileList(source);
   found = newArray(0);
   for (i = 0; i < names.length; i++)
-    if (matches(names[i], "(?i)[^.].*\\.tiff?")) found = Array.concat(found, newArray(source + File.separator + names[i]));
+    if (matches(names[i], "(?is)[^.].*\\.tiff?")) found = Array.concat(found, newArray(source + File.separator + names[i]));
   return found;
 }

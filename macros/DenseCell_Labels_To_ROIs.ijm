@@ -22,7 +22,7 @@ function ask() {
   instances = Dialog.getString();
   image = Dialog.getChoice();
   remember("instances.file", instances);
-  text = "instances=[" + instances + "] image=[" + image + "]";
+  text = "" + setting("instances", instances) + setting("image", image);
   record("DenseCell Labels To ROIs", text);
   return text;
 }

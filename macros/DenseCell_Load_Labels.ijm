@@ -26,7 +26,7 @@ function ask() {
   if (Dialog.getCheckbox()) legend = "yes";
   remember("labels", labels);
   remember("opacity", "" + opacity);
-  text = "labels=[" + labels + "] image=[" + image + "] opacity=" + opacity + " legend=" + legend;
+  text = "" + setting("labels", labels) + setting("image", image) + "opacity=" + opacity + " legend=" + legend;
   record("DenseCell Load Labels", text);
   return text;
 }

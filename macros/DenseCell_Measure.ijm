@@ -20,7 +20,8 @@ function ask() {
   if (nImages > 0) Dialog.addMessage("The active image is " + getTitle());
   Dialog.addFile("Labels, if not the active image", "");
   Dialog.show();
-  text = "labels=[" + Dialog.getString() + "]";
+  labels = Dialog.getString();
+  text = setting("labels", labels);
   record("DenseCell Measure", text);
   return text;
 }
@@ -83,8 +84,31 @@ function fillTable(labels, stem, csv) {
     }
   }
   Table.update;
-  Table.save(csv);
+  trouble = call("ij.IJ.saveString", csvOfTable(), csv); // ImageJ's own way to save it breaks at quotes
   restoreSettings();
+}
+
+// The table as CSV (RFC 4180), with the digits that it shows.
+function csvOfTable() {
+  columns = split("Index,Class,Voxels,Volume,Surface,Count,Unit", ",");
+  text = String.join(columns, ",") + "\n";
+  cells = newArray(columns.length);
+  for (row = 0; row < Table.size; row++) {
+    for (i = 0; i < columns.length; i++) {
+      cell = Table.getString(columns[i], row);
+      if (columns[i] == "Class" || columns[i] == "Unit") cell = csvText(cell);
+      cells[i] = cell;
+    }
+    text += String.join(cells, ",") + "\n";
+  }
+  return text;
+}
+
+// A cell of text: what a spreadsheet would take for a formula gets an apostrophe, and what would end a cell, quotes.
+function csvText(text) {
+  if (matches(text, "(?s)[=+\\-@\\t\\r\\n\\uff1d\\uff0b\\uff0d\\uff20].*")) text = "'" + text;
+  if (matches(text, "(?s).*[,;\"\\t\\r\\n].*")) text = "\"" + replace(text, "\"", "\"\"") + "\"";
+  return text;
 }
 
 // Count the voxels of each class, and its faces to other classes across each axis.

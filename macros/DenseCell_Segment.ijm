@@ -43,8 +43,8 @@ function ask(folder) {
   remember("model", model);
   remember("instances", instances);
   remember("options", further);
-  text = "stack=[" + stack + "] out=[" + out + "] model=[" + model + "] instances=[" + instances + "] voxel_size=["
-    + voxelSize + "] options=[" + further + "] show=" + showing;
+  text = "" + setting("options", further) + setting("stack", stack) + setting("out", out) + setting("model", model)
+    + setting("instances", instances) + setting("voxel_size", voxelSize) + "show=" + showing;
   record("DenseCell Segment", text);
   return text;
 }
@@ -163,8 +163,9 @@ function verdict(said, labels, logFile) {
 }
 
 function showLabels(labels, image, folder) {
-  text = "labels=[" + labels + "]";
-  if (image != 0) text += " image=" + image;
-  else text += " image=none";
+  text = setting("labels", labels);
+  if (refused != "") return "failed\t" + refused;
+  if (image != 0) text += "image=" + image;
+  else text += "image=none";
   return runMacro(folder + "DenseCell_Load_Labels.ijm", text);
 }

@@ -7,7 +7,7 @@
 // A macro answers with a string: "ok<TAB>..." or "failed<TAB>REASON". With options, or in batch mode, no window is
 // opened that waits for a click; a failure is printed.
 
-var runner = "", command = "", target = "", words = "";
+var runner = "", command = "", target = "", words = "", refused = "";
 
 // The options: of runMacro(path, "key=value ..."), of run("DenseCell ...", "key=value ..."), or none.
 function given() {
@@ -32,10 +32,25 @@ function home() {
   return folder;
 }
 
+// "key=[value] " of the options. A value that would end at a bracket of its own, and go on with keys, is refused when
+// the options are parsed.
+function setting(key, value) {
+  if (matches(value, "(?s).*\\]\\s+\\w+=.*") && refused == "")
+    refused = "the name '" + value + "' cannot be given as '" + key + "', for it holds ']' and then 'word=', as if further"
+      + " options followed: rename it";
+  return key + "=[" + value + "] ";
+}
+
 // Take "key=value key=[value with spaces]" apart into List; returns what is wrong, or "". A value in brackets may hold
 // brackets: it ends at the one that the next key, or the end, follows.
+//
+// Whoever wrote the options may have put names of files into them that others chose, such as "x.tif] options=[...": so
+// no key counts twice, no file may be there whose name goes on beyond the end of a value, and what can run programs or
+// write elsewhere has to come first, where no name is before it.
 function parse(options, keys) {
   List.clear();
+  if (refused != "") return refused;
+  first = true;
   while (options != "") {
     equals = indexOf(options, "=");
     space = indexOf(options + " ", " ");
@@ -50,10 +65,34 @@ function parse(options, keys) {
       do {
         end = indexOf(options, "]", end + 1);
         if (end < 0) return "the bracket after '" + key + "=' is not closed";
-      } while (!matches(substring(options, end + 1), "\\s*|\\s+\\w+=.*"));
+      } while (!matches(substring(options, end + 1), "(?s)\\s*|\\s+\\w+=.*"));
     }
-    List.set(key, "=" + substring(options, start, end));
+    value = substring(options, start, end);
+    wrong = suspect(key, value, substring(options, start), first);
+    if (wrong != "") return wrong;
+    List.set(key, "=" + value);
     options = String.trim(substring(options, minOf(end + 1, lengthOf(options))));
+    first = false;
+  }
+  return "";
+}
+
+// Why the value of an option may not be what was meant, or "". `rest` are the options from the value on.
+function suspect(key, value, rest, first) {
+  before = List.get(key);
+  if (before != "") return "the option '" + key + "' is given twice, as '" + substring(before, 1) + "' and '" + value + "'";
+  if (matches(value, "(?s).*[\\n\\r].*")) return "the value of '" + key + "' has a line break, which no name may have: " + value;
+  reaching = "(?s).*([/\\\\]|--(pre-macro|post-macro|imagej|log|out|mask)\\b|(^|\\s)-[A-Za-z]*o).*";
+  if (key == "options" && !first && matches(value, reaching))
+    return "options=[" + value + "] name files or macros: such options have to come first, before all names of files";
+  for (i = lengthOf(value) + 1; i <= lengthOf(rest); i++) {
+    next = "]";
+    if (i < lengthOf(rest)) next = substring(rest, i, i + 1);
+    if (next == "]" || next == " ") {
+      name = substring(rest, 0, i);
+      if (File.exists(name) || isOpen(name))
+        return "the name '" + name + "' cannot be given as '" + key + "': it reads as if further options followed; rename it";
+    }
   }
   return "";
 }
@@ -318,10 +357,10 @@ function classNames() {
   for (i = 0; i < 256; i++) names[i] = "";
   lines = split(getMetadata("Info"), "\n");
   for (i = 0; i < lines.length; i++) {
-    if (matches(lines[i], "class \\d+ = .*")) {
+    if (matches(lines[i], "class \\d{1,3} = .*")) {
       at = indexOf(lines[i], " = ");
       number = parseInt(substring(lines[i], 6, at));
-      names[number] = replace(substring(lines[i], at + 3), " #[0-9a-f]{6}$", "");
+      if (number < 256) names[number] = replace(substring(lines[i], at + 3), " #[0-9a-f]{6}$", "");
     }
   }
   last = 255;
@@ -336,6 +375,7 @@ function fileName(className) {
 
 // Write the command into ImageJ's recorder, if that is open.
 function record(name, options) {
+  if (matches(options, "(?s).*[\\n\\r].*")) return; // what follows a line break would be a statement of its own
   text = replace(replace(options, "\\", "\\\\"), "\"", "\\\"");
   call("ij.plugin.frame.Recorder.disableCommandRecording");
   call("ij.plugin.frame.Recorder.recordString", "run(\"" + name + "\", \"" + text + "\");\n");

@@ -1,6 +1,7 @@
 """The user's macros before and after the segmentation, in real ImageJ: what they get, leave, and what is kept."""
 
 import csv
+import io
 import json
 import os
 import re
@@ -19,10 +20,10 @@ from imagej import MISSING_PYTHON
 
 from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
-from densecell_batch.hooks import MacroHooks, prepared, read_hooks
+from densecell_batch.hooks import MacroHooks, _csv, prepared, read_hooks
 from densecell_batch.identity import digest
 from densecell_batch.io.reading import open_stack
-from densecell_batch.macro import Macro
+from densecell_batch.macro import Macro, Table
 from densecell_batch.pipeline import segment_stack
 from densecell_batch.segmenter import Segmenter, SegmentOptions
 
@@ -173,6 +174,48 @@ File.append(getMetadata("Info"), "{tmp_path}/" + List.get("stage"));
     assert after[9].startswith("my cells_labels.tif 4 8 0.047 ")
     assert after[10] == f"{out}/"
     assert any(line.startswith("class 2 = mitochondrion #") for line in after[11:])
+
+
+# Cells that a spreadsheet would take for formulas: names of stacks and classes may be a stranger's.
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+1+1", "'+1+1"),
+        ("-1+1", "'-1+1"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("\tx", '"\'\tx"'),
+        ("\r=x", '"\'\r=x"'),
+        ("\n=x", '"\'\n=x"'),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ('=HYPERLINK("x","y")', '"\'=HYPERLINK(""x"",""y"")"'),
+        ("-", "'-"),
+        ("-3.5 um", "'-3.5 um"),
+        ("-3.5\n", '"\'-3.5\n"'),
+        # Others stay as they are.
+        ("-3.5", "-3.5"),
+        ("+.5e-3", "+.5e-3"),
+        (-3.5, "-3.5"),
+        (1 / 3, "0.333333333333"),
+        (None, ""),
+        ("a=b", "a=b"),
+        ("a,b", '"a,b"'),
+        ("a;=1", '"a;=1"'),
+        ('say "a"', '"say ""a"""'),
+        ("two\nlines", '"two\nlines"'),
+    ],
+)
+def test_cells_of_text_are_no_formulas(cell, written):
+    content = _csv(Table("t", ["a", "=b"], [[cell, 1.0]])).decode()
+    assert content == f"a,'=b\n{written},1\n"
+    (_, row) = csv.reader(io.StringIO(content, newline=""), strict=True)
+    assert len(row) == 2
+
+
+def test_a_row_of_nothing_is_a_row():
+    assert list(csv.reader(io.StringIO(_csv(Table("t", ["a"], [[None], [2.0]])).decode()))) == [["a"], [""], ["2"]]
 
 
 # Not twice

@@ -136,9 +136,86 @@ def test_image_is_not_root_and_nothing_lies_in_home():
 # The pinned packages
 
 
+PIN = re.compile(
+    r"([a-z0-9-]+)==(\S+?)(?: ; platform_machine [!=]= 'x86_64')?((?: \\\n {4}--hash=sha256:[0-9a-f]{64})+)\n"
+)
+
+
+def constraints(variant):
+    return (ROOT / f"container/constraints-{variant}.txt").read_text()
+
+
 def pins(variant):
-    lines = (ROOT / f"container/constraints-{variant}.txt").read_text().splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+    return {name: version for name, version, _ in PIN.findall(constraints(variant))}
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_every_pin_has_its_hash_and_nothing_else_is_there(variant):
+    """No place to fetch from, and no option: pip takes these very files, wherever they come from."""
+    rest = PIN.sub("", constraints(variant)).splitlines()
+    assert rest == [f"# Made by: container/constraints.sh {variant}", "# For ImageJ alone (FIJI=1)"]
+    assert len(PIN.findall(constraints(variant))) == len(pins(variant)) > 40
+
+
+def test_images_install_by_hash_alone():
+    """Each `pip install` of the script: pinned packages, or the project with the build tool that is there."""
+    script = (ROOT / "container/install.sh").read_text()
+    calls = re.findall(r"^ *(pip_install .*|.*\bpip\b.* install .*)$", script, re.M)
+    assert len(calls) == 3
+    wrapper = [call for call in calls if '"$@"' in call]
+    assert len(wrapper) == 1
+    for call in calls:
+        assert "--require-hashes" in call or "--no-deps --no-build-isolation" in call or call in wrapper
+    assert "setuptools" in pins("cpu")
+    assert "setuptools" in pins("gpu")
+
+
+@pytest.mark.parametrize(("fiji", "there"), [("1", True), ("", False)])
+def test_packages_of_imagej_can_be_left_out(fiji, there, tmp_path):
+    """As install.sh does it."""
+    script = (ROOT / "container/install.sh").read_text()
+    lines = [line.strip() for line in script.splitlines() if "For ImageJ alone" in line]
+    assert len(lines) == 1
+    words = lines[0].replace("/opt/build/pins.txt", str(tmp_path / "pins.txt"))
+    done = run("sh", "-c", words, env=os.environ | {"fiji": fiji, "pins": str(ROOT / "container/constraints-cpu.txt")})
+    assert done.returncode == 0, done.stderr
+    left = {name for name, _, _ in PIN.findall((tmp_path / "pins.txt").read_text())}
+    assert ("pyimagej" in left) == there
+    assert ("jpype1" in left) == there
+    assert {"tensorflow", "tensorflow-cpu", "numpy"} <= left
+
+
+def test_pins_are_made_of_reports(tmp_path):
+    """Two kinds of processor, one of which has a package under another name."""
+
+    def report(name, **packages):
+        found = [
+            {
+                "metadata": {"name": key.replace("_", "-").title(), "version": "1.0"},
+                "download_info": {"archive_info": {"hashes": {"sha256": value * 64}}},
+            }
+            for key, value in packages.items()
+        ]
+        (tmp_path / name).write_text(json.dumps({"install": found}))
+        return tmp_path / name
+
+    plain = report("plain.json", numpy="a", tensorflow_cpu="b")
+    both = report("imagej.json", numpy="a", tensorflow_cpu="b", jgo="c")
+    other = report("other.json", numpy="d", tensorflow="e", jgo="c")
+    program = ROOT / "container/pins.py"
+    made = run(sys.executable, program, "pins", plain, both, other).stdout
+    assert PIN.findall(made) == [
+        ("numpy", "1.0", f" \\\n    --hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'d' * 64}"),
+        ("tensorflow", "1.0", f" \\\n    --hash=sha256:{'e' * 64}"),
+        ("tensorflow-cpu", "1.0", f" \\\n    --hash=sha256:{'b' * 64}"),
+        ("jgo", "1.0", f" \\\n    --hash=sha256:{'c' * 64}"),
+    ]
+    assert "tensorflow==1.0 ; platform_machine != 'x86_64' " in made
+    assert "tensorflow-cpu==1.0 ; platform_machine == 'x86_64' " in made
+    (tmp_path / "made.txt").write_text(made)
+    names = run(sys.executable, program, "versions", tmp_path / "made.txt").stdout.split()
+    assert names == ["numpy==1.0", "tensorflow==1.0", "tensorflow-cpu==1.0", "jgo==1.0"]
+    assert ";" not in run(sys.executable, program, "pins", plain, both).stdout
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
@@ -182,3 +259,53 @@ def test_pinned_packages_fit_together_and_can_be_had(variant):
     done = run(ROOT / "container/constraints.sh", variant, "--check", env=os.environ | {"PYTHON": sys.executable})
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(pins(variant))} packages fit together" in done.stdout
+
+
+# The base
+
+
+def test_the_base_may_be_given_by_its_digest():
+    """Make, Dockerfile and definition hand on whatever is said; the image says what it was."""
+    base = "debian:bookworm-slim@sha256:" + "0" * 64
+    done = run(tool("make"), "--no-print-directory", "-n", "image", f"BASE={base}", "ENGINE=docker", cwd=ROOT)
+    assert f"--build-arg BASE={base} " in done.stdout, done.stderr
+    assert "--build-arg BASE=debian:bookworm-slim " in run(
+        tool("make"), "--no-print-directory", "-n", "image", "ENGINE=docker", cwd=ROOT
+    ).stdout.replace("\\\n", "")
+    assert set(re.findall("^FROM (\\S+)", DOCKERFILE, re.M)) == {"${BASE}", "dependencies"}
+    assert 'image.base.name="${BASE}"' in DOCKERFILE
+    assert definition(DEFINITION.replace("BASE=debian:bookworm-slim", f"BASE={base}"))[0]["from"] == base
+
+
+# What runs as a service
+
+
+def test_the_unit_of_systemd_is_sandboxed():
+    unit = ROOT / "container/densecell-watch.service"
+    done = run(tool("systemd-analyze"), "security", "--offline=yes", "--no-pager", unit)
+    assert done.returncode == 0, done.stderr
+    exposure = float(re.search(r"Overall exposure level for densecell-watch.service: ([\d.]+)", done.stdout)[1])
+    assert exposure < 3, done.stdout
+    limits = dict(line.split("=", 1) for line in unit.read_text().splitlines() if re.match(r"\w+=", line))
+    assert (limits["ReadOnlyPaths"], limits["ReadWritePaths"]) == ("/data/in", "/data/out")
+    assert limits["MemoryMax"]
+    assert limits["SuccessExitStatus"] == "75"
+    assert "MemoryDenyWriteExecute" not in limits  # Java and the engines compile while they run
+
+
+def test_systemd_understands_every_line_of_the_unit(tmp_path):
+    text = (ROOT / "container/densecell-watch.service").read_text()
+    (tmp_path / "densecell-watch.service").write_text(re.sub("ExecStart=.*", "ExecStart=/bin/true", text))
+    done = run(tool("systemd-analyze"), "verify", "--man=no", tmp_path / "densecell-watch.service")
+    assert "densecell-watch" not in done.stderr, done.stderr
+
+
+def test_compose_gives_the_container_what_it_needs_and_no_more():
+    text = (ROOT / "compose.yaml").read_text()
+    for line in (
+        "- ./in:/in:ro", "network_mode: none", "read_only: true", "cap_drop: [ALL]", 'mem_limit: "${DENSECELL_MEMORY:-',
+        'memswap_limit: "${DENSECELL_MEMORY:-', 'cpus: "${DENSECELL_CPUS:-', "pids_limit: ",
+        'security_opt: ["no-new-privileges:true"]',
+    ):  # fmt: skip
+        assert re.search(rf"^ +{re.escape(line)}", text, re.M), line
+    assert "privileged: true" not in text

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from densecell_batch import imagej_place
-from densecell_batch.errors import ImageJError
+from densecell_batch import fiji_install, imagej_place
+from densecell_batch.errors import ImageJError, OptionError
 from densecell_batch.imagej_place import ImageJPlace, find_imagej, find_java
 
 
@@ -65,6 +65,80 @@ def test_the_usual_places_in_their_order(tmp_path, monkeypatch):
     assert find_imagej().where == places[1]
     touch(tmp_path / "a/notes.txt")
     assert find_imagej().where == places[1]
+
+
+# Usual places of others: with HOME=/tmp, as in containers, "~/ImageJ" is anybody's.
+
+OTHER = 65534
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda folder: os.chown(folder, OTHER, OTHER),
+        lambda folder: os.chown(folder / "jars/ij-1.54p.jar", OTHER, OTHER),
+        lambda folder: os.chown(folder / "jars/bio/x.jar", OTHER, OTHER),
+        lambda folder: folder.chmod(0o777),
+        lambda folder: folder.chmod(0o1777),
+        lambda folder: (folder / "jars").chmod(0o777),
+        lambda folder: (folder / "jars/ij-1.54p.jar").chmod(0o666),
+        lambda folder: (folder / "plugins").chmod(0o777),
+    ],
+    ids=["folder of another", "jar of another", "library of another", "writable", "sticky", "jars writable",
+         "jar writable", "plugins writable"],
+)  # fmt: skip
+def test_usual_places_that_others_can_fill_are_left_out(fiji, tmp_path, monkeypatch, spoil):
+    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(fiji)])
+    assert find_imagej().where == str(fiji)
+    spoil(fiji)
+    with pytest.raises(ImageJError, match="is left out: others than you and root own it, or can write there; give"):
+        find_imagej()
+    assert find_imagej(str(fiji)).where == str(fiji)  # who names it, means it
+    touch(tmp_path / "ours/ij.jar")
+    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(fiji), str(tmp_path / "ours")])
+    assert find_imagej().where == str(tmp_path / "ours")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives files to another user")
+def test_links_of_others_are_left_out(fiji, tmp_path, monkeypatch):
+    """They may lead to a folder that is ours, but was handed over."""
+    link = tmp_path / "ImageJ"
+    link.symlink_to(fiji)
+    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(link)])
+    assert find_imagej().where == str(link)
+    os.chown(link, OTHER, OTHER, follow_symlinks=False)
+    with pytest.raises(ImageJError, match="is left out"):
+        find_imagej()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives files to another user")
+def test_the_installation_of_macros_leaves_them_out_too(fiji, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    fiji.rename(tmp_path / "Fiji.app")
+    assert fiji_install.find_imagej() == tmp_path / "Fiji.app"
+    os.chown(tmp_path / "Fiji.app", OTHER, OTHER)
+    with pytest.raises(OptionError, match="no Fiji or ImageJ in the usual places"):
+        fiji_install.find_imagej()
+
+
+@pytest.mark.parametrize(
+    ("paths", "where", "home"),
+    [
+        (["ij.jar"], "ij.jar", "."),
+        (["ij.jar"], ".", "."),
+        (["ij.jar", "plugins/A_.class"], ".", "."),
+        (["jars/ij-1.54p.jar"], ".", "jars"),
+        (["jars/ij-1.54p.jar", "plugins/A.jar"], ".", "."),
+        (["Contents/Java/ij.jar", "plugins/A.jar"], ".", "."),
+    ],
+)
+def test_the_home_of_imagej_is_never_the_working_folder(tmp_path, monkeypatch, paths, where, home):
+    touch(*(tmp_path / "ij" / path for path in paths))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert find_imagej(str(tmp_path / "ij" / where)).home == tmp_path / "ij" / home
+    assert ImageJPlace("net.imagej:ij", (tmp_path / "ij/ij-1.54p.jar",)).home == tmp_path / "ij"
 
 
 def test_the_places_of_the_image_and_of_debian_come_first():

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from imagej import MISSING_PYTHON, jar_of
 
+from densecell_batch import macro_worker
 from densecell_batch.errors import MacroError, OptionError
 from densecell_batch.macro import Macro, MacroTask, run_apart
 
@@ -223,6 +226,102 @@ def test_what_may_be_fetched_is_fetched(tmp_path):
     assert first == second
     assert first.read_bytes() == jar_of("newest").read_bytes()
     assert list((tmp_path / "m2").rglob(first.name))
+
+
+# Whose code, and whose screen
+
+
+@pytest.fixture
+def handed_over(tmp_path):
+    """Working folders of a stranger, in which ImageJ would find commands and macros."""
+    for folder in (tmp_path / "stack", tmp_path / "my plugins"):
+        for place, name in (("plugins", "Evil_Command.ijm"), (".", "Evil_Command.ijm"), ("macros", "helper.ijm"),
+                            ("macros", "helper.txt"), ("macros", "StartupMacros.txt")):  # fmt: skip
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            (folder / place / name).write_text(f'File.saveString("x", "{tmp_path}/RAN"); return "1";')
+        (folder / "IJ_Prefs.txt").write_text(".densecell.evil=1\n")
+        (folder / "notes.txt").write_text("a note")
+    return tmp_path
+
+
+@needs_imagej
+@pytest.mark.parametrize(
+    ("folder", "text", "code"),
+    [
+        ("stack", 'run("Evil Command");', 1),
+        ("my plugins", 'run("Evil Command");', 1),
+        ("stack", RAMP + 'run("Invert", "stack"); runMacro("helper");', 1),
+        ("my plugins", 'runMacro("helper.ijm");', 1),
+        # What is no code is found where the user is.
+        ("stack", RAMP + 'run("Invert", "stack"); return call("ij.Prefs.get", "densecell.evil", "no") '
+         '+ File.exists("notes.txt") + File.length("notes.txt");', 0),
+    ],
+    ids=["plugin", "folder called plugins", "macro", "macro, folder called plugins", "files"],
+)  # fmt: skip
+def test_the_working_folder_is_no_source_of_code(macro, handed_over, monkeypatch, folder, text, code):
+    path = macro(text)
+    monkeypatch.chdir(handed_over / folder)
+    done = run(path, "--time-limit", "20")
+    assert not (handed_over / "RAN").exists()
+    assert (done.returncode, done.stdout) == (code, "" if code else "no16\n"), done.stderr
+    assert not code or re.search("Unrecognized command|not found", done.stderr), done.stderr
+
+
+def answer_of_screen(number: int, name: bytes, cookie: bytes) -> int:
+    """What an X server says to somebody who connects: 0 no, 1 yes."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(f"/tmp/.X11-unix/X{number}")
+        padded = [word.ljust(-(-len(word) // 4) * 4, b"\0") for word in (name, cookie)]
+        client.sendall(struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie)) + b"".join(padded))
+        return client.recv(1)[0]
+
+
+@needs_imagej
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the screen's socket where Linux has it")
+def test_the_screen_is_for_those_who_know_the_cookie(macro, tmp_path):
+    """Not even root, or the same user, gets in without it."""
+    path = macro(
+        f"""
+File.saveString(call("java.lang.System.getenv", "DISPLAY") + "|" + call("java.lang.System.getenv", "XAUTHORITY"),
+  "{tmp_path}/begun");
+while (!File.exists("{tmp_path}/go")) wait(50);
+newImage("a", "8-bit ramp", 64, 64, 3); run("Invert", "stack");
+return "drawn";
+"""
+    )
+    process = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() or "|" not in (tmp_path / "begun").read_text():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        screen, authority = (tmp_path / "begun").read_text().strip().split("|")
+        number, file = int(screen.removeprefix(":")), Path(authority)
+        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        cookie = file.read_bytes()[-16:]
+        name = b"MIT-MAGIC-COOKIE-1"
+        assert answer_of_screen(number, b"", b"") == 0
+        assert answer_of_screen(number, name, bytes(16)) == 0
+        assert answer_of_screen(number, name, cookie[:15] + bytes([cookie[15] ^ 1])) == 0
+        assert answer_of_screen(number, name, cookie) == 1
+    finally:
+        (tmp_path / "go").touch()
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (0, "drawn\n"), stderr
+    assert not file.parent.exists()
+
+
+def test_each_screen_has_a_cookie_of_its_own(tmp_path):
+    found = set()
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        found.add(Path(macro_worker._write_authority(tmp_path / name)).read_bytes())
+    assert len(found) == 3
+    assert {len(content) for content in found} == {2 + 2 + 2 + 2 + 18 + 2 + 16}
+    with pytest.raises(FileExistsError):  # never into what somebody else put there
+        macro_worker._write_authority(tmp_path / "a")
 
 
 # What is missing

@@ -439,8 +439,8 @@ say(getInfo("log"));
     clicks = (("DenseCell Segment", "right"), ("DenseCell", "middle"))
     recorded, log = run_script(imagej, script, tmp_path / "talk", clicks=clicks, timeout=60)
     assert recorded == (
-        rf'run("DenseCell Segment", "stack=[] out=[{tmp_path}/a \"b\" c/densecell/] model=[no-such-model] '
-        'instances=[mitochondrion] voxel_size=[] options=[] show=yes");|'
+        rf'run("DenseCell Segment", "options=[] stack=[] out=[{tmp_path}/a \"b\" c/densecell/] model=[no-such-model] '
+        'instances=[mitochondrion] voxel_size=[] show=yes");|'
     )
     assert log.startswith("DenseCell: the tool gave no verdict. ")
     assert "no-such-model" in log

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from densecell_batch.errors import OptionError, Stopped
+from densecell_batch.own_python import python_command, python_environment
 
 __all__ = ["SHARD_VARIABLE", "count_workers", "run_workers"]
 
@@ -57,12 +58,12 @@ def run_workers(n: int) -> dict[str, str]:
     gpus, workers = _gpus(), []
     try:
         for i in range(n):
-            environment = {**os.environ, SHARD_VARIABLE: f"{i + 1}/{n}"}
+            environment = python_environment(**{SHARD_VARIABLE: f"{i + 1}/{n}"})
             if gpus:
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[i % len(gpus)]
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", "densecell_batch", *sys.argv[1:]],
+                    python_command("densecell_batch", *sys.argv[1:]),
                     env=environment,
                     stdout=subprocess.PIPE,
                     text=True,

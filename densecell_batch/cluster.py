@@ -17,6 +17,8 @@ from pathlib import Path
 
 from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import ClusterError, OptionError
+from densecell_batch.opening import read_small
+from densecell_batch.ownership import set_aside
 
 __all__ = ["ArrayJob", "Scripts", "submit", "write_scripts"]
 
@@ -96,8 +98,11 @@ def write_scripts(job: ArrayJob) -> Scripts:
     folder = job.out.absolute() / "slurm"
     make_folder(folder)
     scripts = Scripts(folder / f"{job.name}.sbatch", folder / f"{job.name}-assemble.sbatch")
-    write_file(scripts.array, array_script(job, scripts.array).encode())
-    write_file(scripts.assemble, assemble_script(job).encode())
+    for path, text in ((scripts.array, array_script(job, scripts.array)), (scripts.assemble, assemble_script(job))):
+        content = text.encode()
+        if path.is_symlink() or (path.exists() and read_small(path) != content):
+            set_aside(path, path)  # somebody may have changed it
+        write_file(path, content)
     return scripts
 
 

@@ -148,10 +148,8 @@ function findBoxes(left, right, top, bottom) {
 
 // Save the regions that were added to a zip file; none where there are no objects.
 function saveRegions(zip, nBefore, nRegions) {
-  if (nRegions == 0) {
-    deleted = File.delete(zip);
-    return;
-  }
+  keepEarlier(zip);
+  if (nRegions == 0) return;
   added = newArray(nRegions);
   for (i = 0; i < nRegions; i++) added[i] = nBefore + i;
   roiManager("select", added);

@@ -84,7 +84,13 @@ function fillTable(labels, stem, csv) {
     }
   }
   Table.update;
-  trouble = call("ij.IJ.saveString", csvOfTable(), csv); // ImageJ's own way to save it breaks at quotes
+  text = csvOfTable();
+  before = "";
+  if (File.exists(csv)) before = call("ij.IJ.openAsString", csv);
+  if (before != text) {
+    keepEarlier(csv);
+    trouble = call("ij.IJ.saveString", text, csv); // ImageJ's own way to save it breaks at quotes
+  }
   restoreSettings();
 }
 

@@ -310,9 +310,25 @@ function makeFolder(path) {
 
 // Begin a file anew; returns what is wrong, or "". ImageJ's own commands open a window when they cannot write.
 function canWrite(path, key) {
-  trouble = "" + call("ij.IJ.saveString", "", path);
-  if (trouble == "null" || trouble == "") return "";
+  trouble = "a folder is called so";
+  if (!File.isDirectory(path)) trouble = "" + call("ij.IJ.saveString", "", path + ".part");
+  if (trouble == "null" || trouble == "") {
+    deleted = File.delete(path + ".part"); // what is at the path itself may be the user's
+    return "";
+  }
   return path + " cannot be written (" + trouble + "): give another place as '" + key + "'";
+}
+
+// A file that is there may be the user's, who changed it: rename it before another one takes its name.
+function keepEarlier(path) {
+  if (!File.exists(path)) return;
+  getDateAndTime(year, month, weekday, day, hour, minute, second, msec);
+  date = "" + year + String.pad(month + 1, 2) + String.pad(day, 2) + "T" + String.pad(hour, 2) + String.pad(minute, 2) + String.pad(second, 2);
+  dot = lastIndexOf(path, ".");
+  if (dot < maxOf(lastIndexOf(path, "/"), lastIndexOf(path, "\\"))) dot = lengthOf(path);
+  kept = substring(path, 0, dot) + ".old-" + date + substring(path, dot);
+  for (n = 2; File.exists(kept); n++) kept = substring(path, 0, dot) + ".old-" + date + "-" + n + substring(path, dot);
+  renamed = File.rename(path, kept);
 }
 
 // Without the separator at the end that dialogs put there.

@@ -236,6 +236,19 @@ def test_no_slurm_here(stack, tmp_path):
     assert (tmp_path / "slurm/densecell.sbatch").exists()
 
 
+def test_a_script_that_was_changed_is_kept(tmp_path):
+    job = ArrayJob([tmp_path / "a.tif"], tmp_path / "out", 3)
+    for _ in range(2):
+        array = write_scripts(job).array
+    array.write_text("mine")
+    write_scripts(job)
+    assert sorted(path.name.partition(".old-")[0] for path in array.parent.iterdir()) == [
+        "densecell-assemble.sbatch", "densecell.sbatch", "densecell.sbatch"
+    ]  # fmt: skip
+    (kept,) = array.parent.glob("*.old-*")
+    assert kept.read_text() == "mine"
+
+
 # Slurm
 
 

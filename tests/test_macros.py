@@ -417,6 +417,26 @@ def test_a_missing_tool_is_named(tmp_path, volume):
     assert answer.startswith(f"failed\tthere is no program {tool}: install the tool there")
 
 
+def test_tables_and_regions_that_are_there_are_kept(imagej, volume, tmp_path):
+    """What the user changed is renamed; what is the same is left alone."""
+    labels = (volume > 128).astype(np.uint8)
+    save(tmp_path / "a_labels.tif", labels)
+    save(tmp_path / "a_x_instances.tif", labels.astype(np.uint16))
+    measure = 'say(runMacro(D + "DenseCell_Measure.ijm", "labels=[" + T + "a_labels.tif]"));\n'
+    regions = 'say(runMacro(D + "DenseCell_Labels_To_ROIs.ijm", "instances=[" + T + "a_x_instances.tif]"));\n'
+    change = 'File.append("mine", T + "a_measurements.csv");\n'
+    changed = 'File.saveString("mine", T + "a_x_rois.zip");\n'
+    said = run_script(imagej, measure * 2 + change + measure + regions + changed + regions, tmp_path)
+    assert [line.split("\t")[0] for line in said] == ["ok"] * 5
+    (kept,) = tmp_path.glob("a_measurements.old-*.csv")
+    assert kept.read_text().rstrip().endswith("mine")
+    assert kept.read_text().startswith((tmp_path / "a_measurements.csv").read_text())
+    (kept,) = tmp_path.glob("a_x_rois.old-*.zip")
+    assert kept.read_text() == "mine"
+    assert zipfile.is_zipfile(tmp_path / "a_x_rois.zip")
+    assert not list(tmp_path.glob("*.part"))
+
+
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="not installed: xdotool")
 def test_the_dialog_is_recorded_and_failures_are_shown(imagej, volume, tmp_path):
     """A command of the menu, without options; what the recorder wrote is then run as it is, and asks nothing."""

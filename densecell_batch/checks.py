@@ -11,7 +11,7 @@ from densecell_batch.atomic import temporary_name
 from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import exists
 from densecell_batch.io.formats.own import own_result
-from densecell_batch.outputs import OutputPaths
+from densecell_batch.outputs import OutputPaths, stack_name
 
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
@@ -35,6 +35,8 @@ def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions)
     for path in (stack.absolute(), paths.folder.absolute()):
         if printable(str(path)) != str(path):
             raise StackError(f"{printable(str(path))}: its name is not text in UTF-8, as results have to be; rename it")
+    if not stack_name(stack).strip("."):  # "" or dots would be the folder itself, or the one above
+        raise StackError(f"{stack}: it has no name that results could be called after; rename it")
     name = paths.report.name.removesuffix("_report.json")
     longest = max(_names(name, paths, options), key=_bytes)
     limit, over = longest_name(paths.folder), _bytes(longest)

@@ -35,7 +35,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
 from densecell_batch.outputs import OutputPaths, stack_name
-from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room
+from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room, placed
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
 
@@ -311,6 +311,7 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
     announce(paths.report, tables)
     for path, content in contents.items():
         write_file(path, content)
+    placed(paths.folder, tables)
     entry = {
         "macro": macro.name,
         "sha256": macro.sha256,

@@ -30,6 +30,7 @@ __all__ = [
     "forget_announced",
     "is_report",
     "make_room",
+    "placed",
     "set_aside",
     "sha256_of",
 ]
@@ -67,8 +68,8 @@ def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
     Returns
     -------
     missing, changed : list of Path
-        Those that are not there, and those that are not what was written. A file that the file system did not touch
-        since the report was written needs no reading.
+        Those that are not there, and those that are not what was written. A file that nobody touched since it got its
+        name needs no reading.
     """
     missing, changed = [], []
     outputs = report.get("outputs") if isinstance(report, dict) else None
@@ -78,12 +79,19 @@ def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
         path = report_path.with_name(entry["file"])
         if not path.is_file():
             missing.append(path)
-        elif not _is_as_recorded(path, entry, report_path):
+        elif not _is_as_recorded(path, entry):
             changed.append(path)
     return missing, changed
 
 
-def _is_as_recorded(path: Path, entry: dict[str, Any], report: Path | None = None) -> bool:
+def placed(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Add to entries of files that have just got their names when that was, so that they need not be read again."""
+    for entry in entries:
+        with suppress(OSError):
+            entry["ctime_ns"] = (folder / entry["file"]).stat().st_ctime_ns
+
+
+def _is_as_recorded(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file is what an entry says. Reports of old have no hash: there the size has to do."""
     try:
         found = path.stat()
@@ -91,11 +99,9 @@ def _is_as_recorded(path: Path, entry: dict[str, Any], report: Path | None = Non
             return False
         if "sha256" not in entry:
             return True
-        # Names are given before the report is written; whatever is done to a file later sets its ctime, which no
-        # program can set back.
-        if report is not None and max(found.st_ctime_ns, found.st_mtime_ns) < report.stat().st_mtime_ns:
-            return True
-        return sha256_of(path) == entry["sha256"]
+        # Whatever is done to a file sets its ctime, which no program can set back. The times of the report tell
+        # nothing: it may have been copied or saved after a correction.
+        return found.st_ctime_ns == entry.get("ctime_ns") or sha256_of(path) == entry["sha256"]
     except OSError:
         return False
 
@@ -116,7 +122,7 @@ def announce(report: Path, entries: Iterable[dict[str, Any]]) -> None:
     OutputError
         If it cannot be written.
     """
-    there = [entry for entry, by in _recorded(report) if _is_as_recorded(report.with_name(entry["file"]), entry, by)]
+    there = [entry for entry in _recorded(report) if _is_as_recorded(report.with_name(entry["file"]), entry)]
     write_file(_announcement(report), json.dumps([*there, *entries]).encode())
 
 
@@ -126,13 +132,13 @@ def forget_announced(report: Path) -> None:
         _announcement(report).unlink(missing_ok=True)
 
 
-def _recorded(report: Path) -> list[tuple[dict[str, Any], Path | None]]:
-    """All entries that vouch for files beside a report; with each the report, if it is that which has it."""
-    entries: list[tuple[dict[str, Any], Path | None]] = [(entry, report) for entry in entries_of(read_report(report))]
+def _recorded(report: Path) -> list[dict[str, Any]]:
+    """All entries that vouch for files beside a report."""
+    entries = entries_of(read_report(report))
     with suppress(OSError, ValueError):
         announced = read_json(_announcement(report))
         if isinstance(announced, list):
-            entries += [(entry, None) for entry in entries_of({"outputs": dict(enumerate(announced))})]
+            entries += entries_of({"outputs": dict(enumerate(announced))})
     return entries
 
 
@@ -149,7 +155,7 @@ def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
                 ours = is_report(read_report(report))
             else:
                 ours = path.is_file() and any(
-                    entry["file"] == path.name and _is_as_recorded(path, entry, by) for entry, by in recorded
+                    entry["file"] == path.name and _is_as_recorded(path, entry) for entry in recorded
                 )
             if not ours:
                 found.append(path)

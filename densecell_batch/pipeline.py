@@ -31,7 +31,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
-from densecell_batch.ownership import announce, compare, described, forget_announced, make_room
+from densecell_batch.ownership import announce, compare, described, forget_announced, make_room, placed
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
 from densecell_batch.report import (
@@ -215,6 +215,7 @@ def _add_preview(stack: Stack, paths: OutputPaths, report: dict[str, Any], segme
     make_room(paths.report, [paths.preview], keep=segmenter.options.unattended)
     announce(paths.report, [entry])
     write_file(paths.preview, picture)
+    placed(paths.folder, [entry])
     made = paths.report.stat().st_mtime_ns
     report = report | {
         "options": report["options"] | {"preview": True},
@@ -354,6 +355,7 @@ def _assemble(
             outputs.write(stored)
         files, instances = outputs.commit()
     clock["written"] = time.perf_counter()
+    placed(paths.folder, files.values())
     # As the one who began the job described it, but the input as it is called here.
     report = job.report | {key: wanted[key] for key in ("input", "options")}
     report |= tally.summary(bundle.classes, stack.info.voxel_size)

@@ -48,6 +48,13 @@ def _passes(check, length):
     return True
 
 
+@pytest.mark.parametrize("name", [".tif", "..tif", "...ome.tif"])
+def test_a_stack_without_a_name(tmp_path, name):
+    paths = OutputPaths(tmp_path / "out", tmp_path / name)
+    with pytest.raises(StackError, match="no name"):
+        check_result_names(tmp_path / name, paths, SegmentOptions())
+
+
 def test_a_long_path(tmp_path):
     folder = tmp_path.joinpath(*["d" * 200] * 20)
     with pytest.raises(StackError, match=r"would have .* bytes, and 4095 are possible"):

@@ -96,3 +96,12 @@ def test_demo_makes_labels_of_the_sample(tmp_path):
         volume.ravel(), minlength=len(written["classes"])
     ).tolist()
     assert (tmp_path / "fly-vnc-sample_preview.png").exists()
+
+
+def test_a_log_does_not_replace_an_image(tmp_path):
+    image = tmp_path / "cells.tif"
+    image.write_bytes(b"II*\0and more")
+    done = densecell("--log", str(image), "demo", "--help")
+    assert done.returncode == 1
+    assert "is no text" in done.stderr
+    assert image.read_bytes() == b"II*\0and more"

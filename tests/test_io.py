@@ -297,3 +297,12 @@ def test_the_slice_that_is_not_like_the_others_is_blamed(tmp_path):
         tifffile.imwrite(tmp_path / f"s{z}.tif", plane, photometric="minisblack")
     with open_stack(tmp_path) as stack, pytest.raises(StackError, match=r"s0\.tif: slice 0 is .*uint16; .* uint8"):
         stack.read(1)
+
+
+def test_links_to_nothing_are_told_of(tmp_path):
+    for z in range(3):
+        tifffile.imwrite(tmp_path / f"s{z}.tif", np.arange(64, dtype=np.uint8).reshape(8, 8))
+    (tmp_path / "s3.tif").symlink_to(tmp_path / "not mounted" / "s3.tif")
+    with pytest.raises(StackError, match=r"s3\.tif is a link to a file that is not there"):
+        open_stack(tmp_path)
+    assert tmp_path / "s3.tif" in find_stacks([str(tmp_path / "*.tif")])

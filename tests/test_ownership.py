@@ -176,6 +176,30 @@ def test_what_was_corrected_stays(asked, stack, out, name, sly):
     assert (out / f"cells_{name}").read_bytes() != mine
 
 
+@pytest.mark.parametrize("how", ["report saved", "folder copied"])
+def test_a_report_that_is_newer_than_a_correction_tells_nothing_of_it(asked, stack, out, tmp_path, how):
+    segment_stack(stack, out, asked())
+    mine = correct(out / "cells_labels.tif", same_size_and_time=True)
+    if how == "report saved":
+        os.utime(out / "cells_report.json")
+    else:
+        copied = tmp_path / "copied"
+        copied.mkdir()
+        for path in sorted(out.iterdir()):  # labels first, as cp and scp do
+            shutil.copyfile(path, copied / path.name)
+        out = copied
+    assert "cells_labels.tif" in segment_stack(stack, out, asked()).warnings[0]
+    with pytest.raises(OccupiedError, match=r"cells_labels\.tif"):
+        segment_stack(stack, out, asked(stitch="blend"))
+    assert (out / "cells_labels.tif").read_bytes() == mine
+
+
+def test_what_nobody_touched_is_not_read_again(asked, stack, out, monkeypatch):
+    segment_stack(stack, out, asked(**ALL))
+    monkeypatch.setattr("densecell_batch.ownership.sha256_of", None)
+    assert segment_stack(stack, out, asked(**ALL)).skipped
+
+
 def test_other_options_do_not_replace_what_was_corrected(asked, stack, out):
     segment_stack(stack, out, asked())
     mine = correct(out / "cells_labels.tif")

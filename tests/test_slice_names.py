@@ -110,3 +110,11 @@ def test_several_series(series, what):
 def test_many_slices_are_ordered_quickly():
     names = [f"s_{i}.tif" for i in range(20_000)]
     assert order_slices(shuffled(names)).names == tuple(names)
+
+
+@pytest.mark.parametrize("stems", ["a a1 a2", "s1_ s1_2 s1_3", "a a1 a1_ a1_2"])
+def test_a_name_that_others_go_on_from_comes_first(stems):
+    names = files(stems)
+    found = order_slices(shuffled(names))
+    assert found.names == names
+    assert found.notes

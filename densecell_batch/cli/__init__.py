@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import stat
 import sys
+from pathlib import Path
 
 import click
 
@@ -59,6 +61,7 @@ def _log_to(ctx: click.Context, param: click.Parameter, path: str | None) -> Non
     from densecell_batch.cli.workers import SHARD_VARIABLE
 
     fresh = 0 if SHARD_VARIABLE in os.environ else os.O_TRUNC  # workers have the same arguments, and one log
+    _refuse_no_text(path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | fresh, 0o666)
     except OSError as error:
@@ -66,6 +69,19 @@ def _log_to(ctx: click.Context, param: click.Parameter, path: str | None) -> Non
     sys.stderr.flush()
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+
+def _refuse_no_text(path: str) -> None:
+    """A log takes the place of an earlier one; of an image, it would be a slip of the hand."""
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            return
+        with Path(path).open("rb") as stream:
+            binary = b"\0" in stream.read(4096)
+    except OSError:
+        return
+    if binary:
+        raise OutputError(f"--log {path}: this file is no text, so it is left as it is; choose another file")
 
 
 @click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -14,7 +14,7 @@ from densecell_batch.errors import OptionError
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.formats.own import own_result
 
-__all__ = ["Stamp", "exists", "find_stacks", "is_slice", "natural_key", "stamp_of"]
+__all__ = ["Stamp", "exists", "find_stacks", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def find_stacks(patterns: Sequence[str]) -> list[Path]:
         matches = [Path(pattern)]
         if not exists(matches[0]) and glob.has_magic(pattern):
             candidates = (Path(p) for p in glob.glob(pattern, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            matches = sorted((p for p in candidates if p.is_dir() or is_slice(p)), key=natural_key)
+            matches = sorted((p for p in candidates if p.is_dir() or is_slice(p) or leads_nowhere(p)), key=natural_key)
             if not matches:
                 raise OptionError(f"{pattern} matches no TIFF file and no folder")
             matches = _without_results(pattern, matches)
@@ -121,3 +121,9 @@ def stamp_of(path: Path) -> Stamp | None:
 def is_slice(path: Path) -> bool:
     """Whether a file is, by its name, a TIFF that somebody means to be read."""
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def leads_nowhere(path: Path) -> bool:
+    """Whether a path, by its name a TIFF, is a link to nothing, which nobody must leave out in silence."""
+    named = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return named and path.is_symlink() and not exists(path)

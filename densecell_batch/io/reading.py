@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.io.discovery import exists, is_slice
+from densecell_batch.io.discovery import exists, is_slice, leads_nowhere
 from densecell_batch.io.formats.ome_set import OmeSet, find_set
 from densecell_batch.io.formats.tiff import open_tiff
 from densecell_batch.io.formats.tiff_tags import ome_voxel_size
@@ -89,7 +89,14 @@ def _open_file(path: Path, *, stored: bool) -> Stack:
 
 def _open_folder(folder: Path, *, stored: bool) -> Stack:
     with explained_reading(folder, "the folder cannot be read"):
-        order = order_slices([file.name for file in folder.iterdir() if is_slice(file)])
+        there = list(folder.iterdir())
+        order = order_slices([file.name for file in there if is_slice(file)])
+        lost = sorted(file.name for file in there if leads_nowhere(file))
+    if lost:
+        raise StackError(
+            f"{folder}: {lost[0]} is a link to a file that is not there ({len(lost)} such); is a disk not mounted? "
+            "Bring the files back, or remove the links"
+        )
     files = [folder / name for name in order.names]
     if not files:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")

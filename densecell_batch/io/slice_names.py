@@ -92,10 +92,10 @@ def _cut(name: str, number: re.Pattern[str]) -> _Parts:
     return _Parts(name, tuple(text.casefold() for text in pieces[::2]), tuple(numbers))
 
 
-def _key(parts: _Parts) -> list[object]:
-    """Texts and numbers in turn, as they stand in the name."""
+def _key(parts: _Parts) -> tuple[list[object], str]:
+    """Texts and numbers in turn, as they stand in the name: at each place all names have the same kind."""
     turns = [value for pair in zip(parts.texts, (*parts.numbers, 0), strict=True) for value in pair]
-    return [*turns[:-1], parts.name]
+    return turns[:-1], parts.name
 
 
 def _signed(names: list[_Parts]) -> list[_Parts]:

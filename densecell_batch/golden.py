@@ -106,7 +106,7 @@ def _header(file: IO[bytes], place: str) -> tuple[np.dtype, str, Shape]:
             raise ValueError("no array of numpy's")
         dtype = np.dtype(match[1])
         if dtype.hasobject:
-            raise ValueError("an array of objects")
+            raise ValueError("an array of objects, which only pickle could load")
     except (ValueError, TypeError) as error:
         raise BundleError(f"{place} cannot be read ({error}); get the bundle again") from error
     return dtype, "F" if match[2] == "True" else "C", tuple(map(int, re.findall(r"\d+", match[3])))

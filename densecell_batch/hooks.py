@@ -35,7 +35,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
 from densecell_batch.outputs import OutputPaths, stack_name
-from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room, placed
+from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room, named_at
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
 
@@ -311,7 +311,6 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
     announce(paths.report, tables)
     for path, content in contents.items():
         write_file(path, content)
-    placed(paths.folder, tables)
     entry = {
         "macro": macro.name,
         "sha256": macro.sha256,
@@ -320,7 +319,10 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
         "value": outcome.value,
         "tables": tables,
     }
-    write_report(paths.report, report | {"post_macro": entry}, mtime_ns=paths.report.stat().st_mtime_ns)
+    timings = dict(report.get("timings") or {})
+    timings["named_ns"] = timings.get("named_ns", {}) | named_at(paths.folder, (path.name for path in contents))
+    report = report | {"post_macro": entry, "timings": timings}
+    write_report(paths.report, report, mtime_ns=paths.report.stat().st_mtime_ns)
     forget_announced(paths.report)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ __all__ = [
     "forget_announced",
     "is_report",
     "make_room",
-    "placed",
+    "named_at",
     "set_aside",
     "sha256_of",
 ]
@@ -79,19 +79,29 @@ def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
         path = report_path.with_name(entry["file"])
         if not path.is_file():
             missing.append(path)
-        elif not _is_as_recorded(path, entry):
+        elif not _is_as_recorded(path, entry, _named(report)):
             changed.append(path)
     return missing, changed
 
 
-def placed(folder: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Add to entries of files that have just got their names when that was, so that they need not be read again."""
-    for entry in entries:
+def named_at(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """When files that have just got their names did (ctime, in ns), for the timings of a report: so that they need not
+    be read again.
+    """
+    found = {}
+    for name in names:
         with suppress(OSError):
-            entry["ctime_ns"] = (folder / entry["file"]).stat().st_ctime_ns
+            found[name] = (folder / name).stat().st_ctime_ns
+    return found
 
 
-def _is_as_recorded(path: Path, entry: dict[str, Any]) -> bool:
+def _named(report: Any) -> dict[str, Any]:
+    timings = report.get("timings") if isinstance(report, dict) else None
+    named = timings.get("named_ns") if isinstance(timings, dict) else None
+    return named if isinstance(named, dict) else {}
+
+
+def _is_as_recorded(path: Path, entry: dict[str, Any], named: Mapping[str, Any]) -> bool:
     """Whether a file is what an entry says. Reports of old have no hash: there the size has to do."""
     try:
         found = path.stat()
@@ -101,7 +111,7 @@ def _is_as_recorded(path: Path, entry: dict[str, Any]) -> bool:
             return True
         # Whatever is done to a file sets its ctime, which no program can set back. The times of the report tell
         # nothing: it may have been copied or saved after a correction.
-        return found.st_ctime_ns == entry.get("ctime_ns") or sha256_of(path) == entry["sha256"]
+        return found.st_ctime_ns == named.get(path.name) or sha256_of(path) == entry["sha256"]
     except OSError:
         return False
 
@@ -122,7 +132,8 @@ def announce(report: Path, entries: Iterable[dict[str, Any]]) -> None:
     OutputError
         If it cannot be written.
     """
-    there = [entry for entry in _recorded(report) if _is_as_recorded(report.with_name(entry["file"]), entry)]
+    recorded, named = _recorded(report)
+    there = [entry for entry in recorded if _is_as_recorded(report.with_name(entry["file"]), entry, named)]
     write_file(_announcement(report), json.dumps([*there, *entries]).encode())
 
 
@@ -132,14 +143,15 @@ def forget_announced(report: Path) -> None:
         _announcement(report).unlink(missing_ok=True)
 
 
-def _recorded(report: Path) -> list[dict[str, Any]]:
-    """All entries that vouch for files beside a report."""
-    entries = entries_of(read_report(report))
+def _recorded(report: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All entries that vouch for files beside a report, and when files got their names."""
+    content = read_report(report)
+    entries = entries_of(content)
     with suppress(OSError, ValueError):
         announced = read_json(_announcement(report))
         if isinstance(announced, list):
             entries += entries_of({"outputs": dict(enumerate(announced))})
-    return entries
+    return entries, _named(content)
 
 
 # Room for results
@@ -147,7 +159,7 @@ def _recorded(report: Path) -> list[dict[str, Any]]:
 
 def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
     """Those of some files that are there and not ours."""
-    recorded = _recorded(report)
+    recorded, named = _recorded(report)
     found = []
     for path in names:
         if path.is_symlink() or path.exists():
@@ -155,7 +167,7 @@ def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
                 ours = is_report(read_report(report))
             else:
                 ours = path.is_file() and any(
-                    entry["file"] == path.name and _is_as_recorded(path, entry) for entry in recorded
+                    entry["file"] == path.name and _is_as_recorded(path, entry, named) for entry in recorded
                 )
             if not ours:
                 found.append(path)

@@ -31,7 +31,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
-from densecell_batch.ownership import announce, compare, described, forget_announced, make_room, placed
+from densecell_batch.ownership import announce, compare, described, forget_announced, make_room, named_at
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
 from densecell_batch.report import (
@@ -215,11 +215,13 @@ def _add_preview(stack: Stack, paths: OutputPaths, report: dict[str, Any], segme
     make_room(paths.report, [paths.preview], keep=segmenter.options.unattended)
     announce(paths.report, [entry])
     write_file(paths.preview, picture)
-    placed(paths.folder, [entry])
+    timings = dict(report.get("timings") or {})
+    timings["named_ns"] = timings.get("named_ns", {}) | named_at(paths.folder, [paths.preview.name])
     made = paths.report.stat().st_mtime_ns
     report = report | {
         "options": report["options"] | {"preview": True},
         "outputs": report["outputs"] | {"preview": entry},
+        "timings": timings,
     }
     write_report(paths.report, report, mtime_ns=made)
     forget_announced(paths.report)
@@ -355,7 +357,6 @@ def _assemble(
             outputs.write(stored)
         files, instances = outputs.commit()
     clock["written"] = time.perf_counter()
-    placed(paths.folder, files.values())
     # As the one who began the job described it, but the input as it is called here.
     report = job.report | {key: wanted[key] for key in ("input", "options")}
     report |= tally.summary(bundle.classes, stack.info.voxel_size)
@@ -363,7 +364,7 @@ def _assemble(
         "statistics": job.statistics(lambda: measure(stack)).as_dict(),
         "instances": instances,
         "outputs": files,
-        "timings": _timings(clock, made),
+        "timings": _timings(clock, made) | {"named_ns": named_at(paths.folder, (f["file"] for f in files.values()))},
     }
     write_report(paths.report, report)
     forget_announced(paths.report)

@@ -250,7 +250,7 @@ def test_zip_whose_member_leaves_its_folder(tmp_path: Path) -> None:
         load_bundle(path)
 
 
-@pytest.mark.parametrize("size", [0, 100, 2**21, 2**31])
+@pytest.mark.parametrize("size", [2**21, 2**31])
 def test_members_of_another_size_are_not_read(folder: Path, size: int) -> None:
     with (folder / "member-1.safetensors").open("wb") as file:
         file.truncate(size)

@@ -118,7 +118,7 @@ def test_from_stack_to_tables(data, stack, tmp_path):
     found = [[float(value) for value in row.values()] for row in rows]
     wanted = [np.bincount(plane.ravel(), minlength=5) * 0.047 * 0.0092**2 for plane in labels]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    assert all(table.pop("ctime_ns") and table.pop("sha256") for table in record["post_macro"]["tables"])
+    assert all(table.pop("sha256") for table in record["post_macro"]["tables"])
     assert record["post_macro"]["tables"] == [
         {
             "title": "Results",

@@ -25,7 +25,7 @@ from densecell_batch.checks import check_image, check_result_names
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.identity import digest
-from densecell_batch.io.discovery import stamp_of
+from densecell_batch.io.discovery import Stamp, stamp_of
 from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, content_sha256
@@ -371,14 +371,13 @@ def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
     files = [file.stat() for file in stack.files]
+    stamp = Stamp(len(files), sum(file.st_size for file in files), max(file.st_mtime_ns for file in files))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {
             "path": str(info.path.absolute()),
             "container": info.container,
-            "files": len(files),
-            "bytes": sum(file.st_size for file in files),
-            "mtime_ns": max(file.st_mtime_ns for file in files),
+            **asdict(stamp),
             "sha256": sha256,
             "shape": info.shape,
             "dtype": info.dtype,

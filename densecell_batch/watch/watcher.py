@@ -256,6 +256,11 @@ class Watcher:
             return
         if stamp_of(sighting.path) != sighting.stamp:
             raise _Changed
+        if (reason := self._results.wrong_place(paths)) is not None:
+            row.attempts, row.reason = row.attempts + 1, f"{sighting.path}: {reason}"
+            _log.error("%s: %s", row.name, row.reason)
+            self._conclude_failure(row, sighting.path)
+            return
         if row.crashes >= _CRASHES:
             reason = f"the program ended {row.crashes} times in the midst of it; was it killed for taking much memory?"
             self._fail(row, sighting, paths, StackError(f"{sighting.path}: {reason}"), for_good=True)
@@ -269,11 +274,20 @@ class Watcher:
             row.state, row.crashes = "queued", row.crashes - 1
             self._ledger.put(row)
             raise
-        except DiskFullError:
+        except DiskFullError as error:
             row.crashes -= 1
+            if not self._place.has_room():
+                raise
+            self._fail(row, sighting, paths, error)  # this one is too large, others may not be
+            return
+        except _Changed:
             raise
-        except DensecellError as error:
+        except Exception as error:  # whatever a stack does, it ends as that stack's verdict
             row.crashes = 0
+            if not isinstance(error, DensecellError):
+                _log.debug("traceback", exc_info=True)
+                name = type(error).__name__
+                error = StackError(f"{sighting.path}: internal error, please report it: {name}: {error}")
             if stamp_of(sighting.path) != sighting.stamp:
                 raise _Changed from error
             self._place.check()

@@ -190,7 +190,7 @@ def test_done_work_is_skipped(done_once, stack):
 
 def cut_labels(out: Path) -> None:
     labels = out / "cells_labels.tif"
-    labels.write_bytes(labels.read_bytes()[:-1])
+    labels.write_bytes(labels.read_bytes()[: labels.stat().st_size // 2])
 
 
 @pytest.mark.parametrize(

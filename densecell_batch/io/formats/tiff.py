@@ -66,18 +66,17 @@ def open_tiff(path: Path, stream: BinaryIO | None = None, *, stored: bool = Fals
 
 
 def is_whole_tiff(path: Path) -> bool:
-    """Whether a file is a TIFF, of whatever kind of image, whose last pixels are in the file."""
+    """Whether a file is a TIFF, of whatever kind of image, whose pages and pixels are all in the file."""
     try:
-        with tifffile.TiffFile(path) as tiff:
-            series, size = tiff.series[0], path.stat().st_size
-            planes = int(np.prod(series.shape[:-2]))
-            if tiff.is_imagej and (tiff.imagej_metadata or {}).get("images", planes) > planes:
-                return False
-            if series.dataoffset is not None:
-                return bool(series.dataoffset + series.nbytes <= size)
-            last = series.pages[-1]
-            ends = [] if last is None else map(sum, zip(last.dataoffsets, last.databytecounts, strict=True))
-            return 0 < max(ends, default=0) <= size
+        with path.open("rb") as stream, tifffile.TiffFile(path) as tiff:
+            pages = read_chain(stream.fileno(), path)
+            images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
+            if images <= len(pages):
+                return True
+            # ImageJ has one page for all, and the pixels of the others behind its own.
+            first = pages[0]
+            needed = images * first.width * first.length * first.samples * first.bits // 8
+            return first.offsets[0] + needed <= path.stat().st_size
     except Exception:  # a decoder of damaged files raises almost anything
         return False
 

@@ -50,7 +50,7 @@ def temporary_name(path: Path) -> Path:
 def open_new(path: Path) -> BufferedRandom:
     """Make a file, for reading and writing; raises OSError if the name is taken, if only by a link to nowhere."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "w+b")
+    return open(path, "w+b", opener=lambda name, _: os.open(name, flags, 0o666))
 
 
 def _host() -> str:

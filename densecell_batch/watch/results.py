@@ -78,8 +78,8 @@ class Results:
         return OutputPaths(self._out / stack.relative_to(self._root).parent, stack)
 
     def wrong_place(self, paths: OutputPaths) -> str | None:
-        """Why results cannot lie where those of a stack would; None if they can. Folders of IN decide how folders of OUT
-        are called, and nothing is written outside of it.
+        """Why results cannot lie where those of a stack would; None if they can. Folders of IN decide how folders of
+        OUT are called, and nothing is written outside of it.
         """
         folder = self._out
         for part in paths.folder.relative_to(self._out).parts:

@@ -81,7 +81,7 @@ def status_text(table: Table, width: int = 100) -> str:
         if row.state == "running":
             what = f"{100 * row.progress:.0f} %, {row.watcher}"
         text = f"{row.state:<8} {row.attempts:>5}  {_time(_since(row)):<16}  {row.name:<36}  {what}".rstrip()
-        lines.append(printable(text))
+        lines.append(printable(" ".join(text.splitlines())))
     lines.append("; ".join(f"{number} {state}" for state, number in _counts(table).items()))
     running = ", ".join(table.watchers) or "none"
     lines.append(f"watchers: {running}")

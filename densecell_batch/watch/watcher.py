@@ -67,6 +67,7 @@ class WatchOptions:
     slices: bool = True
     marker: str = ".done"
     hook: tuple[str, ...] = ()
+    max_voxels: float = 1e13  # of a stack
     move_done: Path | None = None
     move_failed: Path | None = None
 
@@ -307,7 +308,12 @@ class Watcher:
             check_whole(path)
             self._check_rivals(sighting, paths)
             with open_stack(path) as stack:
-                files = stack.files
+                files, voxels = stack.files, stack.info.n_voxels
+            if voxels > self._options.max_voxels:
+                raise StackError(
+                    f"{path}: it has {voxels:.3g} voxels; expected at most {self._options.max_voxels:.3g}: if it is "
+                    "meant, start the watcher with a larger --max-voxels"
+                )
             row.sha256 = content_sha256(files)
         if stamp_of(path) != sighting.stamp:
             raise _Changed

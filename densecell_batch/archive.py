@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from densecell_batch.atomic import replacing, sync
+from densecell_batch.atomic import open_new, replacing, sync
 from densecell_batch.errors import ModelError
 from densecell_batch.printable import printable
 
@@ -276,7 +276,8 @@ def write_zip(path: Path, files: Iterable[tuple[str, bytes]], *, may_exist: bool
     """
     with (
         replacing(path, may_exist=may_exist) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        open_new(temporary) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive,
     ):
         for name, content in files:
             info = zipfile.ZipInfo(name)  # dated 1980 and so the same at any time

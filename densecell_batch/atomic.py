@@ -7,11 +7,13 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BufferedRandom
 from pathlib import Path
 
 from densecell_batch.errors import DiskFullError, OccupiedError, OutputError
@@ -21,6 +23,7 @@ __all__ = [
     "link",
     "make_folder",
     "need_space",
+    "open_new",
     "place",
     "remove_remains",
     "replacing",
@@ -38,8 +41,16 @@ _ABANDONED = 24 * 3600  # seconds without a write after which a file of another 
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `path` is written until it is whole: a hidden file beside it that names the machine and the process."""
-    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+    """Where `path` is written until it is whole: a hidden file beside it that names the machine and the process, and
+    that nobody can guess; another one at each call.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{_host()}.{os.getpid()}.tmp")
+
+
+def open_new(path: Path) -> BufferedRandom:
+    """Make a file, for reading and writing; raises OSError if the name is taken, if only by a link to nowhere."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(path, "w+b", opener=lambda name, _: os.open(name, flags, 0o666))
 
 
 def _host() -> str:
@@ -172,11 +183,12 @@ def write_file(path: Path, content: bytes, *, replace: bool = True, mtime_ns: in
     """
     temporary = temporary_name(path)
     try:
-        with explained(path):
-            temporary.write_bytes(content)
+        with explained(path), open_new(temporary) as stream:
+            stream.write(content)
+            stream.flush()
             if mtime_ns is not None:
-                os.utime(temporary, ns=(mtime_ns, mtime_ns))
-            sync(temporary)
+                os.utime(stream.fileno(), ns=(mtime_ns, mtime_ns))
+            sync_open(stream.fileno())
         place(temporary, path, replace=replace)
     finally:
         _remove(temporary)

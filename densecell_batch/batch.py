@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.atomic import remove_remains
-from densecell_batch.checks import printable
 from densecell_batch.errors import DensecellError, OptionError
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pipeline import Progress, SegmentedStack, segment_stack
+from densecell_batch.printable import printable, printable_path
 from densecell_batch.segmenter import Segmenter
 from densecell_batch.shard_notes import forget_failures, note_failure, noted_failures
 
-__all__ = ["Verdict", "segment_batch", "without_outputs"]
+__all__ = ["Verdict", "segment_batch", "verdict_line", "without_outputs"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """The lines on stdout that macros and scripts read (contract): warnings, then how it ended."""
-        return [*(_line("warning", self.stack, text) for text in self.warnings), str(self)]
+        return [*(verdict_line("warning", self.stack, text) for text in self.warnings), str(self)]
 
     def __str__(self) -> str:
         """The line that says how it ended."""
@@ -50,11 +50,17 @@ class Verdict:
             fields = ("failed", self.stack, self.reason)
         elif self.part:
             fields = ("part", self.stack, self.part)
-        return _line(*fields)
+        return verdict_line(*fields)
 
 
-def _line(*fields: object) -> str:
-    return "\t".join(["DENSECELL", *(re.sub(r"[\t\r\n]", " ", printable(str(f))) for f in fields)])
+def verdict_line(*fields: object) -> str:
+    """A line on stdout: nothing in a field can end it, or the line. Paths are as they are but for what could."""
+
+    def field(value: object) -> str:
+        text = re.sub(r"[\t\r\n]", " ", str(value))
+        return printable_path(text) if isinstance(value, Path) else printable(text)
+
+    return "\t".join(["DENSECELL", *map(field, fields)])
 
 
 def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:

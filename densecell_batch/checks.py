@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +13,12 @@ from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import exists
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.outputs import OutputPaths, stack_name
+from densecell_batch.printable import printable
 
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
 
-__all__ = ["check_image", "check_result_names", "longest_name", "printable"]
+__all__ = ["check_image", "check_result_names", "longest_name"]
 
 _KEPT = ".old-20000101T000000Z-99"  # what an earlier result gets behind the name of its stack
 _HASH = ".hash-0123456789ab.making"  # the claim on the hash that shards share
@@ -33,8 +35,13 @@ def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions)
         If a name is not text in UTF-8, as reports are, or too long for the file system.
     """
     for path in (stack.absolute(), paths.folder.absolute()):
-        if printable(str(path)) != str(path):
-            raise StackError(f"{printable(str(path))}: its name is not text in UTF-8, as results have to be; rename it")
+        if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(path)):
+            raise StackError(
+                f"{printable(path)}: its name has a line break or another control character, which results cannot "
+                "have; rename it"
+            )
+        if re.search("[\ud800-\udfff]", str(path)):
+            raise StackError(f"{printable(path)}: its name is not text in UTF-8, as results have to be; rename it")
     if not stack_name(stack).strip("."):  # "" or dots would be the folder itself, or the one above
         raise StackError(f"{stack}: it has no name that results could be called after; rename it")
     name = paths.report.name.removesuffix("_report.json")
@@ -77,11 +84,6 @@ def longest_name(folder: Path) -> int:
         return os.pathconf(folder, "PC_NAME_MAX")
     except (OSError, ValueError):
         return _NAME_MAX
-
-
-def printable(name: str) -> str:
-    """A name with bytes that are no text written with backslashes: names of old Windows shares have such."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _names(name: str, paths: OutputPaths, options: SegmentOptions) -> Iterator[str]:

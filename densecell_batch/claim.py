@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from densecell_batch.atomic import explained, write_file
+from densecell_batch.atomic import explained, open_new, temporary_name, write_file
 from densecell_batch.opening import read_small
 
 __all__ = ["Ours", "claimed", "is_claimed", "is_mine", "once"]
@@ -131,11 +131,12 @@ def _inherit(path: Path, generation: int) -> Ours:
     heir = path.with_name(f".{path.name}.heir")
     if not _take(heir, generation + 1):
         return ""
-    will = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
+    will = temporary_name(path)
     try:
         if not _is_dead(path):  # somebody was quicker
             return ""
-        will.write_text(_me())
+        with open_new(will) as stream:
+            stream.write(_me().encode())
         will.replace(path)
         return "inherited"
     finally:
@@ -202,10 +203,10 @@ def _owner(path: Path) -> str:
 
 def _now(path: Path) -> float:
     """The time of the file system that `path` is on: the clock of a server may differ from ours."""
-    probe = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}.tmp")
+    probe = temporary_name(path)
     try:
-        probe.touch()
-        return probe.stat().st_mtime
+        with open_new(probe) as stream:
+            return os.fstat(stream.fileno()).st_mtime
     except OSError:
         return time.time()
     finally:
@@ -220,6 +221,6 @@ def _beat(path: Path, over: threading.Event) -> None:
             owner = _owner(path)
             if owner != _me():
                 return
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
         except OSError:
             continue

@@ -59,14 +59,12 @@ class OutputPaths:
     """
 
     def __init__(self, folder: Path, stack: Path) -> None:
-        base = folder / stack_name(stack)
-        self.folder = folder
-        self.labels = base.with_name(base.name + "_labels.tif")
-        self.probabilities = base.with_name(base.name + "_probabilities.tif")
-        self.uncertainty = base.with_name(base.name + "_uncertainty.tif")
-        self.preview = base.with_name(base.name + "_preview.png")
-        self.report = base.with_name(base.name + "_report.json")
-        self.base = base.name
+        self.folder, self.base = folder, stack_name(stack)
+        self.labels = folder / f"{self.base}_labels.tif"
+        self.probabilities = folder / f"{self.base}_probabilities.tif"
+        self.uncertainty = folder / f"{self.base}_uncertainty.tif"
+        self.preview = folder / f"{self.base}_preview.png"
+        self.report = folder / f"{self.base}_report.json"
 
     def made(self) -> set[Path]:
         """Absolute paths of the stacks that a finished run left: those whose report is there."""

@@ -202,7 +202,7 @@ def make_room(report: Path, names: Iterable[Path], *, keep: bool) -> None:
         if not keep:
             raise OccupiedError(
                 f"{path}: a file of that name is there that densecell-batch did not write, or that was changed since; "
-                "it is left as it is. Move it, or choose another output folder, or replace it with --overwrite"
+                "it is left as it is. Move it, or choose another output folder; --overwrite would replace it for good"
             )
         set_aside(path, report)
 

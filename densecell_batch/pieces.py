@@ -27,12 +27,13 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from io import BufferedRandom
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from densecell_batch.atomic import explained, link, remove_remains, sync, temporary_name
+from densecell_batch.atomic import explained, link, open_new, remove_remains, sync, sync_open, temporary_name
 from densecell_batch.claim import claimed, once
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
@@ -230,6 +231,8 @@ class PieceWriter:
     def __init__(self, pieces: list[tuple[Path, range]], n_classes: int) -> None:
         self._pieces, self._n_classes = pieces, n_classes
         self._archive: zipfile.ZipFile | None = None
+        self._file: BufferedRandom | None = None  # that it is in
+        self._temporary = Path()
 
     def __call__(self, finished: FinishedSlice) -> None:
         """Take a slice.
@@ -243,8 +246,10 @@ class PieceWriter:
             return
         path, span = self._pieces[0]
         with explained(path):
-            if self._archive is None:
-                self._archive = zipfile.ZipFile(temporary_name(path), "w")
+            if self._archive is None or self._file is None:
+                self._temporary = temporary_name(path)
+                self._file = open_new(self._temporary)
+                self._archive = zipfile.ZipFile(self._file, "w")
             sums = slice_sums(self._n_classes, finished.labels, finished.confidence, finished.disagreement)
             values = (finished.labels, sums, finished.probabilities, finished.disagreement)
             for kind, array in zip(_KINDS, values, strict=True):
@@ -253,9 +258,11 @@ class PieceWriter:
                         np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
             if finished.z == span[-1]:
                 self._archive.close()
-                self._archive = None
-                sync(temporary_name(path))
-                temporary_name(path).replace(path)
+                self._file.flush()
+                sync_open(self._file.fileno())
+                self._file.close()
+                self._archive = self._file = None
+                self._temporary.replace(path)
                 sync(path.parent)
                 self._pieces = self._pieces[1:]
 
@@ -263,10 +270,12 @@ class PieceWriter:
         return self
 
     def __exit__(self, *details: Any) -> None:
-        if self._archive is not None:
+        if self._archive is not None and self._file is not None:
             with suppress(OSError):  # what cannot be completed need not be
                 self._archive.close()
-            temporary_name(self._pieces[0][0]).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -371,8 +380,10 @@ def _create(path: Path, content: bytes) -> None:
     temporary = temporary_name(path)
     with explained(path):
         try:
-            temporary.write_bytes(content)
-            sync(temporary)
+            with open_new(temporary) as stream:
+                stream.write(content)
+                stream.flush()
+                sync_open(stream.fileno())
             link(temporary, path)
             sync(path.parent)
         except FileExistsError:

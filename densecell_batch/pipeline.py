@@ -25,7 +25,7 @@ from densecell_batch.checks import check_image, check_result_names
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.identity import digest
-from densecell_batch.io.discovery import stamp_of
+from densecell_batch.io.discovery import Stamp, stamp_of
 from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, content_sha256
@@ -133,8 +133,7 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
         )
         if waited and (done := _done_before(given, paths, wanted, segmenter)) is not None:
             return done
-        if not options.overwrite:
-            _check_names(paths, wanted, options)
+        _check_names(paths, wanted, options)
         stack = _prepare(given, folder, segmenter, wanted, opened)
         if options.min_volume > 0 and stack.info.voxel_size is None:
             raise StackError(
@@ -190,8 +189,8 @@ def _done_before(
     if changed:
         names = ", ".join(file.name for file in changed)
         warnings.append(
-            f"{names}: changed since the results were made, so taken for yours and left as it is; --overwrite makes "
-            "all results anew"
+            f"{names}: changed since the results were made, so taken for yours and left as it is; --overwrite would "
+            "make all results anew, and the changes would be lost"
         )
         _log.warning("%s: %s", path, warnings[0])
     _log.info("%s was done before: skipped", path)
@@ -231,6 +230,11 @@ def _check_names(paths: OutputPaths, wanted: dict[str, Any], options: SegmentOpt
     """Refuse, before anything is computed, what could not take its name: a user's file or another stack's results have
     it.
     """
+    for path in paths.wanted(options):
+        if path.is_dir() and not path.is_symlink():
+            raise OccupiedError(f"{path}: a folder is called so; rename it, or choose another output folder")
+    if options.overwrite:
+        return
     entry = (read_report(paths.report) or {}).get("input")
     if isinstance(entry, dict) and not options.unattended:
         same = any(entry.get(key) == wanted["input"][key] for key in ("path", "sha256"))
@@ -374,14 +378,13 @@ def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
     files = [file.stat() for file in stack.files]
+    stamp = Stamp(len(files), sum(file.st_size for file in files), max(file.st_mtime_ns for file in files))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {
             "path": str(info.path.absolute()),
             "container": info.container,
-            "files": len(files),
-            "bytes": sum(file.st_size for file in files),
-            "mtime_ns": max(file.st_mtime_ns for file in files),
+            **asdict(stamp),
             "sha256": sha256,
             "shape": info.shape,
             "dtype": info.dtype,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["printable"]
+__all__ = ["printable", "printable_path"]
 
 # Control characters; separators of lines and paragraphs; halves of surrogate pairs, which are bytes of a file name that
 # are no UTF-8; and what is not seen, such as marks for the direction of writing.
 _ESCAPED = {"Cc", "Zl", "Zp", "Cs", "Cf"}
 _JOINERS = "\u200c\u200d"  # not seen either, but Persian, Hindi and many emoji are not written without them
+_ENDS_LINES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _SUSPECT = re.compile(r"[^ -~]")  # all but plain ASCII
 
 
@@ -35,6 +36,13 @@ def printable(text: object) -> str:
         single, so the text cannot be told from its escapes for certain.
     """
     return _SUSPECT.sub(_shown, str(text))
+
+
+def printable_path(path: object) -> str:
+    """A path for a program that will open it: as it is, but for what could end a line or is no text; a path that has
+    such is refused before there is anything to open.
+    """
+    return _ENDS_LINES.sub(_shown, str(path))
 
 
 def _shown(match: re.Match[str]) -> str:

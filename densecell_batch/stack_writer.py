@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BufferedRandom
 from math import prod
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import tifffile
 
-from densecell_batch.atomic import explained, need_space, place, sync_open, temporary_name
+from densecell_batch.atomic import explained, need_space, open_new, place, sync_open, temporary_name
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.io.formats.own import mark
 from densecell_batch.volume import VoxelSize
@@ -115,11 +116,13 @@ class StackWriter:
         need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
         with explained(self.path):
             try:
-                self._offset = _lay_out(self._temporary, self.shape, self.dtype, options)
-                self._descriptor = os.open(self._temporary, os.O_RDWR)
+                self._stream = open_new(self._temporary)
+                self._descriptor = self._stream.fileno()
+                self._offset = _lay_out(self._stream, self.path, self.shape, self.dtype, options)
                 self._hash = hashlib.sha256(os.pread(self._descriptor, self._offset, 0))
                 self._hashed = 0  # slices that the hash has seen; none any more once they come in another order
             except BaseException:
+                self._close()
                 self._temporary.unlink(missing_ok=True)
                 raise
 
@@ -171,13 +174,13 @@ class StackWriter:
         with explained(self.path):
             sync_open(self._descriptor)
             size = os.fstat(self._descriptor).st_size
+            if self._hashed == self.shape[0]:
+                self._stream.seek(self._offset + self.shape[0] * self._plane_bytes)
+                self._hash.update(self._stream.read())
+            else:
+                self._stream.seek(0)
+                self._hash = hashlib.file_digest(self._stream, "sha256")
             self._close()
-            with self._temporary.open("rb") as stream:
-                if self._hashed == self.shape[0]:
-                    stream.seek(self._offset + self.shape[0] * self._plane_bytes)
-                    self._hash.update(stream.read())
-                else:
-                    self._hash = hashlib.file_digest(stream, "sha256")
         return {"file": self.path.name, "bytes": size, "sha256": self._hash.hexdigest()}
 
     def publish(self, *, replace: bool = True) -> None:
@@ -206,7 +209,7 @@ class StackWriter:
 
     def _close(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            self._stream.close()
             self._descriptor = -1
 
 
@@ -221,12 +224,14 @@ class _Look:
     display_range: tuple[float, float] | None
 
 
-def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]) -> int:
+def _lay_out(
+    stream: BufferedRandom, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]
+) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
     rows, columns = shape[-2:]
     shape += (1,) * (len(options["metadata"]["axes"]) - len(shape))
     try:
-        with warnings.catch_warnings(), tifffile.TiffWriter(path, **options.pop("file")) as writer:
+        with warnings.catch_warnings(), tifffile.TiffWriter(stream, **options.pop("file")) as writer:
             # Above 4 GB an ImageJ file has one page for all planes; that is no truncation for ImageJ, nor for
             # `open_stack`.
             warnings.filterwarnings("ignore", "(?s).*truncating ImageJ file")
@@ -237,10 +242,12 @@ def _lay_out(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: 
         if columns == 1:
             raise _no_columns(path) from error
         raise
+    stream.flush()
     if offset is None:
         raise OutputError(f"{path}: the file could not be laid out contiguously")
     if columns == 1:
-        with tifffile.TiffFile(path) as made:
+        stream.seek(0)
+        with tifffile.TiffFile(stream) as made:
             if made.pages.first.shape != (rows, 1):
                 raise _no_columns(path)
     return int(offset[0])

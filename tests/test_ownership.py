@@ -101,6 +101,10 @@ def test_what_is_no_file_is_not_replaced_either(asked, stack, out, make):
     with pytest.raises(OccupiedError):
         segment_stack(stack, out, asked())
     assert [path.name for path in out.iterdir()] == ["cells_labels.tif"]
+    if (out / "cells_labels.tif").is_dir():
+        with pytest.raises(OccupiedError, match="a folder is called so"):
+            segment_stack(stack, out, asked(overwrite=True))
+        assert [path.name for path in out.iterdir()] == ["cells_labels.tif"]
 
 
 def test_one_in_the_way_does_not_stop_the_batch(tmp_path, out, data):

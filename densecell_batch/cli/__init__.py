@@ -18,6 +18,7 @@ from densecell_batch import __version__
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.signals import leave_on_signals
 from densecell_batch.errors import DensecellError, OutputError, Stopped
+from densecell_batch.printable import printable
 from densecell_batch.streams import secure
 
 __all__ = ["cli", "main"]
@@ -54,12 +55,21 @@ class _Verbs(click.Group):
             formatter.write_dl(list(_VERBS.items()))
 
 
+class _OneLine(logging.Formatter):
+    """Messages quote names of files, which may hold line breaks and what a terminal obeys: they forge no line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        return printable(super().formatMessage(record))
+
+
 def _log_to(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
     """Send stderr to a file, also that of libraries and children: some programs that start us never read it."""
     if path is None:
         return
     from densecell_batch.cli.workers import SHARD_VARIABLE
 
+    if os.path.islink(path) and os.lstat(path).st_uid not in (0, os.geteuid()):  # noqa: PTH114
+        raise OutputError(f"--log {printable(path)}: it is a link of another user; choose another file")
     fresh = 0 if SHARD_VARIABLE in os.environ else os.O_TRUNC  # workers have the same arguments, and one log
     _refuse_no_text(path)
     try:
@@ -103,7 +113,7 @@ def main() -> None:
     stdout = secure()
     leave_on_signals()  # before the slow imports of a verb
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("densecell-batch: %(message)s"))
+    handler.setFormatter(_OneLine("densecell-batch: %(message)s"))
     logger = logging.getLogger("densecell_batch")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
@@ -119,10 +129,10 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except Stopped as error:
-        click.echo(f"densecell-batch: {error}", err=True)
+        click.echo(f"densecell-batch: {printable(error)}", err=True)
         _leave(error.exit_code)
     except DensecellError as error:
-        click.echo(f"densecell-batch: error: {error}", err=True)
+        click.echo(f"densecell-batch: error: {printable(error)}", err=True)
         code = error.exit_code
     if stdout is not None and (unwritten := stdout.unwritten()):
         click.echo(f"densecell-batch: error: stdout cannot be written: {unwritten}; nothing else is", err=True)

@@ -176,7 +176,8 @@ def take_hooks(flags: dict[str, Any]) -> MacroHooks:
 
 def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
-    from densecell_batch.checks import check_image, check_result_names, printable
+    from densecell_batch.batch import verdict_line
+    from densecell_batch.checks import check_image, check_result_names
     from densecell_batch.device import convolution_rates
     from densecell_batch.io.reading import open_stack
     from densecell_batch.outputs import OutputPaths
@@ -194,7 +195,7 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
             plan = segmenter.plan(info.shape)
         except DensecellError as error:
             failed += 1
-            click.echo(f"DENSECELL\tfailed\t{printable(str(path))}\t{' '.join(str(error).split())}")
+            click.echo(verdict_line("failed", path, " ".join(str(error).split())))
             continue
         z, y, x = plan.grid.output
         text = (
@@ -203,7 +204,7 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
             f"{z} x {y} x {x}, redundancy {plan.grid.redundancy:.2f}; about {plan.memory / 2**30:.1f} GiB; about "
             f"{_duration(plan.gflop / rate)} on {segmenter.device.kind} in {plan.precision}"
         )
-        click.echo(f"DENSECELL\tplan\t{path}\t{text}")
+        click.echo(verdict_line("plan", path, text))
     return 1 if failed else 0
 
 

@@ -50,6 +50,8 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--attempts", type=click.IntRange(1), default=3, show_default=True, help="Before a stack has failed.")
 @click.option("--backoff", type=click.FloatRange(0), default=60.0, show_default=True,
               help="Seconds to the second attempt; doubled for each further one.")  # fmt: skip
+@click.option("--max-voxels", type=click.FloatRange(1), default=1e13, show_default=True,
+              help="A stack with more has failed: nobody's work waits for weeks behind it.")  # fmt: skip
 @click.option("--hook", metavar="CMD", help="Program and arguments to run after each stack; not through a shell.")
 @click.option("--move-done", type=_FOLDER, metavar="DIR", help="Move stacks there that are done.")
 @click.option("--move-failed", type=_FOLDER, metavar="DIR", help="Move stacks there that failed.")

@@ -18,6 +18,7 @@ __all__ = ["Stamp", "exists", "find_stacks", "is_slice", "leads_nowhere", "natur
 
 _log = logging.getLogger(__name__)
 
+_LARGEST = 2**63 - 1
 _SUFFIXES = (".tif", ".tiff")
 
 
@@ -100,7 +101,11 @@ class Stamp:
 
     files: int
     bytes: int
-    mtime_ns: int  # of the last one changed
+    mtime_ns: int  # of the last one changed; a table holds no later one than that of the year 2262
+
+    def __post_init__(self) -> None:
+        for name in ("bytes", "mtime_ns"):
+            object.__setattr__(self, name, max(-_LARGEST, min(getattr(self, name), _LARGEST)))
 
 
 def stamp_of(path: Path) -> Stamp | None:

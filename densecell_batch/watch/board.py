@@ -83,6 +83,8 @@ class Board:
             if self.judge(row) == "queued":
                 self.queue(row)
             return row
+        if row.state == "failed" and self._results.wrong_place(self.paths(row)):
+            return None  # there is no place for an error text either
         if row.state == "failed" and self._results.error_of(self.paths(row), name, row.stamp) is None:
             _log.info("%s: its error text is gone: tried again", name)
             row.state, row.attempts, row.crashes, row.reason, row.retry_at = "queued", 0, 0, "", 0.0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from densecell_batch.batch import Verdict
 from densecell_batch.errors import OptionError
+from densecell_batch.printable import printable_path
 
 __all__ = ["parse_hook", "run_hook"]
 
@@ -48,7 +49,7 @@ def run_hook(words: Sequence[str], verdict: Verdict, out: Path) -> None:
         "REPORT": verdict.report.absolute() if verdict.report else "",
         "REASON": verdict.reason,
     }
-    environment = {**os.environ, **{f"DENSECELL_{name}": str(value) for name, value in said.items()}}
+    environment = {**os.environ, **{f"DENSECELL_{name}": printable_path(value) for name, value in said.items()}}
     sys.stderr.flush()
     try:
         # Its output goes to stderr: on stdout are the verdicts, and nothing else.

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.checks import check_image, printable
+from densecell_batch.checks import check_image
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.io.discovery import Stamp, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import explained_reading
 from densecell_batch.outputs import without_suffix
+from densecell_batch.printable import printable
 from densecell_batch.watch.ome_sets import OmeSets
 
 __all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole"]
@@ -246,7 +247,8 @@ def check_whole(path: Path) -> None:
     if path.is_dir():
         _check_slices(path)
     with open_stack(path) as stack:
-        stack.read(stack.info.shape[0] - 1)
+        z, y, _ = stack.info.shape
+        stack.read(z - 1, (y - 1, y))
 
 
 def _check_slices(folder: Path) -> None:
@@ -302,5 +304,5 @@ def _has_one_slice(path: Path) -> bool | None:
     try:
         with open_stack(path) as stack:
             return stack.info.shape[0] == 1
-    except StackError:
+    except Exception:  # whatever it is, it is said of that file when its turn comes, and stops nobody else's
         return None

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import Stamp, natural_key
 from densecell_batch.io.formats.ome_set import find_set
 
@@ -77,7 +76,7 @@ class OmeSets:
         if said is None or said.stamp != stamp or not said.stands(path):
             try:
                 ome = find_set(path)
-            except StackError:  # its other files may be on their way
+            except Exception:  # its other files may be on their way; and no file ends the scan
                 return ()
             metadata = "" if ome is None else ome.metadata
             names = () if ome is None else ome.names

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 
 from densecell_batch.atomic import explained, remove_remains, write_file
 from densecell_batch.claim import Ours, claimed, is_claimed, is_mine
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
 from densecell_batch.opening import read_json, read_small
 from densecell_batch.watch.inbox import FolderGoneError
@@ -31,6 +32,7 @@ from densecell_batch.watch.inbox import FolderGoneError
 __all__ = ["Place", "ledgers_of", "owns"]
 
 _FOLDER = ".densecell-watch"
+_PROBE, _ROOM = 2**20, 2**30  # bytes that are written to see whether that is possible; that a disk with room has left
 _PATH_MAX = 4096  # bytes of a path
 
 
@@ -59,6 +61,9 @@ class Place:
         self.identity = _without_preview(json.loads(json.dumps(identity)))
         self._setup = self.folder / "setup.json"
         with explained(self.folder):
+            if not self.folder.exists():
+                out.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(0o700, exist_ok=True)  # nobody else has anything to do there
             for name in ("claims", "contents"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / "claims"):
@@ -105,6 +110,18 @@ class Place:
             raise FolderGoneError(f"{self.out}: the output folder is not there")
         if found != self.identity:
             raise OptionError(f"{self.out}: another watcher was started there with another model or other options")
+
+    def has_room(self) -> bool:
+        """Whether the output folder can be written, and its disk is not about to be full: then what failed was not its
+        fault.
+        """
+        probe = self.folder / "probe"
+        try:
+            write_file(probe, bytes(_PROBE))
+            probe.unlink()
+            return shutil.disk_usage(self.folder).free > _ROOM
+        except (OSError, OutputError):
+            return False
 
     @contextmanager
     def ledger(self) -> Iterator[Path]:

@@ -23,6 +23,7 @@ from densecell_batch.macro import Macro
 from densecell_batch.opening import read_small
 from densecell_batch.outputs import OutputPaths
 from densecell_batch.ownership import entries_of, is_report, set_aside
+from densecell_batch.printable import printable
 from densecell_batch.report import has_labels, read_report, same_value, write_report
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
@@ -32,8 +33,14 @@ __all__ = ["Result", "Results", "error_texts"]
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".error.txt"
+_OF_RESULTS = re.compile(
+    r"_(labels|probabilities|uncertainty|instances)\.tif$|_preview\.png$|_report\.json$|_macro_.*\.csv$"
+    r"|\.(error|same)\.txt$|^status\.html$"
+)
 _TWIN = "has the very content of a stack that was segmented before as"
-_STAMP = re.compile(r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>\d+), (?P<name>.*)\]$", re.M)
+_STAMP = re.compile(
+    r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>-?\d+), (?P<name>.*)\]$", re.M
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,21 @@ class Results:
     def paths(self, stack: Path) -> OutputPaths:
         """Where the results of a stack go."""
         return OutputPaths(self._out / stack.relative_to(self._root).parent, stack)
+
+    def wrong_place(self, paths: OutputPaths) -> str | None:
+        """Why results cannot lie where those of a stack would; None if they can. Folders of IN decide how folders of
+        OUT are called, and nothing is written outside of it.
+        """
+        folder = self._out
+        for part in paths.folder.relative_to(self._out).parts:
+            folder /= part
+            if _OF_RESULTS.search(part):
+                return f"it lies in a folder that is called like a result, {part}; rename that"
+            if folder.is_symlink() and not folder.resolve().is_relative_to(self._out.resolve()):
+                return f"{folder} is a link that leads out of the output folder; remove it"
+            if folder.exists() and not folder.is_dir():
+                return f"{folder} is a file, where a folder for results would be; rename one of the two"
+        return None
 
     def shown(self, path: Path) -> str:
         """A path below the output folder, as the table has it."""
@@ -279,4 +301,4 @@ def _numbers(stamp: Stamp) -> tuple[int, int, int]:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))

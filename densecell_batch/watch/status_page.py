@@ -14,6 +14,7 @@ from urllib.parse import quote
 from densecell_batch.atomic import explained, write_file
 from densecell_batch.opening import open_plainly
 from densecell_batch.ownership import set_aside
+from densecell_batch.printable import printable
 from densecell_batch.watch.ledger import Row, Table
 
 __all__ = ["Situation", "status_text", "write_status_page"]
@@ -80,7 +81,7 @@ def status_text(table: Table, width: int = 100) -> str:
         if row.state == "running":
             what = f"{100 * row.progress:.0f} %, {row.watcher}"
         text = f"{row.state:<8} {row.attempts:>5}  {_time(_since(row)):<16}  {row.name:<36}  {what}".rstrip()
-        lines.append(" ".join(text.splitlines()))
+        lines.append(printable(" ".join(text.splitlines())))
     lines.append("; ".join(f"{number} {state}" for state, number in _counts(table).items()))
     running = ", ".join(table.watchers) or "none"
     lines.append(f"watchers: {running}")

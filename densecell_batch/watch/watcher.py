@@ -67,6 +67,7 @@ class WatchOptions:
     slices: bool = True
     marker: str = ".done"
     hook: tuple[str, ...] = ()
+    max_voxels: float = 1e13  # of a stack
     move_done: Path | None = None
     move_failed: Path | None = None
 
@@ -256,6 +257,11 @@ class Watcher:
             return
         if stamp_of(sighting.path) != sighting.stamp:
             raise _Changed
+        if (reason := self._results.wrong_place(paths)) is not None:
+            row.attempts, row.reason = row.attempts + 1, f"{sighting.path}: {reason}"
+            _log.error("%s: %s", row.name, row.reason)
+            self._conclude_failure(row, sighting.path)
+            return
         if row.crashes >= _CRASHES:
             reason = f"the program ended {row.crashes} times in the midst of it; was it killed for taking much memory?"
             self._fail(row, sighting, paths, StackError(f"{sighting.path}: {reason}"), for_good=True)
@@ -269,11 +275,20 @@ class Watcher:
             row.state, row.crashes = "queued", row.crashes - 1
             self._ledger.put(row)
             raise
-        except DiskFullError:
+        except DiskFullError as error:
             row.crashes -= 1
+            if not self._place.has_room():
+                raise
+            self._fail(row, sighting, paths, error)  # this one is too large, others may not be
+            return
+        except _Changed:
             raise
-        except DensecellError as error:
+        except Exception as error:  # whatever a stack does, it ends as that stack's verdict
             row.crashes = 0
+            if not isinstance(error, DensecellError):
+                _log.debug("traceback", exc_info=True)
+                name = type(error).__name__
+                error = StackError(f"{sighting.path}: internal error, please report it: {name}: {error}")
             if stamp_of(sighting.path) != sighting.stamp:
                 raise _Changed from error
             self._place.check()
@@ -293,7 +308,12 @@ class Watcher:
             check_whole(path)
             self._check_rivals(sighting, paths)
             with open_stack(path) as stack:
-                files = stack.files
+                files, voxels = stack.files, stack.info.n_voxels
+            if voxels > self._options.max_voxels:
+                raise StackError(
+                    f"{path}: it has {voxels:.3g} voxels; expected at most {self._options.max_voxels:.3g}: if it is "
+                    "meant, start the watcher with a larger --max-voxels"
+                )
             row.sha256 = content_sha256(files)
         if stamp_of(path) != sighting.stamp:
             raise _Changed

@@ -11,7 +11,7 @@ __all__ = ["mark", "own_result"]
 
 _PROGRAM = "densecell-batch"
 _MARK = re.compile(rf"{_PROGRAM} \((.+)\)".encode())
-_CLASSES = re.compile(r"^class 0 = .*\n(class \d+ = .*\n)*class 1 = ", re.MULTILINE)
+_CLASSES = re.compile(r"class 0 = [^\n]*\n(class \d+ = [^\n]*\n)*class 1 = ")  # other text may stand before it
 
 
 def mark(kind: str) -> str:

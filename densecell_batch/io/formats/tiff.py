@@ -27,6 +27,9 @@ from densecell_batch.volume import StackInfo
 
 __all__ = ["is_whole_tiff", "open_tiff"]
 
+_PACKED = 2000  # times its size on disk that an image has at most, unpacked
+_BLANK = 2**28  # bytes that may be there for next to nothing: a slice without any tissue
+
 # It logs whatever it finds odd in a file, of which next to nothing matters; what does is looked at here.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
@@ -53,6 +56,7 @@ def open_tiff(path: Path, stream: BinaryIO | None = None, *, stored: bool = Fals
     try:
         with explained_reading(path, "its header cannot be read"):
             slices = find_slices(tiff, pages, path, stored=stored)
+            _check_declared(slices, path)
             voxel_size, calibration_notes = voxel_size_of(tiff, slices.shape[0])
             grey = [AS_STORED] if stored else grey_values_of(pages)
             read = _slice_reader(tiff, slices, pages, grey, path)
@@ -63,6 +67,17 @@ def open_tiff(path: Path, stream: BinaryIO | None = None, *, stored: bool = Fals
     info = StackInfo(path, slices.shape, slices.dtype.newbyteorder("=").name, voxel_size, container)
     notes = [*slices.notes, *dict.fromkeys(one.note for one in grey if one.note)]
     return Stack(info, [path], read, tiff.close, notes, calibration_notes)
+
+
+def _check_declared(slices: Slices, path: Path) -> None:
+    """Refuse what unpacks to far more than a packed image does: who says so wants memory and time, not a result."""
+    z, y, x = slices.shape
+    size, declared = path.stat().st_size, z * y * x * slices.dtype.itemsize
+    if declared > max(_PACKED * size, _BLANK):
+        raise StackError(
+            f"{path}: it says that it holds {z} x {y} x {x} voxels, {declared:.3g} bytes, and has {size}: no image "
+            "packs like that; export it again"
+        )
 
 
 def is_whole_tiff(path: Path) -> bool:

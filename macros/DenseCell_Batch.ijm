@@ -76,7 +76,8 @@ function segmentFolder(options, folder) {
     for (i = 0; i < lines.length; i++) {
       fields = split(lines[i], "\t");
       if (fields.length >= 4) {
-        if (fields[0] == "DENSECELL") {
+        if (fields[0] == "DENSECELL" && fields[1] == "warning") print(File.getName(fields[2]) + ": " + fields[3]);
+        else if (fields[0] == "DENSECELL") {
           answered++;
           print(fields[1] + ": " + fields[2]);
           if (fields[1] != "ok") {

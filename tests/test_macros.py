@@ -337,6 +337,13 @@ say(getInfo("log"));
     assert log.count("failed: ") == 1
     made = sorted(path.name for path in (stacks / "densecell").glob("*_labels.tif"))
     assert made == ["1 good_labels.tif", "3 good too_labels.tif"]
+    (stacks / "2 constant.tif").unlink()
+    corrected = stacks / "densecell/1 good_labels.tif"
+    corrected.write_bytes(corrected.read_bytes() + b"mine")
+    answer, log = run_script(imagej, script, tmp_path)  # done before; a warning is no verdict
+    assert answer == "ok\t2"
+    assert "1 good_labels.tif: changed since the results were made" in log
+    assert corrected.read_bytes().endswith(b"mine")
 
 
 FAILURES = [

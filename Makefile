@@ -36,10 +36,14 @@ test: $(VENV)/.installed  ## all tests that take seconds; those of ImageJ where 
 test-slow: $(VENV)/.installed  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow
 
-test-lowest:  ## the quick tests with the oldest dependencies that pyproject.toml allows, in an environment of their own
+# Tests of processes, signals, scripts and containers: what old libraries could break in them is tested by function.
+PROCESSES := at_work claim cli_segment cli_watch cluster container fiji_install image_files launcher macro macro_names macro_runners \
+  macros own_python pieces shard_notes streams watch watch_macros watch_stopping
+
+test-lowest:  ## the quick tests of functions with the oldest dependencies that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
-	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji"
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(addprefix --ignore=tests/test_,$(addsuffix .py,$(PROCESSES)))
 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

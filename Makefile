@@ -11,6 +11,7 @@ FIJI ?= 1
 MODELS ?= auto
 BASE ?= debian:bookworm-slim# with @sha256:... it is this very image
 IMAGE ?= densecell-batch
+TESTS ?= # further options of pytest, such as --within MINUTES
 ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 && echo $$e && break; done)
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/__init__.py)
@@ -31,10 +32,10 @@ demo: $(VENV)/.installed  ## segment a real EM stack into ./demo-out
 	$(BIN)/densecell-batch demo -o demo-out
 
 test: $(VENV)/.installed  ## all tests that take seconds; those of ImageJ where it is installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
 
 test-slow: $(VENV)/.installed  ## the tests that take minutes or gigabytes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(TESTS)
 
 # Tests of processes, signals, scripts and containers: what old libraries could break in them is tested by function.
 PROCESSES := at_work claim cli_segment cli_watch cluster container fiji_install image_files launcher macro macro_names macro_runners \
@@ -43,7 +44,7 @@ PROCESSES := at_work claim cli_segment cli_watch cluster container fiji_install 
 test-lowest:  ## the quick tests of functions with the oldest dependencies that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
-	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(addprefix --ignore=tests/test_,$(addsuffix .py,$(PROCESSES)))
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(addprefix --ignore=tests/test_,$(addsuffix .py,$(PROCESSES))) $(TESTS)
 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)

@@ -1,5 +1,6 @@
-"""Fixtures that several tests share."""
+"""Fixtures that several tests share, and how long a run may take."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,3 +19,19 @@ def published_input(data) -> np.ndarray:
     """The reference input (9, 130, 110) float32, normalized as published."""
     volume = tifffile.imread(data / "genenet/input.tif").astype(np.float64)
     return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--within", type=float, metavar="MINUTES", help="begin no test after so long: those are skipped, and counted"
+    )
+
+
+_BEGUN = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """An old processor takes three times as long as a new one; continuous integration has to end all the same."""
+    minutes = item.config.getoption("--within")
+    if minutes is not None and time.monotonic() - _BEGUN > 60 * minutes:
+        pytest.skip(f"not begun: {minutes:g} minutes were over")

@@ -391,7 +391,7 @@ def test_nor_for_that_of_the_bar_on_a_terminal(monkeypatch):
 @pytest.fixture
 def long_run(tmp_path, volume, bundle):
     """Start a run of some seconds on a larger stack; yields (arguments, process, folder) once a piece is there."""
-    large = np.tile(volume, (8, 6, 6))
+    large = np.tile(volume, (4, 3, 3))  # half a minute on an old processor, seconds on a new one
     save(tmp_path / "large.tif", large)
     out = tmp_path / "out"
     out.mkdir()

@@ -18,7 +18,7 @@ from densecell_batch import claim
 from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
 from densecell_batch.cli.demo import SAMPLE
-from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
+from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.pieces import shard_of
 from densecell_batch.pipeline import segment_stack
@@ -229,16 +229,16 @@ def test_bands_of_slices_make_the_same_bytes(stack, segmenter, whole, tmp_path):
     assert found == undivided
 
 
-def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, whole, tmp_path, monkeypatch):
+def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, whole, tmp_path):
     segment_stack(stack, tmp_path, asked(segmenter, shard=(1, 2)))
     assembler = Segmenter(segmenter.bundle, replace(segmenter.options, assemble=True))
     result = segment_stack(stack, tmp_path, assembler)
     assert result.missing > 0
-    with monkeypatch.context() as busy:  # the second shard finds somebody else assembling
-        busy.setattr(claim, "_take", lambda path: False)
+    (job,) = tmp_path.glob(".cells.parts-*")
+    with claim.claimed(job / "assembling"):  # the second shard finds somebody else assembling
         assert segment_stack(stack, tmp_path, asked(segmenter, shard=(2, 2))).left_to_another
-        with pytest.raises(OutputError, match="another process is writing it"):
-            segment_stack(stack, tmp_path, assembler)
+        with pytest.raises(BusyError, match="another process is writing it"):  # who waits for nobody
+            segment_stack(stack, tmp_path, Segmenter(segmenter.bundle, replace(assembler.options, unattended=True)))
     assert not segment_stack(stack, tmp_path, assembler).missing
     assert "predictor" not in assembler.__dict__
     assert files(tmp_path) == whole

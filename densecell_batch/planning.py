@@ -101,7 +101,9 @@ def plan_tiles(
         xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
     costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep)
     grid, bands, memory = _first_fitting(z, ys, xs, costs, budget)
-    if memory > 2 * budget and tile is None and stitch == "deepest":  # the window is what the bundle says it is
+    if (
+        memory > max(2 * budget, 2 * 2**30) and tile is None and stitch == "deepest"
+    ):  # the window is what the bundle says it is
         raise OptionError(
             f"{budget / 2**30:.2f} GiB of memory do not suffice for the windows of {list(window)} voxels (z, y, x) of "
             f"the model's training: they need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G, "

@@ -11,6 +11,7 @@ What is there is not done again, and several processes can share the pieces (`pi
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -27,7 +28,7 @@ from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_po
 from densecell_batch.identity import digest
 from densecell_batch.io.discovery import Stamp, stamp_of
 from densecell_batch.io.formats.tiff import is_whole_tiff
-from densecell_batch.io.reading import open_stack
+from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
@@ -194,20 +195,28 @@ def _done_before(
         )
         _log.warning("%s: %s", path, warnings[0])
     _log.info("%s was done before: skipped", path)
-    with nobody_at_work(paths.folder, name) as nobody:
-        if nobody:
-            remove_jobs(paths.folder, name)
-            remove_prepared(paths.folder, name)
-            forget_announced(paths.report)
+    _tidy(paths, name)
     no_preview = "preview" not in report["outputs"] or paths.preview in missing
     if options.preview and no_preview and paths.labels not in changed and "pre_macro" not in report:
         _add_preview(stack, paths, report, segmenter)
     return SegmentedStack(paths.labels, paths.report, skipped=True, warnings=tuple(warnings))
 
 
+def _tidy(paths: OutputPaths, name: str) -> None:
+    """Remove what runs left that were killed after their results were there, if there is anything."""
+    with os.scandir(paths.folder) as entries:
+        if not any(entry.name.startswith(f".{name}.") for entry in entries):
+            return  # as of nearly every stack; the folder may be read-only
+    with nobody_at_work(paths.folder, name) as nobody:
+        if nobody:
+            remove_jobs(paths.folder, name)
+            remove_prepared(paths.folder, name)
+            forget_announced(paths.report)
+
+
 def _add_preview(stack: Stack, paths: OutputPaths, report: dict[str, Any], segmenter: Segmenter) -> None:
     """Draw the preview of results that were made without."""
-    with open_stack(paths.labels) as labels:
+    with open_labels(paths.labels) as labels:
         shown = {z: labels.read(z) for z in shown_slices(labels.info.shape[0])}
     picture = preview_of(stack, segmenter.bundle, shown)
     entry = described(paths.preview.name, picture)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,8 @@ from densecell_batch.atomic import temporary_name
 from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import exists
 from densecell_batch.io.formats.own import own_result
-from densecell_batch.outputs import OutputPaths, stack_name
-from densecell_batch.printable import printable
+from densecell_batch.outputs import OutputPaths
+from densecell_batch.printable import printable, printable_path
 
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
@@ -35,21 +34,18 @@ def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions)
         If a name is not text in UTF-8, as reports are, or too long for the file system.
     """
     for path in (stack.absolute(), paths.folder.absolute()):
-        if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", str(path)):
+        if printable_path(path) != str(path):
             raise StackError(
-                f"{printable(path)}: its name has a line break or another control character, which results cannot "
-                "have; rename it"
+                f"{printable(path)}: its name is not text in UTF-8, or has a control character such as a line break, "
+                "which results cannot have; rename it"
             )
-        if re.search("[\ud800-\udfff]", str(path)):
-            raise StackError(f"{printable(path)}: its name is not text in UTF-8, as results have to be; rename it")
-    if not stack_name(stack).strip("."):  # "" or dots would be the folder itself, or the one above
+    if not paths.base.strip("."):  # "" or dots would be the folder itself, or the one above
         raise StackError(f"{stack}: it has no name that results could be called after; rename it")
-    name = paths.report.name.removesuffix("_report.json")
-    longest = max(_names(name, paths, options), key=_bytes)
+    longest = max(_names(paths, options), key=_bytes)
     limit, over = longest_name(paths.folder), _bytes(longest)
     if over > limit:
         raise StackError(
-            f"{stack}: its name is too long: results need names of up to {over} bytes, such as {name[:12]}..."
+            f"{stack}: its name is too long: results need names of up to {over} bytes, such as {paths.base[:12]}..."
             f"{longest[-24:]}, and {paths.folder} takes {limit}; shorten it by {over - limit} letters or more"
         )
     whole = _bytes(str(paths.folder.absolute())) + 1 + over
@@ -86,8 +82,9 @@ def longest_name(folder: Path) -> int:
         return _NAME_MAX
 
 
-def _names(name: str, paths: OutputPaths, options: SegmentOptions) -> Iterator[str]:
-    """The longest names of each kind that a run may write for a stack called `name`."""
+def _names(paths: OutputPaths, options: SegmentOptions) -> Iterator[str]:
+    """The longest names of each kind that a run may write for a stack."""
+    name = paths.base
     for output in paths.wanted(options):
         yield _temporary(output.name)
         yield name + _KEPT + output.name.removeprefix(name)

@@ -38,6 +38,7 @@ from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room, named_at
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
+from densecell_batch.strict_json import parse_json
 
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
@@ -156,8 +157,8 @@ def _record(
             if place.exists():  # it goes if another one fails
                 raise
     try:
-        record: dict[str, Any] = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        record: dict[str, Any] = parse_json(content)
+    except ValueError as error:
         raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
     return record
 

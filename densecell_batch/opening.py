@@ -7,34 +7,33 @@ nothing, and take no more memory than a small file does.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from densecell_batch.strict_json import parse_json
 
 __all__ = ["open_plainly", "read_json", "read_small"]
 
 _SMALL = 16 * 2**20  # bytes; a report of a thousand classes has a hundredth of it
 
 
-@contextmanager
-def open_plainly(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file for reading.
+def open_plainly(path: Path, *, follow: bool = False) -> BufferedReader:
+    """Open a regular file for reading; `follow` says that it may be a link, as one that the user named.
 
     Raises
     ------
     OSError
-        If it is not there, a link, or no regular file: a pipe would keep the program waiting.
+        If it is not there, a link (ELOOP), or no regular file: a pipe would keep the program waiting.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        yield stream
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return stream
 
 
 def read_small(path: Path, limit: int = _SMALL) -> bytes:
@@ -60,9 +59,6 @@ def read_json(path: Path) -> Any:
     OSError
         As `read_small`.
     ValueError
-        If it is no JSON in UTF-8, or nested so deep that nobody means it.
+        As `parse_json`.
     """
-    try:
-        return json.loads(read_small(path))
-    except RecursionError as error:
-        raise ValueError(f"{path}: nested too deep") from error
+    return parse_json(read_small(path))

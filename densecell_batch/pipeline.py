@@ -386,8 +386,7 @@ def _assemble(
 def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
-    files = [file.stat() for file in stack.files]
-    stamp = Stamp(len(files), sum(file.st_size for file in files), max(file.st_mtime_ns for file in files))
+    stamp = Stamp.of(*(file.stat() for file in stack.files))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import OutputError
+from densecell_batch.opening import read_small
 
 __all__ = ["forget_failures", "note_failure", "noted_failures"]
 
@@ -44,7 +45,7 @@ def noted_failures(folder: Path, name: str) -> str:
     shards: dict[str, list[str]] = {}
     for path, index, count in _notes(folder, name):
         with suppress(OSError):
-            reason = path.read_text(encoding="utf-8", errors="replace")
+            reason = read_small(path).decode(errors="replace")
             shards.setdefault(reason, []).append(f"{index}/{count}")
     return "; ".join(
         f"shard{'s' if len(which) > 1 else ''} {', '.join(which)} failed: {reason}" for reason, which in shards.items()

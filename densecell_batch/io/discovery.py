@@ -6,9 +6,10 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from densecell_batch.errors import OptionError
 from densecell_batch.io.formats.ome_set import files_of
@@ -107,6 +108,17 @@ class Stamp:
         for name in ("bytes", "mtime_ns"):
             object.__setattr__(self, name, max(-_LARGEST, min(getattr(self, name), _LARGEST)))
 
+    @classmethod
+    def of(cls, *files: os.stat_result) -> Self:
+        """Of files, at least one, as the system describes them."""
+        return cls(len(files), sum(file.st_size for file in files), max(file.st_mtime_ns for file in files))
+
+    @classmethod
+    def joined(cls, stamps: Collection[Stamp]) -> Self:
+        """Of the files of several stamps, at least one."""
+        files, size = sum(one.files for one in stamps), sum(one.bytes for one in stamps)
+        return cls(files, size, max(one.mtime_ns for one in stamps))
+
 
 def stamp_of(path: Path) -> Stamp | None:
     """The stamp of a file with all of its set, or of a folder of slices; None where there is none."""
@@ -120,7 +132,7 @@ def stamp_of(path: Path) -> Stamp | None:
         return None
     if not found:
         return None
-    return Stamp(len(found), sum(file.st_size for file in found), max(file.st_mtime_ns for file in found))
+    return Stamp.of(*found)
 
 
 def is_slice(path: Path) -> bool:

@@ -188,9 +188,7 @@ class Inbox:
         if known is not None and known.several and stamps.get(known.several) == known.single[known.several][0]:
             self._judged[folder] = known
             return None
-        whole = Stamp(
-            len(stamps), sum(one.bytes for one in stamps.values()), max(one.mtime_ns for one in stamps.values())
-        )
+        whole = Stamp.joined(stamps.values())
         if known is None or known.whole != whole:
             known = _judge(folder, stamps, whole, {} if known is None else known.single)
         if not known.single:
@@ -296,7 +294,7 @@ def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
         found = entry.stat()
     except OSError:  # it was moved away a moment ago
         return None
-    return Stamp(1, found.st_size, found.st_mtime_ns)
+    return Stamp.of(found)
 
 
 def _has_one_slice(path: Path) -> bool | None:

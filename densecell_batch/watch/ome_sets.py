@@ -66,7 +66,7 @@ class OmeSets:
             first = names[0] if names[0] in stamps else name
             files = self._names(Path(folder, first), stamps[first]) or (first,)
             there = [stamp for file in files if (stamp := stamps.get(file) or _stamp(Path(folder, file)))]
-            whole = Stamp(len(there), sum(one.bytes for one in there), max(one.mtime_ns for one in there))
+            whole = Stamp.joined(there)
             found |= dict.fromkeys((name, *(other for other in names if other in stamps)), (first, whole))
         return found
 
@@ -90,4 +90,4 @@ def _stamp(path: Path) -> Stamp | None:
         found = path.stat()
     except OSError:
         return None
-    return Stamp(1, found.st_size, found.st_mtime_ns)
+    return Stamp.of(found)

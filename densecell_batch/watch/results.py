@@ -181,7 +181,7 @@ class Results:
 
     def error_text(self, paths: OutputPaths) -> Path:
         """Where it is said why a stack has no results; shortened, if it is its name that is too long for them."""
-        name = paths.report.name.removesuffix("_report.json")
+        name = paths.base
         over = len(os.fsencode(temporary_name(Path(name + _SUFFIX)).name)) - longest_name(paths.folder)
         if over > 0:
             digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
@@ -251,7 +251,7 @@ densecell-batch
             _log.warning("%s", error)
 
     def _twin_text(self, paths: OutputPaths) -> Path:
-        return paths.report.with_name(paths.report.name.removesuffix("_report.json") + ".same.txt")
+        return paths.folder / f"{paths.base}.same.txt"
 
     def name_twin(self, sighting: Sighting, twin: Result) -> None:
         """Leave word where the results of a stack are whose content was done under another name.

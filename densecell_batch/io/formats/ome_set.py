@@ -20,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 from xml.etree import ElementTree as ET
 
 from densecell_batch.errors import StackError
-from densecell_batch.io.formats.tiff_head import Head, open_beside, read_head
+from densecell_batch.io.formats.tiff_head import Head, read_head
+from densecell_batch.opening import open_plainly
 
 __all__ = ["OmeSet", "files_of", "find_set"]
 
@@ -203,7 +204,7 @@ def _root(text: bytes) -> ET.Element | None:
 def _own_root(path: Path) -> ET.Element | None:
     """The root of the OME-XML in a file, if it speaks of files."""
     try:
-        with open_beside(path, follow=True) as stream:
+        with open_plainly(path, follow=True) as stream:
             head = read_head(stream)
         if head is None or not any(word in head.description for word in (b"FileName", b"BinaryOnly")):
             return None
@@ -279,7 +280,7 @@ def _opened(path: Path, name: str) -> BinaryIO:
     """A file of the set of `path`; that one may be a link, the user named it."""
     member = path.with_name(name)
     try:
-        return open_beside(member, follow=name == path.name)
+        return open_plainly(member, follow=name == path.name)
     except FileNotFoundError as error:
         raise StackError(
             f"{member}: it is missing; it belongs to {path.name}, as the OME-XML of that says: copy all files of the "

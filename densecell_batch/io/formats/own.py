@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from densecell_batch.io.formats.tiff_head import Head, open_beside, read_head
+from densecell_batch.io.formats.tiff_head import Head, read_head
+from densecell_batch.opening import open_plainly
 
 __all__ = ["mark", "own_result"]
 
@@ -25,7 +26,7 @@ def own_result(path: Path) -> str:
     The mark goes when labels are corrected and saved again; the names of the classes stay, in the Info of ImageJ.
     """
     try:
-        with open_beside(path, follow=True) as stream:
+        with open_plainly(path, follow=True) as stream:
             head = read_head(stream)
     except OSError:
         return ""

@@ -5,13 +5,10 @@ Nothing of the image is touched, so that whole folders can be asked: which files
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-__all__ = ["Head", "open_beside", "read_head"]
+__all__ = ["Head", "read_head"]
 
 _DESCRIPTION, _SOFTWARE, _IMAGEJ = 270, 305, 50839
 _LARGEST = 256 * 2**20  # bytes of a text
@@ -42,22 +39,6 @@ def read_head(stream: BinaryIO) -> Head | None:
         return None
     finally:
         stream.seek(0)
-
-
-def open_beside(path: Path, *, follow: bool = False) -> BinaryIO:
-    """Open a file that another file names: a regular file, never what a link leads to, unless it may.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened (of a link ELOOP), or is no regular file.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)  # a pipe would wait
-    stream = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115 (the caller closes it)
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
-        raise OSError(f"{path.name} is no regular file")
-    return stream
 
 
 def _read(stream: BinaryIO) -> Head | None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.atomic import explained
-from densecell_batch.claim import claimed, is_claimed
+from densecell_batch.claim import LOOK, claimed, is_claimed
 from densecell_batch.errors import BusyError
 from densecell_batch.opening import read_small
 
@@ -32,7 +32,6 @@ __all__ = ["at_work", "nobody_at_work"]
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 400.0  # seconds; a dead process on another machine is taken for dead after 300
-_LOOK = 0.5  # seconds between looks whether another process is done
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def at_work(folder: Path, name: str, work: str, *, alone: bool, wait: bool = Tru
             if not waited:
                 _log.info("%s: %s is making the same results; waiting for it", folder / name, twins[0])
             waited = True
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
         yield waited
 
 

@@ -25,14 +25,14 @@ from typing import Literal
 from densecell_batch.atomic import explained, open_new, temporary_name, write_file
 from densecell_batch.opening import read_small
 
-__all__ = ["Ours", "claimed", "is_claimed", "is_mine", "once"]
+__all__ = ["LOOK", "Ours", "claimed", "is_claimed", "is_mine", "once"]
 
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _HEARTBEAT = 20.0  # seconds
 _EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
 _GENERATIONS = 3  # an heir can die, too, and its heir
-_LOOK = 0.5  # seconds between looks for what another process makes
+LOOK = 0.5  # seconds between looks whether another process is done
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
             if not waits:
                 waiting()
             waits = True
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
 
 
 def is_claimed(path: Path) -> bool:

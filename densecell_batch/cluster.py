@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import ClusterError, OptionError
 from densecell_batch.opening import read_small
+from densecell_batch.own_python import python_command
 from densecell_batch.ownership import set_aside
 
 __all__ = ["ArrayJob", "Scripts", "submit", "write_scripts"]
@@ -229,7 +229,7 @@ def _command(job: ArrayJob, stacks: str) -> str:
     """`densecell-batch segment ...`, for bash; `stacks` is what bash makes them of."""
     out = job.out.absolute()
     if job.image is None:
-        start = [sys.executable, "-P", "-m", "densecell_batch"]  # -P: no code out of the folder that a task runs in
+        start = python_command("densecell_batch")
     else:
         seen = {p.parent for stack in job.stacks for p in (stack.absolute(), stack.resolve())}
         seen |= {p if p.is_dir() else p.parent for file in job.files for p in (file.absolute(), file.resolve())}

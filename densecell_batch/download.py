@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
+from densecell_batch.atomic import open_new, temporary_name
 from densecell_batch.errors import FetchError
 from densecell_batch.printable import printable
 
@@ -47,18 +46,16 @@ def download(url: str, target: Path, max_bytes: int, magic: bytes, check: Callab
     import requests  # takes 0.1 s, and only a download needs it
     import urllib3
 
-    # A name that nobody can foresee, made so that no link is followed.
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
+    temporary = temporary_name(target)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open_new(temporary) as file:
             try:
                 with requests.Session() as session:
                     _copy(session, url, file, max_bytes, magic)
             except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
                 raise FetchError(printable(error)) from error
         check(temporary)
-        temporary.chmod(0o644)  # temporary files are private; a cache may be shared
+        temporary.chmod(0o644)  # a cache may be shared
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from densecell_batch.atomic import write_file
 from densecell_batch.errors import FetchError
+from densecell_batch.opening import read_small
 from densecell_batch.strict_json import parse_json
 
 __all__ = ["add_to_record", "read_record"]
@@ -49,17 +50,16 @@ def add_to_record(file: Path, name: str, sha256: Mapping[str, str]) -> None:
 
 def _read(file: Path) -> dict[str, str]:
     """SHA-256 by "NAME/FILE"."""
-    if not file.exists():
-        return {}
     try:
-        if not file.is_file() or file.stat().st_size > _MAX_BYTES:
-            raise ValueError("it is no file of hashes")
-        recorded = parse_json(file.read_bytes())
+        recorded = parse_json(read_small(file, _MAX_BYTES))
         if not isinstance(recorded, dict) or not all(
             isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) for value in recorded.values()
         ):
             raise ValueError("it is no JSON object of hashes")
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
-        problem = f"{file} cannot be read ({error}); repair it, or delete it to trust the files anew"
+        reason = error.strerror if isinstance(error, OSError) else error
+        problem = f"{file} cannot be read ({reason}); repair it, or delete it to trust the files anew"
         raise FetchError(problem) from error
     return recorded

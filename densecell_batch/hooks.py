@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from densecell_batch.atomic import explained, make_folder, remove_remains, write_file
+from densecell_batch.atomic import explained, make_folder, remove_remains
 from densecell_batch.bundle import ModelBundle
-from densecell_batch.claim import claimed, once
+from densecell_batch.claim import LOOK, claimed, once
 from densecell_batch.errors import BusyError, DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
 from densecell_batch.imagej_place import find_imagej, find_java
@@ -35,7 +35,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.macro import Macro, MacroTask, Table, run_apart
 from densecell_batch.outputs import OutputPaths, stack_name
-from densecell_batch.ownership import announce, described, entries_of, foreign, forget_announced, make_room, named_at
+from densecell_batch.ownership import add_files, described, entries_of, foreign
 from densecell_batch.pieces import job_folders
 from densecell_batch.report import read_report, write_report
 from densecell_batch.strict_json import parse_json
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
 
 _log = logging.getLogger(__name__)
-
-_LOOK = 0.5  # seconds between looks whether another process is done
 
 
 @dataclass(frozen=True)
@@ -272,7 +270,7 @@ def run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, bundle: M
         if not waits:
             _log.info("%s: another process runs %s on it; waiting for that", stack, macro.name)
         waits = True
-        time.sleep(_LOOK)
+        time.sleep(LOOK)
     return True
 
 
@@ -307,11 +305,6 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
         {"title": table.title, **described(path.name, content), "rows": len(table.rows)}
         for table, (path, content) in zip(outcome.tables, contents.items(), strict=True)
     ]
-    if not options.overwrite:
-        make_room(paths.report, contents, keep=options.unattended)
-    announce(paths.report, tables)
-    for path, content in contents.items():
-        write_file(path, content)
     entry = {
         "macro": macro.name,
         "sha256": macro.sha256,
@@ -320,11 +313,8 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
         "value": outcome.value,
         "tables": tables,
     }
-    timings = dict(report.get("timings") or {})
-    timings["named_ns"] = timings.get("named_ns", {}) | named_at(paths.folder, (path.name for path in contents))
-    report = report | {"post_macro": entry, "timings": timings}
-    write_report(paths.report, report, mtime_ns=paths.report.stat().st_mtime_ns)
-    forget_announced(paths.report)
+    report = report | {"post_macro": entry}
+    add_files(paths.report, report, contents, keep=options.unattended, overwrite=options.overwrite)
 
 
 def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:

@@ -28,9 +28,20 @@ from densecell_batch.stack_writer import StackWriter, instance_colours
 if TYPE_CHECKING:
     from densecell_batch.segmenter import SegmentOptions
 
-__all__ = ["OutputPaths", "StackOutputs", "preview_of", "shown_slices", "stack_name", "without_suffix"]
+__all__ = [
+    "OutputPaths",
+    "StackOutputs",
+    "is_like_result",
+    "preview_of",
+    "shown_slices",
+    "stack_name",
+    "without_suffix",
+]
 
 _PREVIEW_SLICES = 3
+
+_WORD = "[0-9A-Za-z._-]+"  # what `file_word` and titles of tables leave
+_ENDS = rf"_(labels|probabilities|uncertainty|{_WORD}_instances)\.tif|_preview\.png|_macro_{_WORD}\.csv"
 
 
 def stack_name(path: Path) -> str:
@@ -45,6 +56,11 @@ def stack_name(path: Path) -> str:
 def without_suffix(file_name: str) -> str:
     """A file name without .tif, .tiff or .ome.tif."""
     return re.sub(r"(\.ome)?\.tiff?$", "", file_name, flags=re.IGNORECASE)
+
+
+def is_like_result(file_name: str) -> bool:
+    """Whether a file name is one that a result of some stack may have."""
+    return re.search(rf"({_ENDS}|_report\.json)$", file_name) is not None
 
 
 class OutputPaths:
@@ -93,10 +109,7 @@ class OutputPaths:
 
     def may_be(self, file_name: str) -> bool:
         """Whether a file name is one that a result of this stack may have."""
-        kinds = (
-            r"(labels|probabilities|uncertainty|[0-9A-Za-z._-]+_instances)\.tif|preview\.png|macro_[0-9A-Za-z._-]+\.csv"
-        )
-        return re.fullmatch(rf"{re.escape(self.base)}_({kinds})", file_name) is not None
+        return re.fullmatch(rf"{re.escape(self.base)}({_ENDS})", file_name) is not None
 
     def instances(self, class_name: str) -> Path:
         """The instances of a class."""

@@ -19,9 +19,10 @@ from typing import Any
 from densecell_batch.atomic import explained, sync, write_file
 from densecell_batch.errors import OccupiedError
 from densecell_batch.opening import open_plainly, read_json
-from densecell_batch.report import read_report
+from densecell_batch.report import read_report, write_report
 
 __all__ = [
+    "add_files",
     "announce",
     "compare",
     "described",
@@ -73,9 +74,7 @@ def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
     """
     missing, changed = [], []
     outputs = report.get("outputs") if isinstance(report, dict) else None
-    for entry in outputs.values() if isinstance(outputs, dict) else ():
-        if not isinstance(entry, dict) or not _is_name(entry.get("file")):
-            continue
+    for entry in entries_of({"outputs": outputs}):
         path = report_path.with_name(entry["file"])
         if not path.is_file():
             missing.append(path)
@@ -152,6 +151,42 @@ def _recorded(report: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         if isinstance(announced, list):
             entries += entries_of({"outputs": dict(enumerate(announced))})
     return entries, _named(content)
+
+
+def add_files(
+    path: Path, report: dict[str, Any], contents: Mapping[Path, bytes], *, keep: bool, overwrite: bool = False
+) -> None:
+    """Put further files beside results that are there.
+
+    Parameters
+    ----------
+    path
+        Of the report of these results.
+    report
+        What it is to say: with an entry for each of the files.
+    contents
+        The files.
+    keep
+        As for `make_room`.
+    overwrite
+        Whether to replace also what is not ours.
+
+    Raises
+    ------
+    OccupiedError, OutputError
+        As `make_room`; or if a file cannot be written.
+    """
+    if not overwrite:
+        make_room(path, contents, keep=keep)
+    names = [file.name for file in contents]
+    announce(path, [entry for entry in entries_of(report) if entry["file"] in names])
+    for file, content in contents.items():
+        write_file(file, content)
+    timings = (report.get("timings") or {}) | {"named_ns": _named(report) | named_at(path.parent, names)}
+    with explained(path):
+        made = path.stat().st_mtime_ns  # it says when the labels were made
+    write_report(path, report | {"timings": timings}, mtime_ns=made)
+    forget_announced(path)
 
 
 # Room for results

@@ -34,7 +34,7 @@ from typing import Any, Self
 import numpy as np
 
 from densecell_batch.atomic import explained, link, open_new, remove_remains, sync, sync_open, temporary_name
-from densecell_batch.claim import claimed, once
+from densecell_batch.claim import LOOK, claimed, once
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.io.stack import content_sha256
@@ -48,8 +48,6 @@ from densecell_batch.tiling import Axis, TileGrid
 __all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
 
 _log = logging.getLogger(__name__)
-
-_LOOK = 0.5  # seconds between looks whether another process is done
 
 
 def shard_of(n: int, index: int, count: int) -> range:
@@ -208,7 +206,7 @@ class Job:
                 if ours or not wait:
                     yield bool(ours)
                     return
-            time.sleep(_LOOK)
+            time.sleep(LOOK)
         yield False
 
     def remove(self) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch.at_work import at_work, nobody_at_work
-from densecell_batch.atomic import make_folder, need_space, write_file
+from densecell_batch.atomic import make_folder, need_space
 from densecell_batch.checks import check_image, check_result_names
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.hooks import forget_post, prepared, remove_prepared, run_post
@@ -32,7 +32,7 @@ from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack, content_sha256
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
-from densecell_batch.ownership import announce, compare, described, forget_announced, make_room, named_at
+from densecell_batch.ownership import add_files, compare, described, forget_announced, make_room, named_at
 from densecell_batch.pieces import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.planning import Plan
 from densecell_batch.report import (
@@ -220,19 +220,11 @@ def _add_preview(stack: Stack, paths: OutputPaths, report: dict[str, Any], segme
         shown = {z: labels.read(z) for z in shown_slices(labels.info.shape[0])}
     picture = preview_of(stack, segmenter.bundle, shown)
     entry = described(paths.preview.name, picture)
-    make_room(paths.report, [paths.preview], keep=segmenter.options.unattended)
-    announce(paths.report, [entry])
-    write_file(paths.preview, picture)
-    timings = dict(report.get("timings") or {})
-    timings["named_ns"] = timings.get("named_ns", {}) | named_at(paths.folder, [paths.preview.name])
-    made = paths.report.stat().st_mtime_ns
     report = report | {
         "options": report["options"] | {"preview": True},
         "outputs": report["outputs"] | {"preview": entry},
-        "timings": timings,
     }
-    write_report(paths.report, report, mtime_ns=made)
-    forget_announced(paths.report)
+    add_files(paths.report, report, {paths.preview: picture}, keep=segmenter.options.unattended)
 
 
 def _check_names(paths: OutputPaths, wanted: dict[str, Any], options: SegmentOptions) -> None:

@@ -109,20 +109,18 @@ class StackWriter:
         self._temporary = temporary_name(self.path)
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         self._missing = set(range(self.shape[0]))
-        self._descriptor = -1
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
         look = _Look(voxel_size, channels, colours, class_names, display_range)
         options = layout(self.shape, self.dtype, look) | ({"software": mark(kind)} if kind else {})
         need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
         with explained(self.path):
+            self._stream = open_new(self._temporary)
             try:
-                self._stream = open_new(self._temporary)
-                self._descriptor = self._stream.fileno()
                 self._offset = _lay_out(self._stream, self.path, self.shape, self.dtype, options)
-                self._hash = hashlib.sha256(os.pread(self._descriptor, self._offset, 0))
+                self._hash = hashlib.sha256(os.pread(self._stream.fileno(), self._offset, 0))
                 self._hashed = 0  # slices that the hash has seen; none any more once they come in another order
             except BaseException:
-                self._close()
+                self._stream.close()
                 self._temporary.unlink(missing_ok=True)
                 raise
 
@@ -147,7 +145,7 @@ class StackWriter:
             self._hashed = -1
         with explained(self.path):
             while data:
-                written = os.pwrite(self._descriptor, data, offset)
+                written = os.pwrite(self._stream.fileno(), data, offset)
                 data, offset = data[written:], offset + written
         self._missing.discard(z)
 
@@ -172,15 +170,15 @@ class StackWriter:
         if self._missing:
             raise OutputError(f"{self.path}: {len(self._missing)} of {self.shape[0]} slices were never written")
         with explained(self.path):
-            sync_open(self._descriptor)
-            size = os.fstat(self._descriptor).st_size
+            sync_open(self._stream.fileno())
+            size = os.fstat(self._stream.fileno()).st_size
             if self._hashed == self.shape[0]:
                 self._stream.seek(self._offset + self.shape[0] * self._plane_bytes)
                 self._hash.update(self._stream.read())
             else:
                 self._stream.seek(0)
                 self._hash = hashlib.file_digest(self._stream, "sha256")
-            self._close()
+            self._stream.close()
         return {"file": self.path.name, "bytes": size, "sha256": self._hash.hexdigest()}
 
     def publish(self, *, replace: bool = True) -> None:
@@ -204,13 +202,8 @@ class StackWriter:
         return self
 
     def __exit__(self, *details: Any) -> None:
-        self._close()
+        self._stream.close()
         self._temporary.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            self._stream.close()
-            self._descriptor = -1
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,17 @@ def data() -> Path:
     return Path(__file__).parent / "data"
 
 
+@pytest.fixture(scope="module")
+def imagej(tmp_path_factory) -> Path:
+    """A folder of ImageJ with our macros in its menu."""
+    from fiji_folder import install, make_imagej
+
+    folder = make_imagej(tmp_path_factory.mktemp("ij"))
+    done = install(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture(scope="session")
 def published_input(data) -> np.ndarray:
     """The reference input (9, 130, 110) float32, normalized as published."""

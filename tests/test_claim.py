@@ -201,7 +201,7 @@ def in_threads(n, function):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(claim, "_LOOK", 0.02)
+    monkeypatch.setattr(claim, "LOOK", 0.02)
 
 
 def test_one_makes_it_and_the_others_wait(tmp_path, quick):

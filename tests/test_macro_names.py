@@ -7,20 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from fiji_folder import install, make_imagej, run_script
+from fiji_folder import run_script
 from imagej import MISSING
 
 pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
 
 MACROS = Path(__file__).parents[1] / "macros"
-
-
-@pytest.fixture(scope="module")
-def imagej(tmp_path_factory):
-    folder = make_imagej(tmp_path_factory.mktemp("ij"))
-    done = install(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 READS_ON = "it reads as if further options followed; rename it"

@@ -37,14 +37,6 @@ def save(path, volume, unit="um"):
     return path
 
 
-@pytest.fixture(scope="module")
-def imagej(tmp_path_factory):
-    folder = make_imagej(tmp_path_factory.mktemp("ij"))
-    done = install(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 def options(**values):
     return " ".join(f"{key}=[{value}]" for key, value in values.items())
 

@@ -21,7 +21,7 @@ from densecell_batch.hooks import post_is_done
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.macro import Macro
 from densecell_batch.opening import read_small
-from densecell_batch.outputs import OutputPaths
+from densecell_batch.outputs import OutputPaths, is_like_result
 from densecell_batch.ownership import entries_of, is_report, set_aside
 from densecell_batch.printable import printable
 from densecell_batch.report import has_labels, read_report, same_value, write_report
@@ -33,10 +33,7 @@ __all__ = ["Result", "Results", "error_texts"]
 _log = logging.getLogger(__name__)
 
 _SUFFIX = ".error.txt"
-_OF_RESULTS = re.compile(
-    r"_(labels|probabilities|uncertainty|instances)\.tif$|_preview\.png$|_report\.json$|_macro_.*\.csv$"
-    r"|\.(error|same)\.txt$|^status\.html$"
-)
+_OWN = re.compile(r"\.(error|same)\.txt$|^status\.html$")
 _TWIN = "has the very content of a stack that was segmented before as"
 _STAMP = re.compile(
     r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>-?\d+), (?P<name>.*)\]$", re.M
@@ -84,7 +81,7 @@ class Results:
         folder = self._out
         for part in paths.folder.relative_to(self._out).parts:
             folder /= part
-            if _OF_RESULTS.search(part):
+            if is_like_result(part) or _OWN.search(part):
                 return f"it lies in a folder that is called like a result, {part}; rename that"
             if folder.is_symlink() and not folder.resolve().is_relative_to(self._out.resolve()):
                 return f"{folder} is a link that leads out of the output folder; remove it"
@@ -163,7 +160,11 @@ class Results:
             return
         with explained(paths.report):
             made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(paths.report.stat().st_mtime))
-            kept = f"{paths.base}.old-{made}"
+            kept, number = f"{paths.base}.old-{made}", 1
+            # One of the same input is of this very renaming, which was interrupted.
+            while (other := read_report(paths.folder / f"{kept}_report.json")) and other.get("input") != entry:
+                number += 1
+                kept = f"{paths.base}.old-{made}-{number}"
             for output in entries_of(content):
                 if not paths.may_be(output["file"]):
                     continue  # a report that somebody edited

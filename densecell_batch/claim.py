@@ -24,13 +24,15 @@ from typing import Literal
 
 from densecell_batch.atomic import explained, open_new, temporary_name, write_file
 from densecell_batch.opening import read_small
+from densecell_batch.printable import printable
 
-__all__ = ["LOOK", "Ours", "claimed", "is_claimed", "is_mine", "once"]
+__all__ = ["LOOK", "Ours", "claimed", "holder", "is_claimed", "is_mine", "once"]
 
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _HEARTBEAT = 20.0  # seconds
 _EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
+_EXPIRY_HERE = 86400.0  # and one on this machine, which may have slept: what it says may be forged
 _GENERATIONS = 3  # an heir can die, too, and its heir
 LOOK = 0.5  # seconds between looks whether another process is done
 
@@ -100,6 +102,14 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
 def is_claimed(path: Path) -> bool:
     """Whether a claim is there and its owner lives."""
     return path.exists() and not _is_dead(path)
+
+
+def holder(path: Path) -> str:
+    """Whom a claim names, in words."""
+    with suppress(OSError, ValueError):
+        host, pid = _owner(path).split()[:2]
+        return printable(f"process {pid} on {host}")
+    return "another process"
 
 
 def is_mine(path: Path) -> bool:
@@ -175,7 +185,9 @@ def _started(pid: int) -> str:
 
 
 def _is_dead(path: Path) -> bool:
-    """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat."""
+    """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat. Whoever can write to the
+    folder can name any process, so what is said of one here has to be right in full.
+    """
     try:
         beaten = path.stat().st_mtime
         owner = _owner(path).split()
@@ -192,8 +204,10 @@ def _is_dead(path: Path) -> bool:
             pass
         started = _started(pid)
         # Another process may have got the number since, as after each start of a container or of the machine.
-        return started == "" or (len(owner) > 2 and "-" not in (owner[2], started) and owner[2] != started)
-    return _now(path) - beaten > _EXPIRY
+        if started == "" or (started != "-" and owner[2:3] != [started]):
+            return True
+        return abs(_now(path) - beaten) > _EXPIRY_HERE
+    return abs(_now(path) - beaten) > _EXPIRY
 
 
 def _owner(path: Path) -> str:

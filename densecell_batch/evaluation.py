@@ -19,6 +19,7 @@ from densecell_batch.metrics import (
     score,
     variation_of_information,
 )
+from densecell_batch.opening import Reach
 
 __all__ = ["MAX_CLASSES", "as_table", "compare", "read_classes", "read_mask", "render_confusion"]
 
@@ -49,7 +50,7 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
         If it cannot be read, is not of whole numbers, or has a label that is no class: below 0, or `MAX_CLASSES` or
         more.
     """
-    with open_labels(path) as stack:
+    with open_labels(path, Reach.of(path, links=True)) as stack:
         need_memory(path, (1 if ignore is None else 2) * stack.info.n_voxels)
         labels = np.empty(stack.info.shape, np.uint8)
         counted = None if ignore is None else np.empty(stack.info.shape, bool)
@@ -71,7 +72,7 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
 
 def read_mask(path: Path) -> np.ndarray:
     """Where a stack is above 0: (z, y, x) bool. Raises StackError if it cannot be read."""
-    with open_stack(path, stored=True) as stack:
+    with open_stack(path, stored=True, reach=Reach.of(path, links=True)) as stack:
         need_memory(path, stack.info.n_voxels)
         mask = np.empty(stack.info.shape, bool)
         for z in range(len(mask)):

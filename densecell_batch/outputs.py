@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -49,7 +50,7 @@ def stack_name(path: Path) -> str:
     name.
     """
     if exists(path) and path.is_dir():
-        return path.resolve().name
+        return os.path.basename(os.path.abspath(path))  # noqa: PTH100, PTH119 (a link is named as it is; "." is not)
     return without_suffix(path.name)
 
 

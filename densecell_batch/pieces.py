@@ -37,7 +37,7 @@ from densecell_batch.atomic import explained, link, open_new, remove_remains, sy
 from densecell_batch.claim import LOOK, claimed, once
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
-from densecell_batch.io.stack import content_sha256
+from densecell_batch.io.stack import Stack
 from densecell_batch.normalize import Statistics
 from densecell_batch.opening import open_plainly, read_json
 from densecell_batch.planning import Plan
@@ -318,15 +318,15 @@ def job_folders(folder: Path, name: str) -> list[Path]:
 
 
 @contextmanager
-def shared_sha256(files: Sequence[Path], folder: Path, name: str) -> Iterator[str]:
+def shared_sha256(stack: Stack, folder: Path, name: str) -> Iterator[str]:
     """The SHA-256 of a stack, read by one process of all: a hundred that start at once would keep the storage busy.
 
     It stays beside the pieces until the outputs are there; if the block fails before there is a piece, nothing stays.
 
     Parameters
     ----------
-    files
-        That the stack consists of.
+    stack
+        Open.
     folder
         Output folder; it exists.
     name
@@ -337,15 +337,15 @@ def shared_sha256(files: Sequence[Path], folder: Path, name: str) -> Iterator[st
     StackError
         If a file cannot be read.
     """
-    found = [file.stat() for file in files]
-    stamp = [[file.name, s.st_size, s.st_mtime_ns] for file, s in zip(files, found, strict=True)]
+    found = [stack.reach.stat(file) for file in stack.files]
+    stamp = [[file.name, s.st_size, s.st_mtime_ns] for file, s in zip(stack.files, found, strict=True)]
 
     def say() -> None:
         _log.info("%s: another process computes its hash; waiting for that", name)
 
     path = folder / f".{name}.hash-{digest(stamp)}"
     try:
-        yield once(path, lambda: content_sha256(files).encode(), say).decode()
+        yield once(path, lambda: stack.sha256().encode(), say).decode()
     except DensecellError:
         if not job_folders(folder, name):
             remove_jobs(folder, name)

@@ -29,7 +29,7 @@ from densecell_batch.identity import digest
 from densecell_batch.io.discovery import Stamp, stamp_of
 from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_labels, open_stack
-from densecell_batch.io.stack import Stack, content_sha256
+from densecell_batch.io.stack import Stack
 from densecell_batch.normalize import measure
 from densecell_batch.outputs import OutputPaths, StackOutputs, preview_of, shown_slices, stack_name
 from densecell_batch.ownership import add_files, compare, described, forget_announced, make_room, named_at
@@ -115,14 +115,15 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
     options, folder = segmenter.options, paths.folder
     check_result_names(path, paths, options)
     check_image(path)
-    before = stamp_of(path)
+    reach = options.reach(path)
+    before = stamp_of(path, reach)
     with ExitStack() as opened:
-        given = opened.enter_context(open_stack(path, options.voxel_size))
+        given = opened.enter_context(open_stack(path, options.voxel_size, reach=reach))
         if options.shard or options.assemble:
             make_folder(folder)
-            sha256 = opened.enter_context(shared_sha256(given.files, folder, stack_name(path)))
+            sha256 = opened.enter_context(shared_sha256(given, folder, stack_name(path)))
         else:
-            sha256 = content_sha256(given.files)
+            sha256 = given.sha256()
         wanted = _identify(given, sha256, segmenter)
         if (done := _done_before(given, paths, wanted, segmenter)) is not None:
             return done
@@ -156,7 +157,7 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
                     if (done := _done_before(given, paths, wanted, segmenter)) is not None:
                         return done
                     raise BusyError(f"{paths.labels}: another process is writing it; wait until that is done")
-                if stamp_of(path) not in (before, None):  # of a file that was deleted we have all
+                if stamp_of(path, reach) not in (before, None):  # of a file that was deleted we have all
                     job.remove()
                     raise StackError(
                         f"{path}: it was changed while it was segmented, so nothing was kept; run the same command "
@@ -378,7 +379,7 @@ def _assemble(
 def _identify(stack: Stack, sha256: str, segmenter: Segmenter) -> dict[str, Any]:
     """What goes in and what is asked: the beginning of the report."""
     info = stack.info
-    stamp = Stamp.of(*(file.stat() for file in stack.files))
+    stamp = Stamp.of(*(stack.reach.stat(file) for file in stack.files))
     return {
         "schema_version": SCHEMA_VERSION,
         "input": {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
 from densecell_batch.errors import OptionError
 from densecell_batch.hooks import MacroHooks
+from densecell_batch.opening import Reach
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
 from densecell_batch.volume import VoxelSize
@@ -41,12 +43,20 @@ class SegmentOptions:
     shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
     assemble: bool = False  # compute nothing
     unattended: bool = False  # nobody can be asked: keep the user's files under other names, do not wait for others
+    inbox: Path | None = None  # folder below which links are not followed; None: only the stack itself may be one
+    follow_links: bool = False  # follow all links
     hooks: MacroHooks = field(default_factory=MacroHooks)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values of the options that shape the result; not how much memory it takes, or who computes it."""
-        elsewhere = ("memory", "overwrite", "shard", "assemble", "unattended", "hooks")
+        elsewhere = ("memory", "overwrite", "shard", "assemble", "unattended", "inbox", "follow_links", "hooks")
         return {name: value for name, value in asdict(self).items() if name not in elsewhere}
+
+    def reach(self, path: Path) -> Reach:
+        """Which links are followed on the way to the files of a stack."""
+        if self.inbox is None:
+            return Reach.of(path, links=self.follow_links)
+        return Reach(self.inbox, links=self.follow_links)
 
 
 @dataclass

@@ -68,7 +68,11 @@ def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
     [
         ("{node} {pid} {started} {space}", 9999, False),  # this very process
         ("{node} {pid} 12345 {space}", 0, True),  # the number was given to another process since
-        ("{node} {pid} - {space}", 9999, False),  # no way to know
+        ("{node} {pid} {started} {space}", 99999, True),  # without a heartbeat for a day: forged, or it hangs
+        ("{node} {pid} {started} {space}", -99999, True),  # nor with one from the future
+        ("{node} {pid} - {space}", 0, True),  # no process here would say so
+        ("{node} 1 2 {space}", 0, True),
+        ("{node} {pid} 12345 pid:[1]", -9999, True),
         ("{node} {pid} 12345 pid:[1]", 0, False),  # a container that is called the same: only its heartbeat counts
         ("{node} {pid} 12345 pid:[1]", 9999, True),
         ("{node} 4194303 1 pid:[1]", 0, False),
@@ -152,7 +156,7 @@ def test_one_of_many_threads_gets_the_claim(tmp_path):
 @pytest.mark.parametrize(
     ("owner", "age", "free"),
     [
-        (f"{platform.node()} {os.getpid()}", 9999, False),  # it lives
+        (f"{platform.node()} {os.getpid()}", 0, True),  # no process of ours says no more than that
         (f"{platform.node()} 4194303", 0, True),  # no such process
         ("elsewhere 1", 0, False),
         ("elsewhere 1", 9999, True),  # no heartbeat for hours

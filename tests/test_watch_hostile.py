@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import watched
 from click.testing import CliRunner
+from ome import write_set
 
 from densecell_batch.atomic import open_new, temporary_name, write_file
 from densecell_batch.cli import cli
 from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.reading import open_stack
+from densecell_batch.opening import Reach
 from densecell_batch.outputs import OutputPaths
 
 
@@ -75,11 +79,15 @@ def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
         "a_labels.tif/x.tif": watched.save,  # a folder that is called like a result
         "notes/y.tif": watched.save,
         "away/w.tif": watched.save,
+        "loop.tif": lambda path: path.symlink_to("loop.tif"),
+        "nowhere.tif": lambda path: path.symlink_to("nothing"),
+        "link.tif": lambda path: path.symlink_to(watched.save(tmp_path / "private" / "secret.tif")),
+        "passwd.tif": lambda path: path.symlink_to("/etc/passwd"),
+        "zero.tif": lambda path: path.symlink_to("/dev/zero"),
     }
     for name, make in bad.items():
         make(inbox / name)
-    os.mkfifo(inbox / "pipe.tif")  # these two are no files, and no stacks
-    (inbox / "loop.tif").symlink_to("loop.tif")
+    os.mkfifo(inbox / "pipe.tif")  # no file, and no stack
     (tmp_path / "elsewhere").mkdir()
     out.mkdir()
     (out / "notes").write_text("a file of the user")
@@ -92,6 +100,7 @@ def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
     assert [verdict[1] for verdict in verdicts].count("failed") == len(bad) == len(verdicts) - len(good), done.output
     assert done.exit_code == 1
     assert "\x1b" not in done.stdout
+    assert done.stdout.count("it is a link") == 5
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (out / "notes").read_text() == "a file of the user"
     assert not (out / "a_labels.tif").is_dir()
@@ -102,6 +111,107 @@ def test_stacks_that_are_too_many_voxels(tmp_path, monkeypatch):
     done = watch(monkeypatch, tmp_path / "in", tmp_path / "out", "--max-voxels", "5000")
     assert "expected at most 5e+03" in done.stdout
     assert done.exit_code == 1
+
+
+# Links
+
+
+def test_no_link_below_the_inbox_is_followed_unless_asked_for(tmp_path, monkeypatch):
+    inbox, secret = tmp_path / "in", watched.save(tmp_path / "private" / "secret.tif")
+    for slice_name in ("0.tif", "1.tif", "2.tif"):
+        watched.save(inbox / "series" / slice_name, 1, (1, 40, 44))
+        watched.save(tmp_path / "private" / "slices" / slice_name, 2, (1, 40, 44))
+    (inbox / "series" / "3.tif").symlink_to(tmp_path / "private" / "slices" / "2.tif")
+    (inbox / "linked").symlink_to(tmp_path / "private" / "slices")
+    (inbox / "back").symlink_to(inbox)
+    (inbox / "link.tif").symlink_to(secret)
+    done = watch(monkeypatch, inbox, tmp_path / "out")
+    verdicts = [line.split("\t") for line in done.stdout.splitlines()]
+    assert sorted(Path(verdict[2]).name for verdict in verdicts) == ["link.tif", "series"], done.output
+    assert {verdict[1] for verdict in verdicts} == {"failed"}
+    assert "give --follow-links" in done.stdout
+    assert not list((tmp_path / "out").rglob("*_labels.tif"))
+    done = watch(monkeypatch, inbox, tmp_path / "other", "--follow-links", "--move-done", str(tmp_path / "done"))
+    verdicts = [line.split("\t") for line in done.stdout.splitlines()]
+    assert sorted(verdict[2].removeprefix(f"{tmp_path}/other/") for verdict in verdicts) == [
+        "link_labels.tif", "linked_labels.tif", "series_labels.tif"
+    ], done.output  # fmt: skip
+    assert secret.is_file()
+    assert (tmp_path / "done" / "link.tif").readlink() == secret
+
+
+def test_a_folder_of_slices_that_becomes_a_link_while_work_goes_on(tmp_path):
+    """Each slice is opened by the descriptor of its folder, reached without links."""
+    for number, place in enumerate(("in/sub/series", "private/series")):
+        for slice_name in ("0.tif", "1.tif"):
+            watched.save(tmp_path / place / slice_name, number, (1, 40, 44))
+    with open_stack(tmp_path / "in/sub/series", reach=Reach(tmp_path / "in")) as stack:
+        stack.read(0)
+        (tmp_path / "in/sub").rename(tmp_path / "in/was")
+        (tmp_path / "in/sub").symlink_to(tmp_path / "private")
+        for read in (lambda: stack.read(1), stack.sha256):
+            with pytest.raises(StackError, match=r"it is a link, or lies behind one.*--follow-links"):
+                read()
+        with open_stack(tmp_path / "in/sub/series", reach=Reach(tmp_path / "in", links=True)) as followed:
+            followed.read(1)
+
+
+@pytest.mark.parametrize("where", ["slice", "folder", "member", "first member"])
+def test_what_the_user_names_may_be_a_link_and_nothing_in_it(tmp_path, where):
+    volume = np.zeros((4, 40, 44), np.uint8)
+    if "member" in where:
+        write_set(tmp_path / "set", volume, {"a.ome.tif": (0, 1), "b.ome.tif": (2, 3)})
+        named, link = tmp_path / "set" / "a.ome.tif", tmp_path / "set" / f"{'a' if 'first' in where else 'b'}.ome.tif"
+    else:
+        for number in range(2):
+            watched.save(tmp_path / "series" / f"{number}.tif", number, (1, 40, 44))
+        named = tmp_path / "series"
+        link = named / "1.tif" if where == "slice" else named
+    link.rename(tmp_path / f"real{link.suffix}")
+    link.symlink_to(tmp_path / f"real{link.suffix}")
+    if where in ("folder", "first member"):
+        open_stack(named).close()
+    else:
+        with pytest.raises(StackError, match="is a link"), open_stack(named) as stack:
+            stack.read(1)
+    with open_stack(named, reach=Reach.of(named, links=True)) as stack:
+        stack.read(1)
+
+
+def test_segment_follows_links_in_folders_where_it_is_told_to(tmp_path, data):
+    watched.save(tmp_path / "real.tif", 1, (1, 40, 44))
+    (tmp_path / "series").mkdir()
+    for number in range(2):
+        (tmp_path / "series" / f"{number}.tif").symlink_to("../real.tif")
+    words = ["segment", str(tmp_path / "series"), "-o", str(tmp_path / "out"), "--dry-run",
+             "--model", str(data / "fly-vnc-small.zip"), "--device", "cpu", "--precision", "float32"]  # fmt: skip
+    refused = CliRunner().invoke(cli, words)
+    assert refused.exit_code == 1
+    assert "0.tif: it is a link" in refused.stdout
+    followed = CliRunner().invoke(cli, [*words, "--follow-links"])
+    assert followed.exit_code == 0, followed.output
+
+
+# Claims
+
+
+def test_a_forged_claim_keeps_one_stack_waiting_and_says_so(tmp_path):
+    watched.save(tmp_path / "in" / "x.tif", 1)
+    watched.save(tmp_path / "in" / "y.tif", 2)
+    claims = tmp_path / "out" / ".densecell-watch" / "claims"
+    claims.mkdir(parents=True)
+    forged = claims / f"name-{hashlib.sha256(b'x_report.json').hexdigest()[:24]}"
+    forged.write_text("othernode 1 2 -\n")
+    watcher = watched.Running(tmp_path / "in", tmp_path / "out", "--quiet", "0", "--interval", "0.2", "--poll")
+    try:
+        watcher.until(lambda: watcher.said("ok", "y_labels.tif"))
+        told = f"process 1 on othernode is at it; if that is not so, remove {forged}"
+        watcher.until(lambda: told in (tmp_path / "out" / "status.html").read_text())
+        assert watcher.row("x.tif")["reason"] == told
+        forged.unlink()
+        watcher.until(lambda: watcher.said("ok", "x_labels.tif"))
+    finally:
+        watcher.end()
 
 
 # Names

@@ -51,7 +51,9 @@ def test_what_is_neither_file_nor_folder(tmp_path):
     (tmp_path / "self.tif").symlink_to("self.tif")
     target = save(tmp_path.with_name("elsewhere") / "real.tif")
     (tmp_path / "linked.tif").symlink_to(target)
-    assert names(Inbox(tmp_path, quiet=1)) == {"linked.tif"}
+    # Links are stacks, whose verdict says what they are.
+    assert names(Inbox(tmp_path, quiet=1)) == {"linked.tif", "nowhere.tif", "self.tif"}
+    assert names(Inbox(tmp_path, quiet=1, links=True)) == {"linked.tif"}
 
 
 def test_quiet_is_counted_from_the_last_change(tmp_path):
@@ -145,7 +147,7 @@ def test_a_folder_becomes_one_of_stacks_and_of_slices_again(tmp_path):
 def test_what_was_opened_is_not_opened_again(tmp_path, monkeypatch):
     opened = []
 
-    def spy(path):
+    def spy(path, reach):
         opened.append(path.name)
         return True
 

@@ -11,6 +11,7 @@ from test_watch_watcher import drain, folders, in_thread, names, segmenter  # no
 from watched import save, wait_until
 
 from densecell_batch.io.discovery import stamp_of
+from densecell_batch.opening import Reach
 from densecell_batch.watch import ome_sets
 from densecell_batch.watch.inbox import Inbox
 from densecell_batch.watch.moving import move_below
@@ -65,7 +66,7 @@ def test_what_files_say_is_read_once(tmp_path, monkeypatch):
         save(tmp_path / f"{i}.tif", i)
     write_set(tmp_path / "sets", VOLUME, TWO)
     asked, ask = [], ome_sets.find_set
-    monkeypatch.setattr(ome_sets, "find_set", lambda path: asked.append(path.name) or ask(path))
+    monkeypatch.setattr(ome_sets, "find_set", lambda path, reach: asked.append(path.name) or ask(path, reach))
     inbox = Inbox(tmp_path, quiet=5)
     inbox.look()
     assert len(asked) == 21  # the second file of the set is known from the first
@@ -131,7 +132,7 @@ def test_a_set_is_moved_as_a_whole(tmp_path):
     root = tmp_path / "in"
     for number in range(2):
         write_set(root / "sub", VOLUME, TWO, binary_only="all.companion.ome")
-        moved = move_below(root / "sub/a.ome.tif", root, tmp_path / "done")
+        moved = move_below(root / "sub/a.ome.tif", Reach(root), tmp_path / "done")
         place = tmp_path / "done/sub" / ("a.ome-2" if number else ".")
         assert moved == place / "a.ome.tif"
         assert {path.name for path in place.iterdir() if path.is_file()} == {*TWO, "all.companion.ome"}

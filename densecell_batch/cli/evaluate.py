@@ -95,14 +95,16 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     from densecell_batch.device import choose_precision, need_memory, select_device
     from densecell_batch.io.reading import open_stack
     from densecell_batch.normalize import measure, normalize
+    from densecell_batch.opening import Reach
     from densecell_batch.predict import Predictor
     from densecell_batch.training.fit import predict_labels
     from densecell_batch.weights import find_bundle
 
     bundle = find_bundle(name)
     precision = choose_precision("auto", select_device("auto")).name
-    with open_stack(Path(str(images))) as stack:
-        need_memory(stack.info.path, 4 * stack.info.n_voxels)
+    path = Path(str(images))
+    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
+        need_memory(path, 4 * stack.info.n_voxels)
         statistics = measure(stack)
         image = np.empty(stack.info.shape, np.float32)
         for z in range(len(image)):

@@ -84,6 +84,8 @@ _log = logging.getLogger(__name__)
               help="Seconds that a macro may take on a stack.")  # fmt: skip
 @click.option("--imagej", metavar="WHERE",
               help="Fiji or ImageJ folder, or ij.jar, for the macros.  [default: usual places]")  # fmt: skip
+@click.option("--follow-links", is_flag=True,
+              help="Follow links in the folders that you name, too: you know where they lead.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Segment again what was already done.")
 @click.option("--workers", default="1", metavar="N|auto", help="Processes to share the work; auto: one for each GPU.")
 @click.option("--shard", type=SHARD, help="Compute only part I of N; whoever is last writes the results.")
@@ -188,7 +190,8 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
         try:
             check_result_names(path, OutputPaths(out, path), segmenter.options)
             check_image(path)
-            with open_stack(path, segmenter.options.voxel_size) as stack:
+            options = segmenter.options
+            with open_stack(path, options.voxel_size, reach=options.reach(path)) as stack:
                 info = stack.info
             for note in stack.notes:
                 _log.warning("%s: %s", path, note)

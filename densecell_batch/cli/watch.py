@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _SEGMENT_OPTIONS = {
     "model", "stitch", "ensemble", "probabilities", "uncertainty", "instances", "min_volume", "voxel_size", "precision",
     "tile", "memory", "device", "file_format", "no_preview", "pre_macro", "post_macro", "macro_timeout", "imagej",
+    "follow_links",
 }  # fmt: skip
 
 _FOLDER = click.Path(path_type=Path)
@@ -112,7 +113,7 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
         of_segment["hooks"] = take_hooks(of_segment)
-        segmenter = Segmenter(find_bundle(model), SegmentOptions(unattended=True, **of_segment))
+        segmenter = Segmenter(find_bundle(model), SegmentOptions(unattended=True, inbox=inbox, **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
     place = Place(out, identity_of(segmenter), redo=redo)

@@ -14,8 +14,9 @@ from typing import Self
 from densecell_batch.errors import OptionError
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.formats.own import own_result
+from densecell_batch.opening import Reach
 
-__all__ = ["Stamp", "exists", "find_stacks", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
+__all__ = ["Stamp", "exists", "find_stacks", "has_tiff_name", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -120,14 +121,18 @@ class Stamp:
         return cls(files, size, max(one.mtime_ns for one in stamps))
 
 
-def stamp_of(path: Path) -> Stamp | None:
-    """The stamp of a file with all of its set, or of a folder of slices; None where there is none."""
+def stamp_of(path: Path, reach: Reach | None = None) -> Stamp | None:
+    """The stamp of a file with all of its set, or of a folder of slices; None where there is none.
+
+    Links that `reach` does not follow (by default, all but `path`) have stamps of their own.
+    """
+    reach = reach or Reach.of(path)
     try:
         if path.is_dir():
             files = [entry for entry in path.iterdir() if is_slice(entry)]
         else:
-            files = [path, *(file for file in files_of(path) if file != path and exists(file))]
-        found = [file.stat() for file in files]
+            files = [path, *(file for file in files_of(path, reach) if file != path and exists(file))]
+        found = [reach.stat(file) for file in files]
     except OSError:
         return None
     if not found:
@@ -136,11 +141,15 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def is_slice(path: Path) -> bool:
-    """Whether a file is, by its name, a TIFF that somebody means to be read."""
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether a path is a file, by its name a TIFF that somebody means to be read."""
+    return has_tiff_name(path) and path.is_file()
+
+
+def has_tiff_name(path: Path) -> bool:
+    """Whether a path is, by its name, a TIFF that somebody means to be read."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
 
 
 def leads_nowhere(path: Path) -> bool:
     """Whether a path, by its name a TIFF, is a link to nothing, which nobody must leave out in silence."""
-    named = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    return named and path.is_symlink() and not exists(path)
+    return has_tiff_name(path) and path.is_symlink() and not exists(path)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,18 +16,21 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.io.discovery import exists, is_slice, leads_nowhere
+from densecell_batch.io.discovery import is_slice, leads_nowhere
 from densecell_batch.io.formats.ome_set import OmeSet, find_set
 from densecell_batch.io.formats.tiff import open_tiff
 from densecell_batch.io.formats.tiff_tags import ome_voxel_size
 from densecell_batch.io.slice_names import SliceOrder, order_slices
 from densecell_batch.io.stack import Stack, explained_reading
+from densecell_batch.opening import Reach
 from densecell_batch.volume import StackInfo, VoxelSize
 
 __all__ = ["open_labels", "open_stack"]
 
 
-def open_stack(path: Path, voxel_size: VoxelSize | None = None, *, stored: bool = False) -> Stack:
+def open_stack(
+    path: Path, voxel_size: VoxelSize | None = None, *, stored: bool = False, reach: Reach | None = None
+) -> Stack:
     """Open a stack and check all that its header says.
 
     Parameters
@@ -38,6 +42,8 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None, *, stored: bool 
     stored
         Whether to read the values as they are stored, as labels want it. Images are read as a viewer shows them:
         turned round where the file says that 0 is white, and through its colour table if that is grey.
+    reach
+        Which links are followed; by default only `path` itself, not those in a folder, nor other files of a set.
 
     Returns
     -------
@@ -50,26 +56,30 @@ def open_stack(path: Path, voxel_size: VoxelSize | None = None, *, stored: bool 
         files of its set are missing, or a folder holds several series.
     """
     path = Path(path)
-    if not exists(path):
-        raise StackError(f"{path}: no such file or folder")
-    if not path.is_dir() and not path.is_file():
+    reach = reach or Reach.of(path)
+    try:
+        kind = reach.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise StackError(f"{path}: no such file or folder") from error
+    if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind) and not stat.S_ISLNK(kind):
         raise StackError(f"{path}: it is neither a file nor a folder; expected a TIFF file or a folder of slices")
-    stack = _open_folder(path, stored=stored) if path.is_dir() else _open_file(path, stored=stored)
+    stack = (_open_folder if stat.S_ISDIR(kind) else _open_file)(path, reach, stored=stored)
+    stack.reach = reach
     if voxel_size is not None:
         stack.info = replace(stack.info, voxel_size=voxel_size)
         stack.notes = tuple(note for note in stack.notes if note not in stack.calibration_notes)
     return stack
 
 
-def open_labels(path: Path) -> Stack:
-    """Open a stack of labels: whole numbers, as they are stored.
+def open_labels(path: Path, reach: Reach | None = None) -> Stack:
+    """Open a stack of labels: whole numbers, as they are stored; `reach` is as for `open_stack`.
 
     Raises
     ------
     StackError
         As for `open_stack`, and if the values are float32.
     """
-    stack = open_stack(path, stored=True)
+    stack = open_stack(path, stored=True, reach=reach)
     if stack.info.dtype == "float32":
         stack.close()
         raise StackError(
@@ -79,15 +89,19 @@ def open_labels(path: Path) -> Stack:
     return stack
 
 
-def _open_file(path: Path, *, stored: bool) -> Stack:
-    ome = find_set(path)
-    return open_tiff(path, stored=stored) if ome is None else _open_set(ome, stored=stored)
+def _open_file(path: Path, reach: Reach, *, stored: bool) -> Stack:
+    ome = find_set(path, reach)
+    if ome is not None:
+        return _open_set(ome, stored=stored)
+    with explained_reading(path, "it cannot be opened"):
+        stream = reach.open(path)
+    return open_tiff(path, stream, stored=stored)
 
 
 # A folder of slices
 
 
-def _open_folder(folder: Path, *, stored: bool) -> Stack:
+def _open_folder(folder: Path, reach: Reach, *, stored: bool) -> Stack:
     with explained_reading(folder, "the folder cannot be read"):
         there = list(folder.iterdir())
         order = order_slices([file.name for file in there if is_slice(file)])
@@ -100,13 +114,13 @@ def _open_folder(folder: Path, *, stored: bool) -> Stack:
     files = [folder / name for name in order.names]
     if not files:
         raise StackError(f"{folder}: the folder holds no TIFF file; expected single-slice TIFFs (.tif or .tiff)")
-    ome = find_set(files[0])
+    ome = find_set(files[0], reach)
     if ome is not None and len(ome.files) > 1:
         return _open_set_folder(folder, ome, order, stored=stored)
-    with _open_file(files[0], stored=stored) as first:
+    with _open_file(files[0], reach, stored=stored) as first:
         info, notes, of_calibration = first.info, first.notes, first.calibration_notes
     if info.shape[0] > 1:
-        raise _no_slices(folder, files, info)
+        raise _no_slices(folder, files, info, reach)
     if order.series:
         described = "; ".join(f"{names[0]} to {names[-1]}, {len(names)} files" for names in order.series)
         raise StackError(
@@ -115,11 +129,11 @@ def _open_folder(folder: Path, *, stored: bool) -> Stack:
         )
 
     def read(z: int, start: int, stop: int) -> np.ndarray:
-        with _open_file(files[z], stored=stored) as single:
+        with _open_file(files[z], reach, stored=stored) as single:
             if single.info.shape[0] > 1:
                 raise StackError(f"{files[z]}: has {single.info.shape[0]} slices; expected one, as in {files[0].name}")
             if _look(single.info) != _look(info):
-                raise _unlike(files, z, single.info)
+                raise _unlike(files, z, single.info, reach)
             return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
@@ -134,21 +148,21 @@ def _look(info: StackInfo) -> str:
     return f"{info.shape[1:]} {info.dtype}"
 
 
-def _infos(files: Sequence[Path]) -> dict[Path, StackInfo]:
+def _infos(files: Sequence[Path], reach: Reach) -> dict[Path, StackInfo]:
     """Of all files of a folder that can be opened."""
     found = {}
     for file in files:
         try:
-            with _open_file(file, stored=True) as stack:
+            with _open_file(file, reach, stored=True) as stack:
                 found[file] = stack.info
         except StackError:
             continue
     return found
 
 
-def _no_slices(folder: Path, files: Sequence[Path], first: StackInfo) -> StackError:
+def _no_slices(folder: Path, files: Sequence[Path], first: StackInfo, reach: Reach) -> StackError:
     """What to say of a folder whose first file is no slice: it may be alone with that."""
-    infos = _infos(files)
+    infos = _infos(files, reach)
     stacks = [file for file, info in infos.items() if info.shape[0] > 1]
     if 2 * len(stacks) < len(infos):
         others = f"the other files have one: take {stacks[0].name} out of the folder"
@@ -160,9 +174,9 @@ def _no_slices(folder: Path, files: Sequence[Path], first: StackInfo) -> StackEr
     )
 
 
-def _unlike(files: Sequence[Path], z: int, here: StackInfo) -> StackError:
+def _unlike(files: Sequence[Path], z: int, here: StackInfo, reach: Reach) -> StackError:
     """What to say where slice `z` is not like the first: that is wrong of the two which is not like most others."""
-    looks = {file: _look(info) for file, info in _infos(files).items()}
+    looks = {file: _look(info) for file, info in _infos(files, reach).items()}
     (usual, most), *others = Counter(looks.values()).most_common() or [("", 0)]
     if not most or (others and others[0][1] == most):  # nobody is in the majority: the first one counts
         usual = looks.get(files[0], "another shape or type")
@@ -270,7 +284,7 @@ class _Members:
                     remark = f"{name} is not known to the OME-XML of {self._ome.path.name}: is it of another set?"
                     self.remarks += [remark] if remark not in self.remarks else []
                 self._stack = opened.enter_context(
-                    open_tiff(self._ome.path.with_name(name), stream, stored=self._stored)
+                    open_tiff(self._ome.path.with_name(name), stream, stored=self._stored, of_set=True)
                 )
                 self._opened = opened.pop_all()
             self._name = name

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from densecell_batch.errors import DensecellError, StackError
+from densecell_batch.opening import Reach
 from densecell_batch.volume import StackInfo
 
 __all__ = ["DTYPES", "Reader", "Stack", "content_sha256", "explained_reading"]
@@ -36,6 +37,8 @@ class Stack:
         Those of them that no longer hold where the user says the voxel size.
     remarks : tuple of str
         Those of the notes that are of its files, and stay true of whatever is made of it.
+    reach : Reach
+        Which links are followed on the way to them.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Stack:
         self.info, self.files = info, tuple(files)
         self.notes, self.calibration_notes = (*notes, *calibration_notes), tuple(calibration_notes)
         self.remarks: tuple[str, ...] = ()
+        self.reach = Reach.of(info.path)
         self._read, self._close = read, close
         self._lock = threading.Lock()
 
@@ -74,6 +78,16 @@ class Stack:
             )
         return plane.astype(self.info.dtype, copy=False)
 
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes; of several files, over the names and hashes of all in their order.
+
+        Raises
+        ------
+        StackError
+            If a file cannot be read.
+        """
+        return content_sha256(self.files, self.reach)
+
     def close(self) -> None:
         """Close the file."""
         self._close()
@@ -85,20 +99,21 @@ class Stack:
         self.close()
 
 
-def content_sha256(files: Sequence[Path]) -> str:
+def content_sha256(files: Sequence[Path], reach: Reach | None = None) -> str:
     """SHA-256 of a file's bytes; of several files, over the names and hashes of all in their order.
 
     Raises
     ------
     StackError
-        If a file cannot be read.
+        If a file cannot be read, or is a link that `reach` does not follow.
     """
     if len(files) == 1:
-        with explained_reading(files[0], "the file cannot be read"), files[0].open("rb") as stream:
+        opened = (reach or Reach.of(files[0])).open
+        with explained_reading(files[0], "the file cannot be read"), opened(files[0]) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.name}\0{content_sha256([file])}\n".encode("utf-8", "surrogateescape"))
+        whole.update(f"{file.name}\0{content_sha256([file], reach)}\n".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()
 
 

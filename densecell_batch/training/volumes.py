@@ -10,8 +10,9 @@ import numpy as np
 from densecell_batch.device import need_memory
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
-from densecell_batch.io.stack import Stack, content_sha256
+from densecell_batch.io.stack import Stack
 from densecell_batch.normalize import measure, normalize
+from densecell_batch.opening import Reach
 from densecell_batch.volume import VoxelSize
 
 __all__ = ["LabelledVolume", "load_labelled"]
@@ -58,7 +59,10 @@ def load_labelled(
         If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
         weights are negative or nowhere above 0, or the volume is smaller than the window.
     """
-    with open_stack(images) as image, open_labels(labels) as label:
+    with (
+        open_stack(images, reach=Reach.of(images, links=True)) as image,
+        open_labels(labels, Reach.of(labels, links=True)) as label,
+    ):
         if image.info.shape != label.info.shape:
             raise StackError(
                 f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
@@ -78,7 +82,7 @@ def load_labelled(
         grey = np.empty(shape, np.float32)
         for z in range(shape[0]):
             grey[z] = normalize(image.read(z), statistics)
-        sums = (content_sha256(image.files), content_sha256(label.files))
+        sums = (image.sha256(), label.sha256())
         if weights is None:
             return LabelledVolume(grey, classes, image.info.voxel_size, sums)
         values, checksum = _read_weights(weights, image.info.shape)
@@ -87,7 +91,7 @@ def load_labelled(
 
 def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
     """Error weights and the checksum of their file."""
-    with open_stack(path, stored=True) as stack:
+    with open_stack(path, stored=True, reach=Reach.of(path, links=True)) as stack:
         if stack.info.shape != shape:
             raise StackError(
                 f"{path}: the weights are {_by(stack.info.shape)}, the images {_by(shape)} (z, y, x); expected the "
@@ -101,7 +105,7 @@ def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, 
                 f"{path}: the weights run from {values.min():g} to {values.max():g}; expected 0 and "
                 "above, and some above 0"
             )
-        return values, content_sha256(stack.files)
+        return values, stack.sha256()
 
 
 def _checked(labels: Stack, z: int, n_classes: int) -> np.ndarray:

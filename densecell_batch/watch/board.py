@@ -166,9 +166,9 @@ class Board:
         self._queue.discard(row.name)
         self._arriving.add(row.name)
 
-    def leave(self, row: Row, seconds: float) -> None:
-        """Another watcher works on it; see later what became of it."""
-        row.state = "queued"
+    def leave(self, row: Row, seconds: float, why: str) -> None:
+        """Another process works on it, or says so; see later what became of it."""
+        row.state, row.reason = "queued", why
         self._queue.add(row.name)
         self._elsewhere[row.name] = time.monotonic() + seconds
 

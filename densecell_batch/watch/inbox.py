@@ -16,9 +16,10 @@ from pathlib import Path
 
 from densecell_batch.checks import check_image
 from densecell_batch.errors import DensecellError, StackError
-from densecell_batch.io.discovery import Stamp, is_slice, natural_key
+from densecell_batch.io.discovery import Stamp, has_tiff_name, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import explained_reading
+from densecell_batch.opening import Reach
 from densecell_batch.outputs import without_suffix
 from densecell_batch.printable import printable
 from densecell_batch.watch.ome_sets import OmeSets
@@ -68,22 +69,35 @@ class Inbox:
         Whether a folder below `root` whose TIFFs have one slice each is a stack. Else every TIFF is one.
     marker
         Name of the file that says that a folder of slices is complete.
+    links
+        Whether links are followed. Else a stack that is one fails, and nobody looks behind a link to a folder.
 
     Attributes
     ----------
+    reach : Reach
+        Which links are followed on the way to a file.
     links : set of str
-        Links to folders, at the last look: what lies behind them is not seen.
+        Links to folders that are not followed, at the last look: what lies behind them is not seen.
     """
 
     def __init__(
-        self, root: Path, *, quiet: float, skip: Sequence[Path] = (), slices: bool = True, marker: str = ".done"
+        self,
+        root: Path,
+        *,
+        quiet: float,
+        skip: Sequence[Path] = (),
+        slices: bool = True,
+        marker: str = ".done",
+        links: bool = False,
     ) -> None:
         self.root, self.quiet = root, quiet
+        self.reach = Reach(root, links=links)
         self._skip = {os.path.abspath(path) for path in skip}  # noqa: PTH100 (resolve would follow links)
+        self._skip |= {os.path.realpath(path) for path in skip}
         self._slices, self._marker = slices, marker
         self._seen: dict[str, tuple[Stamp, float]] = {}
         self._judged: dict[str, _Judged] = {}
-        self._sets = OmeSets()
+        self._sets = OmeSets(self.reach)
         self._unreadable: set[str] = set()
         self.links: set[str] = set()
         self._told: set[str] = set()  # links of which the log says so
@@ -115,12 +129,19 @@ class Inbox:
 
     def _walk(self, asked: dict[str, _Judged]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
         """Path, stamp, mark and rivals of each stack."""
-        folders = [str(self.root)]
-        while folders:
-            folder = folders.pop()
+        folders, linked = [str(self.root)], list[str]()
+        entered: set[str] = set()
+        while folders or linked:
+            folder = (folders or linked).pop()  # what is found in its place is not looked for behind a link
+            if self.reach.links:
+                real = os.path.realpath(folder)
+                if real in entered or real in self._skip:
+                    continue
+                entered.add(real)
             files, below, names = self._entries(folder)
-            folders += below
-            stamps = {entry.name: stamp for entry in files if (stamp := _stamp(entry)) is not None}
+            for path in below:
+                (linked if Path(path).is_symlink() else folders).append(path)
+            stamps = {entry.name: stamp for entry in files if (stamp := self._stamp(entry)) is not None}
             if not stamps:
                 continue
             sets = self._sets.among(folder, stamps)
@@ -154,13 +175,14 @@ class Inbox:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            is_folder = _is_dir(entry)
+            is_folder = self._is_folder(entry)
             if is_folder and entry.name.lower() not in _KEPT_BY_STORAGE:
                 below.append(entry.path)
-            elif is_folder is False and is_slice(Path(entry.path)):
+            elif is_folder is False and _leads_to_folder(entry):
+                if not self._skipped(entry.path):
+                    self._pass_over(entry.path)
+            elif is_folder is False and (is_slice(Path(entry.path)) or self._is_link_to_tell_of(entry)):
                 files.append(entry)
-            elif is_folder is False and _leads_to_folder(entry) and not self._skipped(entry.path):
-                self._pass_over(entry.path)
         below = [path for path in below if not self._skipped(path)]
         return files, below, {entry.name for entry in entries}
 
@@ -174,8 +196,26 @@ class Inbox:
             self._told.add(link)
             _log.warning(
                 "%s: a link to a folder, which is not followed: what lies there is not seen; copy or mount the folder "
-                "here, or watch it as well", link,
+                "here, watch it as well, or, if all links here are yours, give --follow-links", link,
             )  # fmt: skip
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool | None:
+        """Whether an entry is a folder that is looked into. None: it is gone."""
+        try:
+            return entry.is_dir(follow_symlinks=self.reach.links)
+        except OSError:
+            return None
+
+    def _is_link_to_tell_of(self, entry: os.DirEntry[str]) -> bool:
+        """Whether an entry is a link, called like a TIFF, that leads nowhere or to what is no file."""
+        return not self.reach.links and entry.is_symlink() and has_tiff_name(Path(entry.name))
+
+    def _stamp(self, entry: os.DirEntry[str]) -> Stamp | None:
+        try:
+            found = entry.stat(follow_symlinks=self.reach.links)
+        except OSError:  # it was moved away a moment ago
+            return None
+        return Stamp.of(found)
 
     def _of_slices(self, folder: str, stamps: dict[str, Stamp], known: _Judged | None) -> Stamp | None:
         """The stamp of a folder as a stack; None if each TIFF in it is one.
@@ -190,7 +230,7 @@ class Inbox:
             return None
         whole = Stamp.joined(stamps.values())
         if known is None or known.whole != whole:
-            known = _judge(folder, stamps, whole, {} if known is None else known.single)
+            known = _judge(folder, stamps, whole, {} if known is None else known.single, self.reach)
         if not known.single:
             return None
         self._judged[folder] = known
@@ -206,13 +246,15 @@ class _Judged:
     several: str  # a file with several slices, if there is one
 
 
-def _judge(folder: str, stamps: dict[str, Stamp], whole: Stamp, before: dict[str, tuple[Stamp, bool]]) -> _Judged:
+def _judge(
+    folder: str, stamps: dict[str, Stamp], whole: Stamp, before: dict[str, tuple[Stamp, bool]], reach: Reach
+) -> _Judged:
     """Open some TIFFs of a folder, unless they were before."""
     single: dict[str, tuple[Stamp, bool]] = {}
     for name in _sample(stamps):
         found = before[name][1] if name in before and before[name][0] == stamps[name] else None
         if found is None:
-            found = _has_one_slice(Path(folder, name))
+            found = _has_one_slice(Path(folder, name), reach)
         if found is not None:
             single[name] = stamps[name], found
         if found is False:
@@ -233,8 +275,8 @@ def _sample(stamps: dict[str, Stamp]) -> list[str]:
     return list(dict.fromkeys([by_size[-1], by_size[0], *between]))
 
 
-def check_whole(path: Path) -> None:
-    """Open a stack to its last slice.
+def check_whole(path: Path, reach: Reach | None = None) -> None:
+    """Open a stack to its last slice; `reach` is as for `open_stack`.
 
     Raises
     ------
@@ -242,14 +284,15 @@ def check_whole(path: Path) -> None:
         If that is not possible, or it is a result of this program.
     """
     check_image(path)
+    reach = reach or Reach.of(path)
     if path.is_dir():
-        _check_slices(path)
-    with open_stack(path) as stack:
+        _check_slices(path, reach)
+    with open_stack(path, reach=reach) as stack:
         z, y, _ = stack.info.shape
         stack.read(z - 1, (y - 1, y))
 
 
-def _check_slices(folder: Path) -> None:
+def _check_slices(folder: Path, reach: Reach) -> None:
     """Raise StackError unless all TIFFs of a folder are slices of one stack: so that is known before work is done."""
     remedy = "move it elsewhere, or watch with --no-slices if each file here is a stack of its own"
     shapes: dict[tuple[int, int, int], Path] = {}  # each with the first file that has it
@@ -258,7 +301,7 @@ def _check_slices(folder: Path) -> None:
         files = sorted(filter(is_slice, folder.iterdir()), key=natural_key)
     for file in files:
         try:
-            with open_stack(file) as stack:
+            with open_stack(file, reach=reach) as stack:
                 shapes.setdefault(stack.info.shape, file)
                 number[stack.info.shape] += 1
         except StackError as error:
@@ -274,14 +317,6 @@ def _check_slices(folder: Path) -> None:
         )
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool | None:
-    """Whether an entry is a folder; links to folders are not followed, since they may lead back. None: it is gone."""
-    try:
-        return entry.is_dir(follow_symlinks=False)
-    except OSError:
-        return None
-
-
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_symlink() and entry.is_dir()
@@ -289,18 +324,10 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _stamp(entry: os.DirEntry[str]) -> Stamp | None:
-    try:
-        found = entry.stat()
-    except OSError:  # it was moved away a moment ago
-        return None
-    return Stamp.of(found)
-
-
-def _has_one_slice(path: Path) -> bool | None:
+def _has_one_slice(path: Path, reach: Reach) -> bool | None:
     """Whether a TIFF has one slice; None if it cannot be opened, yet."""
     try:
-        with open_stack(path) as stack:
+        with open_stack(path, reach=reach) as stack:
             return stack.info.shape[0] == 1
     except Exception:  # whatever it is, it is said of that file when its turn comes, and stops nobody else's
         return None

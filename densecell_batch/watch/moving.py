@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from densecell_batch.atomic import explained, sync, temporary_name
 from densecell_batch.io.formats.ome_set import files_of
+from densecell_batch.opening import Reach
 
 __all__ = ["move_below"]
 
 
-def move_below(stack: Path, root: Path, folder: Path) -> Path:
+def move_below(stack: Path, reach: Reach, folder: Path) -> Path:
     """Move a stack to the same place below another folder, beside what is there under its name. The files of a set stay
     together, under their names, since they name each other: if need be in a folder of their own.
 
@@ -21,8 +23,9 @@ def move_below(stack: Path, root: Path, folder: Path) -> Path:
     ----------
     stack
         File or folder of slices.
-    root
-        The folder that `stack` lies in, somewhere below.
+    reach
+        The folder that `stack` lies in, somewhere below, and whether links in it are followed. A link itself is moved,
+        never what it leads to.
     folder
         Where it goes; made if it is not there.
 
@@ -36,56 +39,65 @@ def move_below(stack: Path, root: Path, folder: Path) -> Path:
     OutputError
         If it cannot be moved; it is then where it was.
     """
-    files = files_of(stack)
+    files = files_of(stack, reach)
     if len(files) > 1:
-        return _move_set(stack, files, (folder / stack.relative_to(root)).parent)
-    wanted = target = folder / stack.relative_to(root)
+        return _move_set(stack, files, reach, (folder / stack.relative_to(reach.root)).parent)
+    wanted = target = folder / stack.relative_to(reach.root)
     number = 1
-    while target.exists():
+    while target.exists() or target.is_symlink():
         number += 1
         target = wanted.with_name(f"{stack.stem}-{number}{stack.suffix}")
-    _move(stack, target)
+    _move(stack, reach, target)
     return target
 
 
-def _move_set(stack: Path, files: Sequence[Path], folder: Path) -> Path:
+def _move_set(stack: Path, files: Sequence[Path], reach: Reach, folder: Path) -> Path:
     """Move the files of a set, the one that stands for it last: as long as it is there, the set is seen."""
     place, number = folder, 1
     while any((place / file.name).exists() for file in files):
         number += 1
         place = folder / f"{stack.stem}-{number}"
     for file in sorted(files, key=lambda file: file == stack):
-        _move(file, place / file.name)
+        _move(file, reach, place / file.name)
     return place / stack.name
 
 
-def _move(stack: Path, target: Path) -> None:
+def _move(stack: Path, reach: Reach, target: Path) -> None:
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            stack.rename(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _copy(stack, target)
+        with reach.folder(stack.parent) as folder:
+            try:
+                os.rename(stack.name, target, src_dir_fd=folder)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                _copy(_by_descriptor(stack, folder), target)
+
+
+def _by_descriptor(path: Path, folder: int) -> Path:
+    """A file by the descriptor of its folder, where the system has paths for that: no link can get in between."""
+    there = Path(f"/proc/self/fd/{folder}")
+    return there / path.name if there.exists() else path
 
 
 def _copy(stack: Path, target: Path) -> None:
-    """To another disk: first a copy, then its name, then the original goes."""
+    """To another disk: first a copy, then its name, then the original goes. Links are copied as links."""
     temporary = temporary_name(target)
+    is_folder = stack.is_dir() and not stack.is_symlink()
     try:
-        if stack.is_dir():
-            shutil.copytree(stack, temporary)
+        if is_folder:
+            shutil.copytree(stack, temporary, symlinks=True)
         else:
-            shutil.copy2(stack, temporary)
-            sync(temporary)
+            shutil.copy2(stack, temporary, follow_symlinks=False)
+            if not temporary.is_symlink():
+                sync(temporary)
         temporary.rename(target)
         sync(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.unlink(missing_ok=True)
         raise
-    if stack.is_dir():
+    if is_folder:
         shutil.rmtree(stack)
     else:
         stack.unlink()

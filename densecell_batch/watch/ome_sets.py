@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from densecell_batch.io.discovery import Stamp, natural_key
 from densecell_batch.io.formats.ome_set import find_set
+from densecell_batch.opening import Reach
 
 __all__ = ["OmeSets"]
 
@@ -23,15 +24,12 @@ class _Said(NamedTuple):
     metadata: str  # the file in which that is written, if it is none of these
     metadata_stamp: Stamp | None
 
-    def stands(self, path: Path) -> bool:
-        """Whether the file in which it is written is as it was."""
-        return not self.metadata or _stamp(path.with_name(self.metadata)) == self.metadata_stamp
-
 
 class OmeSets:
     """What is known of the files of a folder and of those below."""
 
-    def __init__(self) -> None:
+    def __init__(self, reach: Reach) -> None:
+        self._reach = reach
         self._known: dict[str, _Said] = {}
         self._before: dict[str, _Said] = {}
 
@@ -65,7 +63,7 @@ class OmeSets:
                 continue
             first = names[0] if names[0] in stamps else name
             files = self._names(Path(folder, first), stamps[first]) or (first,)
-            there = [stamp for file in files if (stamp := stamps.get(file) or _stamp(Path(folder, file)))]
+            there = [stamp for file in files if (stamp := stamps.get(file) or self._stamp(Path(folder, file)))]
             whole = Stamp.joined(there)
             found |= dict.fromkeys((name, *(other for other in names if other in stamps)), (first, whole))
         return found
@@ -73,21 +71,24 @@ class OmeSets:
     def _names(self, path: Path, stamp: Stamp) -> tuple[str, ...]:
         """What a file says, now or when it was last asked."""
         said = self._known.get(str(path), self._before.get(str(path)))
-        if said is None or said.stamp != stamp or not said.stands(path):
+        if said is None or said.stamp != stamp or not self._stands(path, said):
             try:
-                ome = find_set(path)
+                ome = find_set(path, self._reach)
             except Exception:  # its other files may be on their way; and no file ends the scan
                 return ()
             metadata = "" if ome is None else ome.metadata
             names = () if ome is None else ome.names
-            said = _Said(stamp, names, metadata, _stamp(path.with_name(metadata)) if metadata else None)
+            said = _Said(stamp, names, metadata, self._stamp(path.with_name(metadata)) if metadata else None)
         self._known[str(path)] = said
         return said.names
 
+    def _stands(self, path: Path, said: _Said) -> bool:
+        """Whether the file in which it is written is as it was."""
+        return not said.metadata or self._stamp(path.with_name(said.metadata)) == said.metadata_stamp
 
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return Stamp.of(found)
+    def _stamp(self, path: Path) -> Stamp | None:
+        try:
+            found = self._reach.stat(path)
+        except OSError:
+            return None
+        return Stamp.of(found)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from densecell_batch.atomic import explained, remove_remains, write_file
-from densecell_batch.claim import Ours, claimed, is_claimed, is_mine
+from densecell_batch.claim import Ours, claimed, holder, is_claimed, is_mine
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
 from densecell_batch.opening import read_json, read_small
@@ -137,9 +137,16 @@ class Place:
     @contextmanager
     def claim(self, kind: str, what: str) -> Iterator[Ours]:
         """Try to be the only one who works on something, for the length of a block; how it came about, as `claimed`."""
-        path = self.folder / "claims" / f"{kind}-{hashlib.sha256(os.fsencode(what)).hexdigest()[:24]}"
-        with claimed(path) as ours:
+        with claimed(self._claim(kind, what)) as ours:
             yield ours
+
+    def waits_for(self, kind: str, what: str) -> str:
+        """Whom `claim` waits for, and what to do if there is no such process."""
+        path = self._claim(kind, what)
+        return f"{holder(path)} is at it; if that is not so, remove {path}"
+
+    def _claim(self, kind: str, what: str) -> Path:
+        return self.folder / "claims" / f"{kind}-{hashlib.sha256(os.fsencode(what)).hexdigest()[:24]}"
 
     def remember(self, sha256: str, report: Path) -> None:
         """Note which report some content has."""

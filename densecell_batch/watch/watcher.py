@@ -26,7 +26,6 @@ from densecell_batch.errors import (
 from densecell_batch.io.discovery import natural_key, stamp_of
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.reading import open_stack
-from densecell_batch.io.stack import content_sha256
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import remove_jobs
 from densecell_batch.pipeline import Progress
@@ -114,7 +113,14 @@ class Watcher:
         self._segmenter, self._options = segmenter, options
         self._say, self._progress, self._stop = say, progress, stop
         skip = [path for path in (place.out, options.move_done, options.move_failed) if path is not None]
-        inbox = self._inbox = Inbox(root, quiet=options.quiet, skip=skip, slices=options.slices, marker=options.marker)
+        inbox = self._inbox = Inbox(
+            root,
+            quiet=options.quiet,
+            skip=skip,
+            slices=options.slices,
+            marker=options.marker,
+            links=segmenter.options.follow_links,
+        )
         self._results = Results(place, root, segmenter.options.hooks.post)
         self._board = Board(inbox, self._results, ledger, keep_failed=options.move_failed is not None)
         self._awake = threading.Event()
@@ -230,11 +236,12 @@ class Watcher:
                     f"{self._ledger.path}: taken over by another watcher, since this one was not heard of for "
                     "minutes; start it again"
                 )
-            with self._place.claim("name", self._results.shown(self._board.paths(row).report)) as ours:
+            name = self._results.shown(self._board.paths(row).report)
+            with self._place.claim("name", name) as ours:
                 if ours:
                     self._attempt(row, inherited=ours == "inherited")
                 else:
-                    self._board.leave(row, min(self._options.interval, _ELSEWHERE))
+                    self._leave(row, self._place.waits_for("name", name))
             self._relieved()
         except _Changed:
             self._board.reconsider(row)
@@ -248,6 +255,13 @@ class Watcher:
         finally:
             self._current = ""
 
+    def _leave(self, row: Row, why: str) -> None:
+        news = row.reason != why
+        self._board.leave(row, min(self._options.interval, _ELSEWHERE), why)
+        if news:
+            self._ledger.put(row)
+            self._page_late = True
+
     def _attempt(self, row: Row, *, inherited: bool) -> None:
         """Work on a stack that nobody else works on."""
         sighting, paths = self._board.sighting(row), self._board.paths(row)
@@ -255,7 +269,7 @@ class Watcher:
         if self._board.judge(row) != "queued":  # another watcher was quicker
             self._catch_up(row, sighting.path, inherited=inherited)
             return
-        if stamp_of(sighting.path) != sighting.stamp:
+        if stamp_of(sighting.path, self._inbox.reach) != sighting.stamp:
             raise _Changed
         if (reason := self._results.wrong_place(paths)) is not None:
             row.attempts, row.reason = row.attempts + 1, f"{sighting.path}: {reason}"
@@ -289,7 +303,7 @@ class Watcher:
                 _log.debug("traceback", exc_info=True)
                 name = type(error).__name__
                 error = StackError(f"{sighting.path}: internal error, please report it: {name}: {error}")
-            if stamp_of(sighting.path) != sighting.stamp:
+            if stamp_of(sighting.path, self._inbox.reach) != sighting.stamp:
                 raise _Changed from error
             self._place.check()
             self._fail(row, sighting, paths, error)
@@ -305,17 +319,17 @@ class Watcher:
         stop, path = self._stop, sighting.path
         with stop.heeded():
             check_result_names(path, paths, self._segmenter.options)
-            check_whole(path)
+            check_whole(path, self._inbox.reach)
             self._check_rivals(sighting, paths)
-            with open_stack(path) as stack:
-                files, voxels = stack.files, stack.info.n_voxels
-            if voxels > self._options.max_voxels:
-                raise StackError(
-                    f"{path}: it has {voxels:.3g} voxels; expected at most {self._options.max_voxels:.3g}: if it is "
-                    "meant, start the watcher with a larger --max-voxels"
-                )
-            row.sha256 = content_sha256(files)
-        if stamp_of(path) != sighting.stamp:
+            with open_stack(path, reach=self._inbox.reach) as stack:
+                voxels = stack.info.n_voxels
+                if voxels > self._options.max_voxels:
+                    raise StackError(
+                        f"{path}: it has {voxels:.3g} voxels; expected at most {self._options.max_voxels:.3g}: if it "
+                        "is meant, start the watcher with a larger --max-voxels"
+                    )
+                row.sha256 = stack.sha256()
+        if stamp_of(path, self._inbox.reach) != sighting.stamp:
             raise _Changed
         if (found := self._results.of_content(paths, row.sha256)) is not None:
             self._results.keep_earlier(paths, row.sha256)
@@ -323,7 +337,7 @@ class Watcher:
             return found
         with self._place.claim("content", row.sha256) as ours:
             if not ours:
-                self._board.leave(row, min(self._options.interval, _ELSEWHERE))
+                self._leave(row, self._place.waits_for("content", row.sha256))
                 return None
             self._results.keep_earlier(paths, row.sha256)
             if paths.folder not in self._cleaned:
@@ -333,7 +347,7 @@ class Watcher:
                 self._segmenter.load()  # if that was not done yet
                 (verdict,) = segment_batch([path], paths.folder, self._segmenter, self._follow(row))
             if isinstance(verdict.error, BusyError):  # somebody segments it by hand
-                self._board.leave(row, min(self._options.interval, _ELSEWHERE))
+                self._leave(row, str(verdict.error))
                 return None
             if isinstance(verdict.error, OptionError):
                 remove_jobs(paths.folder, stack_name(path))  # begun with what this machine cannot go on with
@@ -379,7 +393,9 @@ class Watcher:
 
     def _conclude(self, row: Row, stack: Path, found: Result) -> None:
         """The results are there: tell everybody. If the process dies here, the next one tells everybody again."""
-        for file in files_of(stack):  # of a set: each of them may have failed alone before the others came
+        for file in files_of(
+            stack, self._inbox.reach
+        ):  # of a set: each of them may have failed alone before the others came
             self._results.forget_texts(self._results.paths(file), found)
         verdict = Verdict(stack, found.labels, found.report)
         self._run_hook(verdict)
@@ -422,10 +438,10 @@ class Watcher:
                 run_hook(self._options.hook, verdict, self._place.out)
 
     def _move(self, stack: Path, row: Row, folder: Path) -> None:
-        if stamp_of(stack) != row.stamp:
+        if stamp_of(stack, self._inbox.reach) != row.stamp:
             return  # it was replaced a moment ago, or is gone
         try:
-            move_below(stack, self._root, folder)
+            move_below(stack, self._inbox.reach, folder)
         except OutputError as error:
             _log.error("%s: it stays where it is: %s", stack, error)
 

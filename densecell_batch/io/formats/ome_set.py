@@ -11,7 +11,6 @@ comes with an image must not decide what else of the disk is read.
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.formats.tiff_head import Head, read_head
-from densecell_batch.opening import open_plainly
+from densecell_batch.opening import Reach
 
 __all__ = ["OmeSet", "files_of", "find_set"]
 
@@ -66,12 +65,15 @@ class OmeSet:
         Name of the file with the OME-XML, if that is none of them; else "".
     image : _Image
         What the XML says of the image.
+    reach : Reach
+        What may be opened.
     """
 
     path: Path
     files: tuple[str, ...]
     metadata: str
     image: _Image
+    reach: Reach
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,11 +130,13 @@ class OmeSet:
         StackError
             If it is missing, a link, or not to be read.
         """
-        return _opened(self.path, name)
+        return _opened(self.path, name, self.reach)
 
 
-def find_set(path: Path) -> OmeSet | None:
+def find_set(path: Path, reach: Reach | None = None) -> OmeSet | None:
     """The set that a TIFF belongs to; None if it is no OME-TIFF, or all its slices lie in itself under this very name.
+
+    `reach` says which links are followed, if not only `path` itself.
 
     A single file that was renamed still says its old name: it is a set of one, so that nobody looks for the other one.
 
@@ -141,14 +145,15 @@ def find_set(path: Path) -> OmeSet | None:
     StackError
         If what it says cannot be followed: the file with the XML is missing, a name leads out of the folder.
     """
-    root = _own_root(path)
+    reach = reach or Reach.of(path)
+    root = _own_root(path, reach)
     if root is None:
         return None
     uuid, metadata = root.get("UUID", ""), ""
     pointer = next((child for child in root if _tag(child) == "BinaryOnly"), None)
     if pointer is not None:
         metadata = _plain(path, pointer.get("MetadataFile", ""))
-        root = _root_of(path, metadata)
+        root = _root_of(path, metadata, reach)
     try:
         images = [_image(element, metadata or path.name) for element in root if _tag(element) == "Image"]
     except (KeyError, ValueError) as error:
@@ -167,13 +172,13 @@ def find_set(path: Path) -> OmeSet | None:
             "files under the names that they were saved with: export it again as one file"
         )
     files = tuple(dict.fromkeys(_plain(path, part.file) for part in sorted(mine[0].parts, key=lambda p: p.first)))
-    return OmeSet(path, files, "" if metadata in files else metadata, mine[0])
+    return OmeSet(path, files, "" if metadata in files else metadata, mine[0], reach)
 
 
-def files_of(path: Path) -> list[Path]:
+def files_of(path: Path, reach: Reach | None = None) -> list[Path]:
     """The files of the stack that a TIFF belongs to, the first slice first; itself alone if it is no set."""
     try:
-        found = find_set(path)
+        found = find_set(path, reach)
     except StackError:  # whoever opens it is told
         found = None
     return [path] if found is None else found.paths
@@ -201,10 +206,10 @@ def _root(text: bytes) -> ET.Element | None:
         return None
 
 
-def _own_root(path: Path) -> ET.Element | None:
+def _own_root(path: Path, reach: Reach) -> ET.Element | None:
     """The root of the OME-XML in a file, if it speaks of files."""
     try:
-        with open_plainly(path, follow=True) as stream:
+        with reach.open(path) as stream:
             head = read_head(stream)
         if head is None or not any(word in head.description for word in (b"FileName", b"BinaryOnly")):
             return None
@@ -215,9 +220,9 @@ def _own_root(path: Path) -> ET.Element | None:
         raise StackError(f"{path}: its OME-XML cannot be used: {error}; export it again") from error
 
 
-def _root_of(path: Path, metadata: str) -> ET.Element:
+def _root_of(path: Path, metadata: str, reach: Reach) -> ET.Element:
     """The root of the OME-XML in another file, a TIFF or a text."""
-    with _opened(path, metadata) as stream:
+    with _opened(path, metadata, reach) as stream:
         try:
             head = read_head(stream)
             if head is None:
@@ -276,20 +281,20 @@ def _plain(path: Path, name: str) -> str:
     return name
 
 
-def _opened(path: Path, name: str) -> BinaryIO:
-    """A file of the set of `path`; that one may be a link, the user named it."""
+def _opened(path: Path, name: str, reach: Reach) -> BinaryIO:
+    """A file of the set of `path`."""
     member = path.with_name(name)
     try:
-        return open_plainly(member, follow=name == path.name)
+        return reach.open(member)
     except FileNotFoundError as error:
         raise StackError(
             f"{member}: it is missing; it belongs to {path.name}, as the OME-XML of that says: copy all files of the "
             "set into one folder"
         ) from error
     except OSError as error:
-        what = "it is a link" if error.errno == errno.ELOOP else f"it cannot be read ({error.strerror or error})"
         raise StackError(
-            f"{member}: {what}; it belongs to {path.name}; expected a file: put a copy in place of it"
+            f"{member}: it cannot be read ({error.strerror or error}); it belongs to {path.name}; expected a file: put "
+            "a copy in place of it"
         ) from error
 
 

@@ -10,7 +10,9 @@ Uncompressed data are read from their place in the file, everything else is deco
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,45 +36,47 @@ _BLANK = 2**28  # bytes that may be there for next to nothing: a slice without a
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
-def open_tiff(path: Path, stream: BinaryIO | None = None, *, stored: bool = False) -> Stack:
+def open_tiff(path: Path, stream: BinaryIO, *, stored: bool = False, of_set: bool = False) -> Stack:
     """Open a TIFF file; `stored` and what it raises are as for `open_stack`.
 
-    With `stream`, the open file at `path`, its pages are read as they come, whatever its OME-XML says of them. Whoever
-    opened the stream closes it.
+    Parameters
+    ----------
+    path
+        The file, for messages.
+    stream
+        It, open; the stack closes it, also where it cannot be opened.
+    of_set
+        Whether its pages are read as they come, whatever its OME-XML says of them.
     """
-    with explained_reading(path, "it is not a TIFF that can be read"):
-        if stream is not None:
+    with ExitStack() as opened:
+        opened.callback(stream.close)
+        with explained_reading(path, "it is not a TIFF that can be read"):
             pages = read_chain(stream.fileno(), path)
-        else:
-            with path.open("rb") as opened:
-                pages = read_chain(opened.fileno(), path)
-        try:
-            tiff = tifffile.TiffFile(path) if stream is None else tifffile.TiffFile(stream, is_ome=False)
-        except tifffile.TiffFileError as error:
-            reason = str(error).removeprefix("not a TIFF file: ")
-            raise StackError(
-                f"{path}: not a TIFF file ({reason}); expected a TIFF stack, saved for example by Fiji"
-            ) from error
-    try:
+            try:
+                tiff = tifffile.TiffFile(stream, is_ome=False if of_set else None)
+            except tifffile.TiffFileError as error:
+                reason = str(error).removeprefix("not a TIFF file: ")
+                raise StackError(
+                    f"{path}: not a TIFF file ({reason}); expected a TIFF stack, saved for example by Fiji"
+                ) from error
+            opened.callback(tiff.close)
         with explained_reading(path, "its header cannot be read"):
             slices = find_slices(tiff, pages, path, stored=stored)
-            _check_declared(slices, path)
+            _check_declared(slices, path, os.fstat(stream.fileno()).st_size)
             voxel_size, calibration_notes = voxel_size_of(tiff, slices.shape[0])
             grey = [AS_STORED] if stored else grey_values_of(pages)
             read = _slice_reader(tiff, slices, pages, grey, path)
-    except BaseException:
-        tiff.close()
-        raise
+        close = opened.pop_all().close
     container = "ome-tiff" if tiff.is_ome else "imagej" if tiff.is_imagej else "tiff"
     info = StackInfo(path, slices.shape, slices.dtype.newbyteorder("=").name, voxel_size, container)
     notes = [*slices.notes, *dict.fromkeys(one.note for one in grey if one.note)]
-    return Stack(info, [path], read, tiff.close, notes, calibration_notes)
+    return Stack(info, [path], read, close, notes, calibration_notes)
 
 
-def _check_declared(slices: Slices, path: Path) -> None:
+def _check_declared(slices: Slices, path: Path, size: int) -> None:
     """Refuse what unpacks to far more than a packed image does: who says so wants memory and time, not a result."""
     z, y, x = slices.shape
-    size, declared = path.stat().st_size, z * y * x * slices.dtype.itemsize
+    declared = z * y * x * slices.dtype.itemsize
     if declared > max(_PACKED * size, _BLANK):
         raise StackError(
             f"{path}: it says that it holds {z} x {y} x {x} voxels, {declared:.3g} bytes, and has {size}: no image "

@@ -201,7 +201,7 @@ class Archive(Files):
             problem = _harm(info, path)
             if problem:
                 raise self._error(f"{self._path}: {info.filename!r} in the zip {problem}")
-            if info.is_dir() or not path.parts or path.parts[0] == "__MACOSX" or path.name.startswith("._"):
+            if not path.parts or info.is_dir() or path.parts[0] == "__MACOSX" or path.name.startswith("._"):
                 continue
             if str(path) in entries:
                 raise self._error(f"{self._path}: {info.filename!r} is in the zip twice; expected each file once")

@@ -25,7 +25,7 @@ _MAX_FORWARD_BYTES = 2**30  # that a net takes for the input; the published ones
 # What numpy writes before the values: magic, version 1.0, length, then the type, order and shape as a Python literal.
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
-    r"\{'descr': '([^']{1,20})', 'fortran_order': (False|True), 'shape': \(((?:\d{1,9},? ?){0,8})\), \} *\n"
+    r"\{'descr': '([<>=|]?[a-zA-Z]\d{0,4})', 'fortran_order': (False|True), 'shape': \(((?:\d{1,9},? ?){0,8})\), \} *\n"
 )
 
 

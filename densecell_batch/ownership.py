@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -38,6 +39,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_NAME_MAX = 255  # bytes, on all file systems in use
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises OSError."""
@@ -60,7 +63,13 @@ def entries_of(report: Any) -> list[dict[str, Any]]:
 
 
 def _is_name(text: Any) -> bool:
-    return isinstance(text, str) and text not in ("", ".", "..") and "/" not in text and "\0" not in text
+    """Whether a file in some folder can be called like that."""
+    if not isinstance(text, str) or text in ("", ".", "..") or "/" in text or "\0" in text:
+        return False
+    try:
+        return len(os.fsencode(text)) <= _NAME_MAX
+    except UnicodeEncodeError:
+        return False
 
 
 def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:

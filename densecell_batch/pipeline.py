@@ -119,6 +119,7 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
     before = stamp_of(path, reach)
     with ExitStack() as opened:
         given = opened.enter_context(open_stack(path, options.voxel_size, reach=reach))
+        segmenter.check_memory(given)
         if options.shard or options.assemble:
             make_folder(folder)
             sha256 = opened.enter_context(shared_sha256(given, folder, stack_name(path)))

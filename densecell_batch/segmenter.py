@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from densecell_batch.bundle import ModelBundle
 from densecell_batch.device import DeviceInfo, Precision, available_memory, choose_precision, select_device
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.hooks import MacroHooks
+from densecell_batch.io.stack import Stack
 from densecell_batch.opening import Reach
 from densecell_batch.planning import Plan, plan_tiles
 from densecell_batch.predict import Predictor
@@ -124,6 +126,22 @@ class Segmenter:
             If a member is not as the bundle says.
         """
         _ = self.predictor
+
+    def check_memory(self, stack: Stack) -> None:
+        """See that a slice can be read: what is packed as one piece is unpacked as one.
+
+        Raises
+        ------
+        StackError
+            If that takes more than half of the memory that the process may take.
+        """
+        if stack.block > self._budget // 2:
+            raise StackError(
+                f"{stack.info.path}: its slices are packed in pieces of {stack.block / 2**30:.2f} GiB each, which have "
+                f"to be unpacked as a whole; {self._budget / 2**30:.2f} GiB of memory do not suffice for that: save it "
+                f"uncompressed (in Fiji: File > Save As > Tiff), or give --memory {ceil(2 * stack.block / 2**30)}G, on "
+                "a machine that has it"
+            )
 
     def plan(self, shape: tuple[int, int, int]) -> Plan:
         """The tiles of a stack of `shape` (z, y, x)."""

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from densecell_batch.quiet import choose_kernels
+
+choose_kernels()  # before any test imports TensorFlow
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:

@@ -43,6 +43,12 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str, mess
         pass
 
 
+def test_a_file_without_a_name_is_nothing(tmp_path: Path) -> None:
+    path = zip_of(tmp_path / "a.zip", ("good", b"1"), ("", b"2"))
+    with open_archive(path, BundleError) as opened:
+        assert opened.size("good") == 1
+
+
 def test_links_are_refused(tmp_path: Path) -> None:
     path = zip_of(tmp_path / "a.zip", ("link", b"/etc/passwd"), external_attr=(stat.S_IFLNK | 0o777) << 16)
     with pytest.raises(BundleError, match="'link' in the zip is a link"), open_archive(path, BundleError):

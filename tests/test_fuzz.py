@@ -60,7 +60,7 @@ def test_an_input_that_ends_the_process_is_kept(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "crashing" / "__init__.py").touch()
     for module in ("driver", "__main__"):
         source = Path(driver.__file__).with_name(f"{module}.py").read_text()
-        source = source.replace('TARGETS = ("bundle", "published")', 'TARGETS = ("crash",)')
+        source = source.replace('TARGETS = ("bundle", "published", "tiff", "report", "ledger")', 'TARGETS = ("crash",)')
         (tmp_path / "crashing" / f"{module}.py").write_text(source)
     (tmp_path / "crashing" / "crash.py").write_text(
         "import os\n"

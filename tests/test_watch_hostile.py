@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import watched
 from click.testing import CliRunner
 from ome import write_set
 
 from densecell_batch.atomic import open_new, temporary_name, write_file
+from densecell_batch.bundle import load_bundle
 from densecell_batch.cli import cli
 from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.reading import open_stack
 from densecell_batch.opening import Reach
 from densecell_batch.outputs import OutputPaths
+from densecell_batch.segmenter import Segmenter, SegmentOptions
 
 
 def tiny(path: Path, side: int, slices: int = 1, packed: bool = True) -> None:
@@ -104,6 +107,55 @@ def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert (out / "notes").read_text() == "a file of the user"
     assert not (out / "a_labels.tif").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["strip", "tiles", "folder", "fine strips", "plain"])
+def test_what_is_packed_as_one_piece_is_held_against_the_memory(tmp_path, data, kind):
+    """A slice of 64 MiB, under --memory 96M: as one strip it would be unpacked whole for each band of rows."""
+    slices = np.zeros((1, 8192, 8192), np.uint8)
+    packing = {
+        "strip": {"compression": "zlib", "rowsperstrip": 8192},
+        "folder": {"compression": "zlib", "rowsperstrip": 8192},
+        "tiles": {"compression": "zlib", "tile": (8192, 8192)},
+        "fine strips": {"compression": "zlib", "rowsperstrip": 64},
+        "plain": {"imagej": True},
+    }[kind]
+    path = stack = tmp_path / "in" / "a.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, slices, **packing)
+    if kind == "folder":
+        stack = path.parent
+        for name in ("b", "c"):
+            path.with_name(f"{name}.tif").write_bytes(path.read_bytes())
+    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), SegmentOptions(memory=96 * 2**20))
+    with open_stack(stack) as opened:
+        if kind in ("fine strips", "plain"):
+            segmenter.check_memory(opened)
+        else:
+            with pytest.raises(StackError, match=r"pieces of 0.06 GiB .*save it uncompressed .* --memory 1G"):
+                segmenter.check_memory(opened)
+
+
+def test_a_later_slice_of_a_folder_is_packed_in_no_larger_pieces(tmp_path):
+    slices = np.zeros((9000, 9000), np.uint8)
+    tifffile.imwrite(tmp_path / "0.tif", slices, compression="zlib", rowsperstrip=64)
+    tifffile.imwrite(tmp_path / "1.tif", slices, compression="zlib", rowsperstrip=9000)
+    with open_stack(tmp_path) as stack:
+        stack.read(0, (0, 1))
+        with pytest.raises(StackError, match=r"1\.tif: it is packed in pieces of 8.1e\+07 bytes"):
+            stack.read(1, (0, 1))
+
+
+def test_tiles_much_larger_than_the_image(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((100, 100), np.uint8), compression="zlib", tile=(112, 112))
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    for code in (322, 323):
+        at = content.index(struct.pack("<HH", code, 3)) if struct.pack("<HH", code, 3) in content else 0
+        at = at or content.index(struct.pack("<HH", code, 4))
+        content[at : at + 12] = struct.pack("<HHII", code, 4, 1, 65536)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(StackError, match="no image packs like that"):
+        open_stack(tmp_path / "a.tif")
 
 
 def test_stacks_that_are_too_many_voxels(tmp_path, monkeypatch):

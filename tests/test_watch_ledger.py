@@ -1,5 +1,6 @@
 """The table of a watcher, and what several of them say together."""
 
+import os
 import sqlite3
 from contextlib import closing
 
@@ -117,3 +118,67 @@ def test_what_several_tables_say(tmp_path):
     assert read_tables([(tmp_path / "3.sqlite", True)]).unread == [tmp_path / "3.sqlite"]
     one.close()
     two.close()
+
+
+def _view(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "ALTER TABLE stacks RENAME TO other; CREATE VIEW stacks AS WITH RECURSIVE n(i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT other.* FROM other, n;"
+        )
+
+
+def _trigger(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("CREATE TRIGGER t AFTER INSERT ON stacks BEGIN DELETE FROM stacks; END;")
+
+
+def _columns(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("ALTER TABLE stacks ADD COLUMN more TEXT;")
+
+
+def _link(path):
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def _link_to_nothing(path):
+    path.unlink()
+    path.symlink_to("nothing")
+
+
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("forge", [_view, _trigger, _columns, _link, _link_to_nothing, _pipe])
+def test_tables_that_somebody_forged(tmp_path, forge):
+    """Nothing in them is run or waited for, nothing is written through them."""
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path, "me")
+    ledger.put(Row("a.tif"))
+    ledger.close()
+    forge(path)
+    assert read_tables([(path, True)]).unread == [path]
+    ledger = Ledger(path, "me")
+    assert ledger.get("a.tif") is None
+    ledger.put(Row("b.tif"))
+    ledger.close()
+    assert [row.name for row in read_tables([(path, True)]).rows] == ["b.tif"]
+    assert not path.is_symlink()
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize("change", ["seen = 'x'", "retry_at = 1e300", "state = 'gone'", "bytes = x'00'", "name = NULL"])
+def test_rows_that_are_none_are_left_out(tmp_path, change):
+    path = tmp_path / "l.sqlite"
+    ledger = Ledger(path, "me")
+    ledger.put(Row("a.tif"), Row("b.tif"))
+    ledger.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE stacks SET {change} WHERE name = 'a.tif'")
+    assert [row.name for row in read_tables([(path, True)]).rows] == ["b.tif"]
+    assert [row.name for row in Ledger(path, "me").of_state("queued")] == ["b.tif"]

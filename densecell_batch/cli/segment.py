@@ -192,6 +192,7 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
             check_image(path)
             options = segmenter.options
             with open_stack(path, options.voxel_size, reach=options.reach(path)) as stack:
+                segmenter.check_memory(stack)
                 info = stack.info
             for note in stack.notes:
                 _log.warning("%s: %s", path, note)

@@ -27,6 +27,8 @@ from densecell_batch.volume import StackInfo, VoxelSize
 
 __all__ = ["open_labels", "open_stack"]
 
+_SMALL_BLOCK = 2**26  # bytes that any slice may be packed in
+
 
 def open_stack(
     path: Path, voxel_size: VoxelSize | None = None, *, stored: bool = False, reach: Reach | None = None
@@ -118,7 +120,7 @@ def _open_folder(folder: Path, reach: Reach, *, stored: bool) -> Stack:
     if ome is not None and len(ome.files) > 1:
         return _open_set_folder(folder, ome, order, stored=stored)
     with _open_file(files[0], reach, stored=stored) as first:
-        info, notes, of_calibration = first.info, first.notes, first.calibration_notes
+        info, notes, of_calibration, block = first.info, first.notes, first.calibration_notes, first.block
     if info.shape[0] > 1:
         raise _no_slices(folder, files, info, reach)
     if order.series:
@@ -134,12 +136,17 @@ def _open_folder(folder: Path, reach: Reach, *, stored: bool) -> Stack:
                 raise StackError(f"{files[z]}: has {single.info.shape[0]} slices; expected one, as in {files[0].name}")
             if _look(single.info) != _look(info):
                 raise _unlike(files, z, single.info, reach)
+            if single.block > max(block, _SMALL_BLOCK):
+                raise StackError(
+                    f"{files[z]}: it is packed in pieces of {single.block:.3g} bytes, those of {files[0].name} have "
+                    f"{block:.3g}; expected all slices alike: save it uncompressed"
+                )
             return single.read(0, (start, stop))
 
     info = replace(info, path=folder, shape=(len(files), *info.shape[1:]), container="folder")
     others = [note for note in notes if note not in of_calibration]
     stack = Stack(info, files, read, lambda: None, [*others, *order.notes], of_calibration)
-    stack.remarks = order.notes
+    stack.remarks, stack.block = order.notes, block
     return stack
 
 
@@ -218,7 +225,8 @@ def _open_set(ome: OmeSet, *, stored: bool) -> Stack:
         )
     members = _Members(ome, stored=stored)
     try:
-        infos = {name: members.open(name).info for name in ome.files}
+        opened = {name: members.open(name) for name in ome.files}
+        infos = {name: one.info for name, one in opened.items()}
         first, planes = _where(ome, infos)
     except BaseException:
         members.close()
@@ -238,7 +246,7 @@ def _open_set(ome: OmeSet, *, stored: bool) -> Stack:
     ]
     remarks = (*members.remarks, *unused)
     stack = Stack(info, ome.paths, read, members.close, remarks, notes)
-    stack.remarks = remarks
+    stack.remarks, stack.block = remarks, max(one.block for one in opened.values())
     return stack
 
 

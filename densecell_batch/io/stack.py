@@ -39,6 +39,8 @@ class Stack:
         Those of the notes that are of its files, and stay true of whatever is made of it.
     reach : Reach
         Which links are followed on the way to them.
+    block : int
+        Bytes that are decoded at once, at most, whatever rows are asked for; 0 where they are read from their place.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class Stack:
         self.info, self.files = info, tuple(files)
         self.notes, self.calibration_notes = (*notes, *calibration_notes), tuple(calibration_notes)
         self.remarks: tuple[str, ...] = ()
-        self.reach = Reach.of(info.path)
+        self.reach, self.block = Reach.of(info.path), 0
         self._read, self._close = read, close
         self._lock = threading.Lock()
 

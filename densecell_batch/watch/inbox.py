@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from densecell_batch.checks import check_image
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.io.discovery import Stamp, has_tiff_name, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
-from densecell_batch.io.stack import explained_reading
+from densecell_batch.io.stack import Stack, explained_reading
 from densecell_batch.opening import Reach
 from densecell_batch.outputs import without_suffix
 from densecell_batch.printable import printable
@@ -275,8 +275,17 @@ def _sample(stamps: dict[str, Stamp]) -> list[str]:
     return list(dict.fromkeys([by_size[-1], by_size[0], *between]))
 
 
-def check_whole(path: Path, reach: Reach | None = None) -> None:
-    """Open a stack to its last slice; `reach` is as for `open_stack`.
+def check_whole(path: Path, reach: Reach | None = None, check: Callable[[Stack], None] = lambda _: None) -> None:
+    """Open a stack to its last slice.
+
+    Parameters
+    ----------
+    path
+        The stack.
+    reach
+        As for `open_stack`.
+    check
+        Called with the open stack before any of its pixels is read; may raise StackError.
 
     Raises
     ------
@@ -288,6 +297,7 @@ def check_whole(path: Path, reach: Reach | None = None) -> None:
     if path.is_dir():
         _check_slices(path, reach)
     with open_stack(path, reach=reach) as stack:
+        check(stack)
         z, y, _ = stack.info.shape
         stack.read(z - 1, (y - 1, y))
 

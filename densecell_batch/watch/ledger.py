@@ -1,17 +1,19 @@
 """The table of a watcher: what it knows of each stack, in SQLite, to be read by people and by the next start.
 
 It is a record, not the truth: a table that is lost or damaged is begun anew, and what it said is found again in reports
-and error texts. Each table has one writer, who owns a claim on it, so that SQLite's locks, which many network
-file systems do not keep, decide nothing; for the same reason it has no write-ahead log.
+and error texts. One whose schema is not ours, to the letter, is taken for damaged: views and triggers would be run.
+Each table has one writer, who owns a claim on it, so that SQLite's locks, which many network file systems do not keep,
+decide nothing; for the same reason it has no write-ahead log.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
+import stat
 import time
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from urllib.parse import quote
@@ -25,6 +27,7 @@ _log = logging.getLogger(__name__)
 STATES = ("queued", "running", "done", "failed")
 _SCHEMA = 1
 _RECENT = 30  # finished stacks that are shown
+_MOST = 1e11  # seconds since 1970, or any other number that is no whole one
 
 
 @dataclass
@@ -57,8 +60,46 @@ class Row:
         return Stamp(self.files, self.bytes, self.mtime_ns)
 
 
-_COLUMNS = [field.name for field in fields(Row)]
+_COLUMNS = ", ".join(field.name for field in fields(Row))
+_MARKS = ", ".join("?" for _ in fields(Row))
 _TYPES = {"str": "TEXT", "int": "INTEGER", "float": "REAL", "float | None": "REAL"}
+_TABLE = "CREATE TABLE stacks ({})".format(
+    ", ".join(
+        f"{field.name} {_TYPES[str(field.type)]}{' PRIMARY KEY' if field.name == 'name' else ''}"
+        for field in fields(Row)
+    )
+)
+_SCHEMA_TEXT = (_TABLE, "CREATE INDEX by_state ON stacks (state, finished)")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Damage ends in a DatabaseError: SQLite's own message may quote bytes that are no text."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(f"it is damaged ({error.reason})") from error
+
+
+@_readable()
+def _rows(database: sqlite3.Connection, where: str, *values: object) -> list[Row]:
+    """Rows of the table; those that are none are left out."""
+    found = map(_row, database.execute(f"SELECT {_COLUMNS} FROM stacks WHERE {where}", values))
+    return [row for row in found if row is not None]
+
+
+def _row(values: Sequence[object]) -> Row | None:
+    """A row as it is in the table; None if it is none that we wrote: SQLite keeps anything in any column."""
+    for field, value in zip(fields(Row), values, strict=True):
+        kind = str(field.type)
+        if value is None and kind.endswith("None"):
+            continue
+        if not isinstance(value, str if kind == "str" else int if kind == "int" else int | float):
+            return None
+        if isinstance(value, int | float) and kind != "int" and not abs(value) < _MOST:  # no date, NaN
+            return None
+    row = Row(*values)  # type: ignore[arg-type]
+    return row if row.state in STATES else None
 
 
 class Ledger:
@@ -124,8 +165,7 @@ class Ledger:
                     if row is None:
                         database.execute("DELETE FROM stacks WHERE name = ?", (name,))
                     else:
-                        marks = ", ".join("?" * len(_COLUMNS))
-                        database.execute(f"INSERT OR REPLACE INTO stacks VALUES ({marks})", astuple(row))
+                        database.execute(f"INSERT OR REPLACE INTO stacks VALUES ({_MARKS})", astuple(row))
             self._unsaved.clear()
 
         if self._unsaved:
@@ -135,7 +175,7 @@ class Ledger:
         found: list[Row] = []
 
         def read(database: sqlite3.Connection) -> None:
-            found.extend(Row(*row) for row in database.execute(f"SELECT * FROM stacks WHERE {where}", values))
+            found.extend(_rows(database, where, *values))
 
         self._run(read)
         return found
@@ -164,6 +204,8 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Open or make a database; one that is damaged, or of another version, is put aside."""
     if not path.parent.is_dir():
         raise OSError(f"{path.parent} is not there")
+    if not _is_plain(path):  # a link would be written through, a pipe waited for
+        _put_aside(path, "it is no regular file")
     try:
         return _connected(path)
     except sqlite3.OperationalError:
@@ -172,31 +214,54 @@ def _opened(path: Path) -> sqlite3.Connection:
             path.with_name(path.name + ".lock").rmdir()  # of a process that was killed
         return _connected(path, "&vfs=unix-dotfile")
     except sqlite3.DatabaseError as error:
-        aside = path.with_name(f"{path.name}.damaged")
-        _log.warning("%s: %s: begun anew; what it was is kept as %s", path, error, aside.name)
-        path.replace(aside)
-        path.with_name(path.name + "-journal").unlink(missing_ok=True)
+        _put_aside(path, error)
         return _connected(path)
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether a file is a regular one, or not there."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def _put_aside(path: Path, why: object) -> None:
+    aside = path.with_name(f"{path.name}.damaged")
+    _log.warning("%s: %s: begun anew; what it was is kept as %s", path, why, aside.name)
+    path.replace(aside)
+    path.with_name(path.name + "-journal").unlink(missing_ok=True)
+
+
+@_readable()
 def _connected(path: Path, more: str = "") -> sqlite3.Connection:
     database = sqlite3.connect(f"file:{quote(str(path))}?mode=rwc{more}", uri=True, timeout=5)
+    database.text_factory = _text
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         if version not in (0, _SCHEMA):
             raise sqlite3.DatabaseError(f"a table of version {version}, expected {_SCHEMA}")
-        with database:
-            columns = ", ".join(
-                f"{field.name} {_TYPES[str(field.type)]}{' PRIMARY KEY' if field.name == 'name' else ''}"
-                for field in fields(Row)
-            )
-            database.execute(f"CREATE TABLE IF NOT EXISTS stacks ({columns})")
-            database.execute("CREATE INDEX IF NOT EXISTS by_state ON stacks (state, finished)")
-            database.execute(f"PRAGMA user_version = {_SCHEMA}")
+        if version:
+            _check_schema(database)
+        else:
+            with database:
+                for statement in (*_SCHEMA_TEXT, f"PRAGMA user_version = {_SCHEMA}"):
+                    database.execute(statement)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
+
+
+def _check_schema(database: sqlite3.Connection) -> None:
+    """Raise DatabaseError if there is anything but our table in it: views and triggers would be run."""
+    found = database.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL")
+    if {text for (text,) in found} != set(_SCHEMA_TEXT):
+        raise sqlite3.DatabaseError("its table is not as this program makes it")
 
 
 @dataclass(frozen=True)
@@ -244,9 +309,13 @@ def read_tables(ledgers: Sequence[tuple[Path, bool]], recent: int = _RECENT) -> 
     return Table(rest + finished_rows, len(done - {row.name for row in rest}), watchers, unread)
 
 
+@_readable()
 def _read(path: Path, recent: int) -> tuple[list[Row], set[str]]:
+    if not _is_plain(path):
+        raise sqlite3.DatabaseError("it is no regular file")
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=2)) as database:
-        rows = [Row(*row) for row in database.execute("SELECT * FROM stacks WHERE state != 'done'")]
-        last = database.execute("SELECT * FROM stacks WHERE state = 'done' ORDER BY finished DESC LIMIT ?", (recent,))
-        rows += [Row(*row) for row in last]
+        database.text_factory = _text
+        _check_schema(database)
+        rows = _rows(database, "state != 'done'")
+        rows += _rows(database, "state = 'done' ORDER BY finished DESC LIMIT ?", recent)
         return rows, {name for (name,) in database.execute("SELECT name FROM stacks WHERE state = 'done'")}

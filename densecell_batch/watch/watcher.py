@@ -26,6 +26,7 @@ from densecell_batch.errors import (
 from densecell_batch.io.discovery import natural_key, stamp_of
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import Stack
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import remove_jobs
 from densecell_batch.pipeline import Progress
@@ -319,15 +320,9 @@ class Watcher:
         stop, path = self._stop, sighting.path
         with stop.heeded():
             check_result_names(path, paths, self._segmenter.options)
-            check_whole(path, self._inbox.reach)
+            check_whole(path, self._inbox.reach, self._check_size)
             self._check_rivals(sighting, paths)
             with open_stack(path, reach=self._inbox.reach) as stack:
-                voxels = stack.info.n_voxels
-                if voxels > self._options.max_voxels:
-                    raise StackError(
-                        f"{path}: it has {voxels:.3g} voxels; expected at most {self._options.max_voxels:.3g}: if it "
-                        "is meant, start the watcher with a larger --max-voxels"
-                    )
                 row.sha256 = stack.sha256()
         if stamp_of(path, self._inbox.reach) != sighting.stamp:
             raise _Changed
@@ -361,6 +356,16 @@ class Watcher:
             # If another file took the place of this one a moment ago, it is that one that was segmented.
             self._results.remember(found)
             return found
+
+    def _check_size(self, stack: Stack) -> None:
+        """Raise StackError if a stack is too large to be worked on."""
+        voxels, most = stack.info.n_voxels, self._options.max_voxels
+        if voxels > most:
+            raise StackError(
+                f"{stack.info.path}: it has {voxels:.3g} voxels; expected at most {most:.3g}: if it is meant, start "
+                "the watcher with a larger --max-voxels"
+            )
+        self._segmenter.check_memory(stack)
 
     def _check_rivals(self, sighting: Sighting, paths: OutputPaths) -> None:
         """Raise StackError if results of this stack would take the place of those of another one beside it."""

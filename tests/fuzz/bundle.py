@@ -8,7 +8,6 @@ import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,18 +15,10 @@ from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
 from densecell_batch.volume import VoxelSize
 
-from .driver import Target, mutated
+from .driver import Target, mutated, mutated_json
 from .zips import pack, unpack
 
 _DATA = Path(__file__).parents[1] / "data"
-
-# What a manifest of a stranger might say anywhere, as JSON.
-_VALUES = (
-    "null", "true", "-1", "0", "1e400", "1e-400", "NaN", "-Infinity", "9" * 30, "9" * 5000, "2147483648", '""', '"a"',
-    '"a\\nb"', '"\\u001b[2J"', '"\\u202e"', '"\\ud800"', '"' + "x" * 10_000 + '"', '"../../x"', "[]", "{}", "[[]]",
-    '[{"name": "a", "colour": [1, 2, 3]}]', "[1, 1, 1]", "[5, 100000, 100000]", "[16384, 20, 20]",
-    "[" * 200 + "]" * 200, "[" * 20_000, '{"family": "unet2d", "n_classes": 5}', '{"a": {"b": [1, {}]}}', "4096", "256",
-)  # fmt: skip
 
 
 def _seeds() -> Sequence[bytes]:
@@ -67,7 +58,7 @@ def _mutate(rng: random.Random, content: bytes) -> bytes:
     files = unpack(content)
     name = rng.choice(("bundle.json", "bundle.json", "golden.npz", "golden", "weights"))
     if name == "bundle.json" and rng.random() < 0.8:
-        files[name] = _manifest(rng, files[name])
+        files[name] = mutated_json(rng, files[name])
     elif name == "golden":  # below the checksums of the .npz
         arrays = unpack(files["golden.npz"])
         inside = rng.choice(sorted(arrays))
@@ -84,30 +75,6 @@ def _mutate(rng: random.Random, content: bytes) -> bytes:
     else:
         files[name] = mutated(rng, files[name])
     return pack(rng, files)
-
-
-def _manifest(rng: random.Random, content: bytes) -> bytes:
-    """A manifest with another value, or another key, somewhere."""
-    manifest = json.loads(content)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        inside: Any = manifest
-        while True:
-            keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
-            if not keys:
-                break
-            key = rng.choice(keys)
-            if isinstance(inside[key], dict | list) and inside[key] and rng.random() < 0.7:
-                inside = inside[key]
-                continue
-            if isinstance(inside, dict) and rng.random() < 0.1:
-                inside[rng.choice(("new", "\x1b]0;x\x07", "a\nb", "\u202e", "\ud800"))] = inside.pop(key)
-            else:
-                inside[key] = f"<{rng.randrange(len(_VALUES))}>"
-            break
-    text = json.dumps(manifest)
-    for i, value in enumerate(_VALUES):
-        text = text.replace(f'"<{i}>"', value)
-    return text.encode()
 
 
 TARGET = Target(_seeds, _read, ".zip", _mutate)

@@ -7,6 +7,7 @@ the process is known, too.
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import resource
 import shutil
@@ -18,16 +19,25 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from densecell_batch.errors import DensecellError
 
-__all__ = ["TARGETS", "Target", "fuzz", "mutated", "run_once"]
+__all__ = ["TARGETS", "Target", "fuzz", "mutated", "mutated_json", "run_once"]
 
-TARGETS = ("bundle", "published")
+TARGETS = ("bundle", "published", "tiff", "report", "ledger")
 
 _SECONDS = 20  # that an input may take
 _MEMORY = 1 * 2**30  # bytes of address space that reading may add; twice that ends the process
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
+
+# What JSON of a stranger might say anywhere, as JSON.
+_VALUES = (
+    "null", "true", "-1", "0", "1e400", "1e-400", "NaN", "-Infinity", "9" * 30, "9" * 5000, "2147483648", '""', '"a"',
+    '"a\\nb"', '"\\u001b[2J"', '"\\u202e"', '"\\ud800"', '"' + "x" * 10_000 + '"', '"../../x"', "[]", "{}", "[[]]",
+    '[{"name": "a", "colour": [1, 2, 3]}]', "[1, 1, 1]", "[5, 100000, 100000]", "[16384, 20, 20]",
+    "[" * 200 + "]" * 200, "[" * 20_000, '{"family": "unet2d", "n_classes": 5}', '{"a": {"b": [1, {}]}}', "4096", "256",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,30 @@ def mutated(rng: random.Random, content: bytes) -> bytes:
                 end = at + rng.choice((1, 4, 16))
                 data[at:end] = data[rng.randrange(len(data)) :][: end - at]
     return bytes(data)
+
+
+def mutated_json(rng: random.Random, content: bytes) -> bytes:
+    """JSON with another value, or another key, somewhere."""
+    values = json.loads(content)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        inside: Any = values
+        while True:
+            keys = list(inside) if isinstance(inside, dict) else list(range(len(inside)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(inside[key], dict | list) and inside[key] and rng.random() < 0.7:
+                inside = inside[key]
+                continue
+            if isinstance(inside, dict) and rng.random() < 0.1:
+                inside[rng.choice(("new", "\x1b]0;x\x07", "a\nb", "\u202e", "\ud800"))] = inside.pop(key)
+            else:
+                inside[key] = f"<{rng.randrange(len(_VALUES))}>"
+            break
+    text = json.dumps(values)
+    for i, value in enumerate(_VALUES):
+        text = text.replace(f'"<{i}>"', value)
+    return text.encode()
 
 
 def run_once(found: Target, path: Path) -> str:

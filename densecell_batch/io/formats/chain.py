@@ -72,6 +72,15 @@ class TiffDirectory:
         return self.offsets[0] if place - self.offsets[0] == self.length * self.width * self.bits // 8 else None
 
     @property
+    def block(self) -> int:
+        """Bytes that a strip or tile has once it is decoded; 0 where nothing has to be."""
+        if self.start is not None:
+            return 0
+        *_, rows, tile_width, tile_length, depth = self.coding
+        pixels = tile_width * tile_length if tile_width else min(rows, self.length) * self.width
+        return pixels * self.samples * max(depth, 1) * -(-self.bits // 8)
+
+    @property
     def end(self) -> int:
         """One past the last byte of the pixels."""
         # A strip or tile at 0 is one that was never written: it is empty.
@@ -93,7 +102,7 @@ class TiffDirectory:
         row = -(-self.width * self.bits * across // 8) * depth
         rows = max(1, min(rows, self.length))
         n, last = divmod(self.length, rows)
-        plane = [rows * row] * n + ([last * row] if last else [])
+        plane = [rows * row] * min(n, len(self.offsets)) + ([last * row] if last else [])
         return plane if planar == 1 else plane * self.samples
 
 

@@ -62,7 +62,8 @@ def open_tiff(path: Path, stream: BinaryIO, *, stored: bool = False, of_set: boo
             opened.callback(tiff.close)
         with explained_reading(path, "its header cannot be read"):
             slices = find_slices(tiff, pages, path, stored=stored)
-            _check_declared(slices, path, os.fstat(stream.fileno()).st_size)
+            block = _block(slices, pages)
+            _check_declared(slices, block, path, os.fstat(stream.fileno()).st_size)
             voxel_size, calibration_notes = voxel_size_of(tiff, slices.shape[0])
             grey = [AS_STORED] if stored else grey_values_of(pages)
             read = _slice_reader(tiff, slices, pages, grey, path)
@@ -70,17 +71,27 @@ def open_tiff(path: Path, stream: BinaryIO, *, stored: bool = False, of_set: boo
     container = "ome-tiff" if tiff.is_ome else "imagej" if tiff.is_imagej else "tiff"
     info = StackInfo(path, slices.shape, slices.dtype.newbyteorder("=").name, voxel_size, container)
     notes = [*slices.notes, *dict.fromkeys(one.note for one in grey if one.note)]
-    return Stack(info, [path], read, close, notes, calibration_notes)
+    stack = Stack(info, [path], read, close, notes, calibration_notes)
+    stack.block = block
+    return stack
 
 
-def _check_declared(slices: Slices, path: Path, size: int) -> None:
+def _block(slices: Slices, pages: Sequence[TiffDirectory]) -> int:
+    """Bytes that are decoded at once, at most, whatever rows are asked for."""
+    if slices.start is not None:
+        return 0
+    packed = max(page.block for page in pages)
+    return max(packed, slices.shape[0] * slices.shape[1] * slices.shape[2]) if slices.folded else packed
+
+
+def _check_declared(slices: Slices, block: int, path: Path, size: int) -> None:
     """Refuse what unpacks to far more than a packed image does: who says so wants memory and time, not a result."""
     z, y, x = slices.shape
-    declared = z * y * x * slices.dtype.itemsize
+    declared = max(z * y * x * slices.dtype.itemsize, block)
     if declared > max(_PACKED * size, _BLANK):
         raise StackError(
-            f"{path}: it says that it holds {z} x {y} x {x} voxels, {declared:.3g} bytes, and has {size}: no image "
-            "packs like that; export it again"
+            f"{path}: it says that it holds {z} x {y} x {x} voxels, {declared:.3g} bytes unpacked, and has {size}: "
+            "no image packs like that; export it again"
         )
 
 

@@ -1,0 +1,78 @@
+"""Reports in an output folder, beside files that are called like results of theirs and of other stacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from densecell_batch.hooks import Macro, post_is_done
+from densecell_batch.outputs import OutputPaths
+from densecell_batch.ownership import compare, entries_of, foreign, make_room, set_aside, sha256_of
+from densecell_batch.report import has_labels, is_same_work, read_report
+from densecell_batch.segmenter import SegmentOptions
+from densecell_batch.watch.place import Place
+from densecell_batch.watch.results import Results
+
+from .driver import Target, mutated, mutated_json
+
+_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of an empty file
+_IDENTITY = {"model": {"name": "tiny", "members": [_SHA256]}, "options": {"stitch": "crop"}, "pre_macro": None}
+_REPORT = {
+    "schema_version": 1,
+    "input": {"path": "/in/input.tif", "files": 1, "bytes": 5, "mtime_ns": 7, "sha256": _SHA256, "shape": [1, 2, 3]},
+    **_IDENTITY,
+    "versions": {"densecell-batch": "1"},
+    "warnings": ["a warning"],
+    "outputs": {
+        kind: {"file": f"input_{kind}", "bytes": 0, "sha256": _SHA256} for kind in ("labels.tif", "preview.png")
+    } | {"labels": {"file": "input_labels.tif", "bytes": 0, "sha256": _SHA256}},
+    "post_macro": {"sha256": _SHA256, "tables": [{"file": "input_macro_results.csv", "bytes": 0, "sha256": _SHA256}]},
+    "timings": {"seconds": 1.5, "named_ns": {"input_labels.tif": 1}},
+}  # fmt: skip
+
+
+def _seeds() -> Sequence[bytes]:
+    return [json.dumps(_REPORT).encode()]
+
+
+def _read(path: Path) -> None:
+    """As a run, a watcher and the second macro do; what is of others stays as it is."""
+    folder = path.parent
+    mine = ("input_labels.tif", "input_preview.png", "input_macro_results.csv")
+    others = ("other_labels.tif", "other_report.json")
+    for name in (*mine, *others):
+        (folder / name).touch()
+    stack = folder / "in" / "input.tif"
+    paths = OutputPaths(folder, stack)
+    macro = Macro(folder / "macro.ijm", "return 1;", _SHA256)
+    results = Results(Place(folder, _IDENTITY), folder / "in", macro)
+    content = read_report(path)
+    entries_of(content)
+    compare(path, content)
+    has_labels(path, content)
+    is_same_work(content, _REPORT)
+    post_is_done(path, content, macro)
+    found = results.current(paths)
+    results.made_from(paths)
+    if found is not None:
+        _ = found.sha256, found.content
+    foreign(path, paths.wanted(SegmentOptions()))
+    before = path.read_bytes()
+    results.keep_earlier(paths, "0" * 64)
+    make_room(path, paths.wanted(SegmentOptions()), keep=True)
+    for name in others:
+        assert sha256_of(folder / name) == _SHA256, name
+    for kept in folder.glob("*.old-*"):
+        kept.unlink()
+    path.write_bytes(before)
+    set_aside(path, path).unlink()
+    path.write_bytes(before)
+
+
+TARGET = Target(
+    _seeds,
+    _read,
+    "_report.json",
+    lambda rng, content: mutated_json(rng, content) if rng.random() < 0.8 else mutated(rng, content),
+)

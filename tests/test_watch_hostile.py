@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import watched
 from click.testing import CliRunner
-from ome import write_set
+from ome import image, write, write_set, xml
 
 from densecell_batch.atomic import open_new, temporary_name, write_file
 from densecell_batch.bundle import load_bundle
@@ -45,6 +45,25 @@ def tiny(path: Path, side: int, slices: int = 1, packed: bool = True) -> None:
     path.write_bytes(out)
 
 
+def ome_of(path: Path, other: str) -> None:
+    """An OME-TIFF whose slices are said to lie in another file."""
+    content = image({other: (0, 1, 2)}, {"Z": 3, "Y": 40, "X": 44, "C": 1, "T": 1})
+    write(path, np.zeros((3, 40, 44), np.uint8), xml(content))
+
+
+def many_strips(path: Path) -> None:
+    """A TIFF that says that it has 4 billion rows in strips of one."""
+    watched.save(path)
+    content = bytearray(path.read_bytes())
+    order = ">" if content[:2] == b"MM" else "<"
+    start = struct.unpack_from(f"{order}I", content, 4)[0] + 2
+    for at in range(start, start + 12 * 30, 12):
+        if struct.unpack_from(f"{order}H", content, at)[0] in (257, 278):
+            number = 2**32 - 1 if struct.unpack_from(f"{order}H", content, at)[0] == 257 else 1
+            struct.pack_into(f"{order}HII", content, at + 2, 4, 1, number)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize(("side", "slices", "packed"), [(60000, 1, False), (12000, 600, True), (40000, 1, True)])
 def test_what_unpacks_to_far_more_than_it_is(tmp_path, side, slices, packed):
     tiny(tmp_path / "bomb.tif", side, slices, packed)
@@ -66,12 +85,14 @@ def watch(monkeypatch, inbox: Path, out: Path, *more: object):
         return CliRunner().invoke(cli, words[words.index("watch") :])
 
 
-def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
-    """Four good stacks among bad ones of a dozen kinds, with names that would forge lines."""
+@pytest.mark.parametrize("good", [3, pytest.param(499, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_bad_ones_stop_nobody(tmp_path, monkeypatch, good):
+    """Good stacks among bad ones of many kinds, with names that would forge lines."""
     inbox, out = tmp_path / "in", tmp_path / "out"
-    for number, name in enumerate(("a.tif", "m.tif", "z.tif")):
-        watched.save(inbox / name, number)
-    os.utime(watched.save(inbox / "late.tif", 7), (13_569_465_600,) * 2)  # in the year 2400
+    names = {f"{'amz'[number % 3]}{number}" for number in range(good)}
+    for number, name in enumerate(names):
+        watched.save(inbox / f"{name}.tif", number)
+    os.utime(watched.save(inbox / "late.tif", 777), (13_569_465_600,) * 2)  # in the year 2400
     bad = {
         "bomb.tif": lambda path: tiny(path, 60000, packed=False),
         "many.tif": lambda path: tiny(path, 12000, 600),
@@ -79,6 +100,13 @@ def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
         "esc\x1b]0;x\x07.tif": watched.save,
         "n" * 246 + ".tif": watched.save,
         "text.tif": lambda path: path.write_text("no TIFF"),
+        "empty.tif": lambda path: path.write_bytes(b""),
+        "cut.tif": lambda path: path.write_bytes(watched.save(path).read_bytes()[:-3000]),
+        "colour.tif": lambda path: tifffile.imwrite(path, np.zeros((9, 9, 3), np.uint8), photometric="rgb"),
+        "nan.tif": lambda path: tifffile.imwrite(path, np.full((3, 40, 44), np.nan, np.float32), imagej=True),
+        "elsewhere.ome.tif": lambda path: ome_of(path, "../private/secret.tif"),
+        "missing.ome.tif": lambda path: ome_of(path, "missing.ome.tiff"),
+        "many tags.tif": many_strips,
         "a_labels.tif/x.tif": watched.save,  # a folder that is called like a result
         "notes/y.tif": watched.save,
         "away/w.tif": watched.save,
@@ -98,9 +126,10 @@ def test_bad_ones_stop_nobody(tmp_path, monkeypatch):
     done = watch(monkeypatch, inbox, out)
     verdicts = [line.split("\t") for line in done.stdout.splitlines()]
     assert {verdict[0] for verdict in verdicts} == {"DENSECELL"}, done.output
-    good = {Path(verdict[2]).name for verdict in verdicts if verdict[1] == "ok"}
-    assert good == {f"{name}_labels.tif" for name in ("a", "m", "z", "late")}, done.output
-    assert [verdict[1] for verdict in verdicts].count("failed") == len(bad) == len(verdicts) - len(good), done.output
+    done_well = {Path(verdict[2]).name for verdict in verdicts if verdict[1] == "ok"}
+    assert done_well == {f"{name}_labels.tif" for name in names | {"late"}}, done.output
+    failed = [verdict[2] for verdict in verdicts if verdict[1] == "failed"]
+    assert len(failed) == len(set(failed)) == len(bad) == len(verdicts) - len(done_well), done.output
     assert done.exit_code == 1
     assert "\x1b" not in done.stdout
     assert done.stdout.count("it is a link") == 5

@@ -41,6 +41,7 @@ from densecell_batch.report import (
     is_same_work,
     read_report,
     versions,
+    work_of,
     write_report,
 )
 from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
@@ -129,7 +130,8 @@ def _make_labels(path: Path, paths: OutputPaths, segmenter: Segmenter, progress:
         if (done := _done_before(given, paths, wanted, segmenter)) is not None:
             return done
         make_folder(folder)
-        work = _work_identity(wanted)
+        # Pieces of another version may have been made otherwise; results stand until another one is asked for.
+        work = work_of(wanted) | {"densecell-batch": wanted["versions"]["densecell-batch"]}
         alone = not options.shard
         waited = opened.enter_context(
             at_work(folder, stack_name(path), digest(work), alone=alone, wait=not options.unattended)
@@ -248,16 +250,6 @@ def _check_names(paths: OutputPaths, wanted: dict[str, Any], options: SegmentOpt
             )
     if not options.unattended:
         make_room(paths.report, paths.wanted(options), keep=False)
-
-
-def _work_identity(wanted: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the result. Not the path: other nodes of a cluster may see the stack under another one."""
-    identity = {"model": wanted["model"], "options": {k: v for k, v in wanted["options"].items() if k != "preview"}}
-    identity["input"] = {key: value for key, value in wanted["input"].items() if key != "path"}
-    if "pre_macro" in wanted:
-        identity["pre_macro"] = wanted["pre_macro"]
-    identity["densecell-batch"] = wanted["versions"]["densecell-batch"]
-    return identity
 
 
 def _prepare(given: Stack, folder: Path, segmenter: Segmenter, wanted: dict[str, Any], opened: ExitStack) -> Stack:

@@ -19,15 +19,17 @@ __all__ = [
     "has_labels",
     "is_same_work",
     "read_report",
-    "same_value",
     "versions",
+    "work_of",
     "write_report",
 ]
 
 SCHEMA_VERSION = 1
 
-# What has to be the same for a result to stand.
-_IDENTITY = ("schema_version", "input", "model", "options", "pre_macro")
+# Of the input and the options, what says where a stack was, or where it was computed, and shapes nothing. A preview is
+# drawn of labels that are there.
+_INPUT = ("sha256", "shape", "dtype", "voxel_size_um")
+_NOT_OF_THE_WORK = ("device", "preview")
 
 
 def versions() -> dict[str, str]:
@@ -70,20 +72,30 @@ def read_report(path: Path) -> dict[str, Any] | None:
     return report if isinstance(report, dict) else None
 
 
-def is_same_work(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Whether a report is of the same input, nets and options as `wanted`."""
-    if found is None:
-        return False
+def work_of(values: Any) -> dict[str, Any]:
+    """What decides a result, of a report or of what is to be one: the same under any path, at any time, on any device.
+
+    Returns
+    -------
+    dict
+        JSON values: content, shape, dtype and voxel size of the stack; model; options that shape the result; the first
+        macro. What is not there is None.
+    """
     # Through JSON and back, as the written one went: tuples are lists there.
-    wanted = json.loads(json.dumps(wanted))
-    return all(same_value(key, found.get(key), wanted.get(key)) for key in _IDENTITY)
+    values = json.loads(json.dumps(values)) if isinstance(values, dict) else {}
+    stack, options = values.get("input"), values.get("options")
+    if isinstance(stack, dict):
+        stack = {key: stack.get(key) for key in _INPUT}
+    if isinstance(options, dict):
+        options = {key: value for key, value in options.items() if key not in _NOT_OF_THE_WORK}
+    return {"input": stack, "model": values.get("model"), "options": options, "pre_macro": values.get("pre_macro")}
 
 
-def same_value(key: str, found: Any, wanted: Any) -> bool:
-    """Whether two values of an entry of a report mean the same result: a preview is drawn of it, and shapes nothing."""
-    if key == "options" and isinstance(found, dict) and isinstance(wanted, dict):
-        return {**found, "preview": None} == {**wanted, "preview": None}
-    return bool(found == wanted)
+def is_same_work(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether a report is of the same content, model and options as `wanted`."""
+    if found is None or found.get("schema_version") != wanted.get("schema_version"):
+        return False
+    return work_of(found) == work_of(wanted)
 
 
 def has_labels(path: Path, found: dict[str, Any] | None) -> bool:

@@ -27,6 +27,7 @@ from densecell_batch.claim import Ours, claimed, holder, is_claimed, is_mine
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
 from densecell_batch.opening import read_json, read_small
+from densecell_batch.report import work_of
 from densecell_batch.watch.inbox import FolderGoneError
 
 __all__ = ["Place", "ledgers_of", "owns"]
@@ -58,7 +59,7 @@ class Place:
 
     def __init__(self, out: Path, identity: dict[str, Any], *, redo: bool = False) -> None:
         self.out, self.folder = out, out / _FOLDER
-        self.identity = _without_preview(json.loads(json.dumps(identity)))
+        self.identity = work_of(identity)
         self._setup = self.folder / "setup.json"
         with explained(self.folder):
             if not self.folder.exists():
@@ -91,9 +92,10 @@ class Place:
 
     def _read_setup(self) -> Any:
         try:
-            return _without_preview(read_json(self._setup))
+            found = read_json(self._setup)
         except (OSError, ValueError):
             return None
+        return work_of(found) if isinstance(found, dict) else None
 
     def check(self) -> None:
         """See that the output folder is still the same: an empty mount point looks as if nothing was done.
@@ -165,13 +167,6 @@ class Place:
 
     def _content(self, sha256: str) -> Path:
         return self.folder / "contents" / sha256[:2] / sha256
-
-
-def _without_preview(identity: Any) -> Any:
-    """What shapes a result: a preview is drawn of it."""
-    if isinstance(identity, dict) and isinstance(identity.get("options"), dict):
-        identity["options"].pop("preview", None)
-    return identity
 
 
 def ledgers_of(out: Path) -> list[tuple[Path, bool]]:

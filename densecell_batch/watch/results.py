@@ -24,7 +24,7 @@ from densecell_batch.opening import read_small
 from densecell_batch.outputs import OutputPaths, is_like_result
 from densecell_batch.ownership import entries_of, is_report, set_aside
 from densecell_batch.printable import printable
-from densecell_batch.report import has_labels, read_report, same_value, write_report
+from densecell_batch.report import has_labels, read_report, work_of, write_report
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 
@@ -133,8 +133,7 @@ class Results:
 
     def _is_ours(self, content: dict[str, Any]) -> bool:
         """Whether a report is of this model, these options and this first macro."""
-        identity = self._place.identity
-        return all(same_value(key, content.get(key), identity.get(key)) for key in {*identity, "pre_macro"})
+        return work_of({**content, "input": None}) == self._place.identity
 
     def made_from(self, paths: OutputPaths) -> str:
         """File name of the stack that the results under some name were made from; "" where there are none."""

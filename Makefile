@@ -14,7 +14,7 @@ IMAGE ?= densecell-batch
 TESTS ?= # further options of pytest, such as --within MINUTES
 ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 && echo $$e && break; done)
 IMAGE_BUILD_FLAGS ?=
-VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/__init__.py)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
 .PHONY: help demo test test-slow test-lowest fuzz check format bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help

@@ -33,16 +33,14 @@ has() { # VERB [SUBCOMMAND]: does this version have it?
 stack() { # TARGET REPEATS: the sample stack, that many times along z
     "$python" -P - "$1" "$2" <<'PYTHON'
 import sys
-from pathlib import Path
 
 import numpy as np
 import tifffile
 
-import densecell_batch
+from densecell_batch.data import SAMPLE
 
 target, repeats = sys.argv[1:]
-sample = Path(densecell_batch.__file__).parent / "models/sample/fly-vnc-sample.tif"
-volume = np.tile(tifffile.imread(sample)[:, :128, :128], (int(repeats), 1, 1))
+volume = np.tile(tifffile.imread(SAMPLE)[:, :128, :128], (int(repeats), 1, 1))
 tifffile.imwrite(target, volume, imagej=True, metadata={"axes": "ZYX"})
 PYTHON
 }

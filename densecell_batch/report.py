@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from densecell_batch import __version__
+from densecell_batch._version import __version__
 from densecell_batch.atomic import write_file
 from densecell_batch.opening import read_json
 

@@ -27,16 +27,17 @@ from densecell_batch.archive import open_archive
 from densecell_batch.atomic import replacing
 from densecell_batch.bundle import MANIFEST, ModelBundle, load_bundle
 from densecell_batch.cache_owner import distrusted
+from densecell_batch.data import BUNDLED
 from densecell_batch.download import download
 from densecell_batch.download_record import add_to_record, read_record
 from densecell_batch.errors import FetchError, ModelError, OptionError, OutputError
 from densecell_batch.volume import VoxelSize
 
 __all__ = [
-    "BUNDLED",
     "REGISTRY",
     "Published",
     "RemoteFile",
+    "bundled",
     "bundled_names",
     "cache_dir",
     "distrusted_cache",
@@ -45,7 +46,6 @@ __all__ = [
     "find_bundle",
 ]
 
-BUNDLED = Path(__file__).parent / "models"
 
 _ZIP = b"PK\x03\x04"  # what a zip begins with
 _log = logging.getLogger(__name__)
@@ -126,9 +126,14 @@ def cache_dir() -> Path:
     return Path(given).expanduser() if given else Path(pooch.os_cache("densecell-batch"))
 
 
+def bundled() -> list[Path]:
+    """The bundles that came with the package, by name."""
+    return sorted(manifest.parent for manifest in BUNDLED.glob(f"*/{MANIFEST}"))
+
+
 def bundled_names() -> list[str]:
-    """Names of the bundles that came with the package, sorted."""
-    return sorted(manifest.parent.name for manifest in BUNDLED.glob(f"*/{MANIFEST}"))
+    """Their names."""
+    return [path.name for path in bundled()]
 
 
 def fetched(name: str) -> Path | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fiji_folder import install, make_imagej, run_script
 
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 
 MODEL = Path(__file__).parent / "data/fly-vnc-small.zip"
 _PROCESSES = multiprocessing.get_context("forkserver")

@@ -12,7 +12,7 @@ import tifffile
 from kills import MODEL
 
 from densecell_batch.atomic import remove_remains, replacing, temporary_name, write_file
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OutputError
 
 

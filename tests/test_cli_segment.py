@@ -16,8 +16,8 @@ import tifffile
 
 from densecell_batch import pipeline
 from densecell_batch.cli import cli
-from densecell_batch.cli.demo import SAMPLE
 from densecell_batch.cli.segment import ProgressBar
+from densecell_batch.data import SAMPLE
 from densecell_batch.io.reading import open_stack
 
 SHAPE = (6, 64, 56)

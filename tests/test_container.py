@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from images import IMAGE, ROOT, definition, find_engine, has_image
 
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 

@@ -6,7 +6,7 @@ import tifffile
 from imagej import MISSING, look
 
 from densecell_batch.bundle import load_bundle
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.pipeline import segment_stack
 from densecell_batch.segmenter import Segmenter, SegmentOptions
 from densecell_batch.stack_writer import StackWriter, instance_colours

@@ -14,7 +14,7 @@ PACKAGE = Path(densecell_batch.__file__).parent
 
 # Lowest first; a module may import those of lower layers and of its own.
 LAYERS = [
-    {"errors", "printable", "quiet", "streams", "strict_json"},
+    {"_version", "data", "errors", "printable", "quiet", "streams", "strict_json"},
     {"volume", "tiling", "atomic", "identity", "imagej_place", "opening", "own_python"},
     {"claim", "shard_notes"},
     {"architecture", "archive", "cache_owner", "crc32c", "download", "download_record"},

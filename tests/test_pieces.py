@@ -17,7 +17,7 @@ from test_bundle import fields
 from densecell_batch import claim
 from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.pieces import shard_of

@@ -5,7 +5,7 @@ import pytest
 
 from densecell_batch.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.bundle import load_bundle
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.ensemble import combine
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_stack

@@ -8,7 +8,7 @@ from kills import MODEL
 
 from densecell_batch import pipeline
 from densecell_batch.cli import segment as command
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OutputError, StackError
 from densecell_batch.shard_notes import forget_failures, note_failure, noted_failures
 

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from kills import MODEL, small_disk
 
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 from densecell_batch.streams import Outlet
 
 # One stream

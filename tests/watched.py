@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from densecell_batch.cli.demo import SAMPLE
+from densecell_batch.data import SAMPLE
 
 BUNDLE = Path(__file__).parent / "data/fly-vnc-small.zip"
 PATIENCE = 90.0  # seconds; the machine may be busy

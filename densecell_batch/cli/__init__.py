@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from densecell_batch import __version__
+from densecell_batch._version import __version__
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.signals import leave_on_signals
 from densecell_batch.errors import DensecellError, OutputError, Stopped

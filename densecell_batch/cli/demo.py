@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-__all__ = ["demo"]
+from densecell_batch.data import SAMPLE
 
-_PACKAGE = Path(__file__).parents[1]
-SAMPLE = _PACKAGE / "models" / "sample" / "fly-vnc-sample.tif"
+__all__ = ["demo"]
 
 
 @click.command()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import click
 
-from densecell_batch import __version__
+from densecell_batch._version import __version__
 from densecell_batch.errors import DensecellError
 
 __all__ = ["doctor"]

@@ -32,7 +32,7 @@ def list_models() -> None:
     from densecell_batch import weights
 
     rows = [("NAME", "WHERE", "WHAT")]
-    rows += [(name, "bundled", _summary(weights.BUNDLED / name)) for name in weights.bundled_names()]
+    rows += [(path.name, "bundled", _summary(path)) for path in weights.bundled()]
     for name, entry in weights.REGISTRY.items():
         problem = weights.distrusted_cache(name)
         where = "fetchable" if weights.fetched(name) is None else "refused" if problem else "cached"

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch import __version__
+from densecell_batch._version import __version__
 from densecell_batch.architecture import Architecture, architecture_to_dict
 from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle

@@ -13,6 +13,7 @@ owner is gone may be taken over.
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import threading
@@ -68,7 +69,13 @@ def claimed(path: Path) -> Iterator[Ours]:
         _release(path)
 
 
-def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = lambda: None) -> bytes:
+def once(
+    path: Path,
+    make: Callable[[], bytes],
+    waiting: Callable[[], None] = lambda: None,
+    *,
+    valid: Callable[[bytes], bool] = lambda _: True,
+) -> bytes:
     """The content of a file that one process of all makes, while the others wait for it.
 
     Parameters
@@ -79,6 +86,8 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
         Computes the content. If it fails in one process, the next one tries.
     waiting
         Called if another process is at it.
+    valid
+        Whether some content can be what a process makes. What is there and is not, or is no plain file, is removed.
 
     Raises
     ------
@@ -87,8 +96,9 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
     """
     waits = False
     while True:
-        with suppress(FileNotFoundError):
-            return read_small(path)
+        with explained(path):
+            if (found := _found(path, valid)) is not None:
+                return found
         with claimed(path.with_name(f"{path.name}.making")) as ours:
             if ours and not path.exists():
                 write_file(path, make())
@@ -97,6 +107,21 @@ def once(path: Path, make: Callable[[], bytes], waiting: Callable[[], None] = la
                 waiting()
             waits = True
             time.sleep(LOOK)
+
+
+def _found(path: Path, valid: Callable[[bytes], bool]) -> bytes | None:
+    """What stands in a file; None where nothing does, or did."""
+    try:
+        content = read_small(path)
+        if valid(content):
+            return content
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
+            raise
+    path.unlink(missing_ok=True)
+    return None
 
 
 def is_claimed(path: Path) -> bool:

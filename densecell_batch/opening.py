@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -77,9 +77,9 @@ class Reach:
         return path.stat(follow_symlinks=self._follows(path))
 
     @contextmanager
-    def folder(self, folder: Path) -> Iterator[int]:
+    def folder(self, folder: Path, *, make: bool = False) -> Iterator[int]:
         """A descriptor of a folder below `root`, reached step by step: none of them is a link, nor becomes one between
-        two looks.
+        two looks. `make` says to make those that are not there.
 
         Raises
         ------
@@ -88,9 +88,14 @@ class Reach:
         """
         flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         below = () if self.links else folder.relative_to(self.root).parts
+        if ".." in below:
+            raise OSError(errno.ENOTDIR, "it leads out of its folder", str(folder))
         descriptor = os.open(folder if self.links else self.root, flags)
         try:
             for part in below:
+                if make:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=descriptor)
                 outer, descriptor = descriptor, os.open(part, flags | os.O_NOFOLLOW, dir_fd=descriptor)
                 os.close(outer)
             yield descriptor

@@ -42,6 +42,7 @@ from densecell_batch.normalize import Statistics
 from densecell_batch.opening import open_plainly, read_json
 from densecell_batch.planning import Plan
 from densecell_batch.stitch import FinishedSlice
+from densecell_batch.strict_json import parse_json
 from densecell_batch.tally import slice_sums
 from densecell_batch.tiling import Axis, TileGrid
 
@@ -116,18 +117,40 @@ class Job:
                 if fresh or other != self._folder:
                     _log_difference(other, identity)
                     shutil.rmtree(other, ignore_errors=True)
-        path = self._folder / "job.json"
-        if not path.exists():
-            report, plan = describe()
-            with explained(self._folder):
-                self._folder.mkdir(exist_ok=True)
-            _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
-        remove_remains(self._folder)
-        described = self._json("job.json")
-        self.report: dict[str, Any] = described["report"]
-        self.plan = _plan(described["plan"])
+        self.report, self.plan = self._described(identity, describe)
         spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
         self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
+
+    def _described(
+        self, identity: dict[str, Any], describe: Callable[[], tuple[dict[str, Any], Plan]]
+    ) -> tuple[dict[str, Any], Plan]:
+        """What the first process wrote down; this one is the first, too, if that is none of ours."""
+        path = self._folder / "job.json"
+        for last in (False, True):
+            with explained(self._folder):
+                if self._folder.is_symlink():  # whoever made it chose where it leads
+                    self._folder.unlink()
+            if not path.exists():
+                report, plan = describe()
+                with explained(self._folder):
+                    self._folder.mkdir(exist_ok=True)
+                _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
+            remove_remains(self._folder)
+            try:
+                described = read_json(path)
+                report, plan = described["report"], _plan(described["plan"])
+                if described["identity"] != identity or not isinstance(report["precision"]["name"], str):
+                    raise ValueError("it is of other work")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                if last:
+                    raise OutputError(
+                        f"{path}: cannot be used ({error}); remove {self._folder} and run the command again"
+                    ) from error
+                _log.warning("%s: cannot be used (%s): what is there is begun anew", path, error)
+                shutil.rmtree(self._folder, ignore_errors=True)
+            else:
+                break
+        return report, plan
 
     def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
         """Of the grey values; computed by one process of all, for which the others wait."""
@@ -136,22 +159,13 @@ class Job:
             _log.info("another process measures the stack; waiting for that")
 
         try:
-            once(self._folder / "statistics.json", lambda: json.dumps(compute().as_dict()).encode(), say)
+            path = self._folder / "statistics.json"
+            content = once(path, lambda: json.dumps(compute().as_dict()).encode(), say, valid=_are_statistics)
         except OutputError:
             if self._folder.exists():
                 raise
             return compute()  # another process failed, and left nothing: so may this one, and say why
-        return Statistics(**self._json("statistics.json"))
-
-    def _json(self, name: str) -> dict[str, Any]:
-        path = self._folder / name
-        try:
-            values: dict[str, Any] = read_json(path)
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"{path}: cannot be read ({error}); remove the folder {self._folder} and run the command again"
-            ) from error
-        return values
+        return Statistics(**parse_json(content))
 
     def missing(self, pieces: range | None = None) -> list[int]:
         """Those of some pieces, or of all, that are not there."""
@@ -345,7 +359,8 @@ def shared_sha256(stack: Stack, folder: Path, name: str) -> Iterator[str]:
 
     path = folder / f".{name}.hash-{digest(stamp)}"
     try:
-        yield once(path, lambda: stack.sha256().encode(), say).decode()
+        valid = re.compile(rb"[0-9a-f]{64}").fullmatch
+        yield once(path, lambda: stack.sha256().encode(), say, valid=lambda found: bool(valid(found))).decode()
     except DensecellError:
         if not job_folders(folder, name):
             remove_jobs(folder, name)
@@ -388,6 +403,14 @@ def _create(path: Path, content: bytes) -> None:
             pass
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _are_statistics(content: bytes) -> bool:
+    try:
+        found = Statistics(**parse_json(content))
+    except (ValueError, TypeError):
+        return False
+    return all(isinstance(value, int | float) for value in found.as_dict().values())
 
 
 def _plan(values: dict[str, Any]) -> Plan:

@@ -118,10 +118,10 @@ def test_a_file_that_is_missing_or_incomplete(tmp_path, kind):
         with pytest.raises(StackError, match=r"b\.ome\.tif"):
             open_stack(a)
     if kind in ("XML in every file", "no identifiers", "XML in the first"):
-        tifffile.imwrite(b, VOLUME[:1], photometric="minisblack", metadata=None)
+        tifffile.imwrite(b, VOLUME[:1], photometric="minisblack", metadata=None, ome=False)
         with pytest.raises(StackError, match=r"b\.ome\.tif: it has 1 slices; expected 2"):
             open_stack(a)
-        tifffile.imwrite(b, VOLUME[:2, :9], photometric="minisblack", metadata=None)
+        tifffile.imwrite(b, VOLUME[:2, :9], photometric="minisblack", metadata=None, ome=False)
         with pytest.raises(StackError, match=r"b\.ome\.tif: it is \(9, 22\) uint8; expected \(20, 22\) uint8"):
             open_stack(a)
 
@@ -196,9 +196,30 @@ def test_a_member_that_was_renamed_is_known_by_its_identifier(tmp_path):
         open_stack(tmp_path / "b.ome.tif")
 
 
+AXES = {"metadata": {"axes": "ZYX"}}
+
+
+@pytest.mark.parametrize("victim", ["its own OME-XML", "ImageJ", "silent"])
+def test_a_file_that_knows_nothing_of_a_set_is_no_part_of_it(tmp_path, victim):
+    """Whoever adds a file to a folder must not decide that another one there is no stack."""
+    name = "b.ome.tif" if "OME" in victim else "b.tif"
+    more = {"its own OME-XML": AXES, "ImageJ": AXES | {"imagej": True}, "silent": {"metadata": None}}[victim]
+    tifffile.imwrite(tmp_path / name, VOLUME[:2], **{"photometric": "minisblack"} | more)
+    write(
+        tmp_path / "a.ome.tif",
+        VOLUME[:2],
+        xml(image({"a.ome.tif": [0, 1], name: [2, 3]}, SIZES | {"Z": 4}), "a.ome.tif"),
+    )
+    with pytest.raises(StackError, match=rf"{name} is a part of it, which {name} knows nothing of"):
+        open_stack(tmp_path / "a.ome.tif")
+    assert find_stacks([f"{tmp_path}/*.tif"]) == [tmp_path / "a.ome.tif", tmp_path / name]
+    with open_stack(tmp_path / name) as stack:
+        np.testing.assert_array_equal(stack.read(1), VOLUME[1])
+
+
 def test_a_file_of_another_set_is_told_of(tmp_path):
     write_set(tmp_path, VOLUME, TWO)
-    write_set(tmp_path / "other", VOLUME, {"b.ome.tif": [0, 1]})
+    write_set(tmp_path / "other", VOLUME, {"b.ome.tif": [0, 1], "c.ome.tif": [2, 3]})
     (tmp_path / "other/b.ome.tif").write_bytes(
         (tmp_path / "other/b.ome.tif").read_bytes().replace(identifier("b.ome.tif").encode(), b"urn:uuid:" + b"0" * 36)
     )

@@ -67,7 +67,7 @@ def many_strips(path: Path) -> None:
 @pytest.mark.parametrize(("side", "slices", "packed"), [(60000, 1, False), (12000, 600, True), (40000, 1, True)])
 def test_what_unpacks_to_far_more_than_it_is(tmp_path, side, slices, packed):
     tiny(tmp_path / "bomb.tif", side, slices, packed)
-    with pytest.raises(StackError, match=r"no image packs like that|truncated: 122 bytes, expected 3600000000"):
+    with pytest.raises(StackError, match=r"no image packs like that|longer lists of strips|truncated: 122 bytes"):
         open_stack(tmp_path / "bomb.tif")
 
 

@@ -96,7 +96,9 @@ def test_a_set_is_done_once_and_again_when_a_file_of_it_changes(folders, segment
     assert (code, [verdict.labels.name for verdict in said]) == (0, ["a_labels.tif"])
     assert json.loads(said[0].report.read_text())["input"]["files"] == 2
     assert drain(folders, segmenter) == (0, [])
-    write_set(inbox, volume[::-1], {"b.ome.tif": [4, 5]}, sizes={"Z": 6, "Y": 40, "X": 44, "C": 1, "T": 1})
+    first = (inbox / "a.ome.tif").read_bytes()
+    write_set(inbox, volume[::-1], TWO)
+    (inbox / "a.ome.tif").write_bytes(first)
     code, said = drain(folders, segmenter)
     assert (code, len(said)) == (0, 1)
     assert len([name for name in names(out) if ".old-" in name]) == 2

@@ -77,7 +77,8 @@ def _sets_once(stacks: list[Path]) -> list[Path]:
         files = files_of(stack)
         if len(files) > 1:
             members |= {file.absolute() for file in files}
-        first = files[0] if exists(files[0]) else stack
+        # What the user did not name stands for it only if it is there, and no link.
+        first = files[0] if exists(files[0]) and (files[0] == stack or not files[0].is_symlink()) else stack
         kept.setdefault(os.path.realpath(first), first)
     return list(kept.values())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +116,12 @@ class Inbox:
         self._sets.turn()
         self.links = set()
         found: dict[str, Sighting] = {}
-        for path, stamp, marked, rivals in self._walk(asked):
+        walked = list(self._walk(asked))
+        alike: dict[tuple[Path, str], list[str]] = {}
+        for path, _, _, base in walked:
+            alike.setdefault((path.parent, base), []).append(path.name)
+        for path, stamp, marked, base in walked:
+            rivals = tuple(other for other in alike[path.parent, base] if other != path.name)
             name = printable(path.relative_to(self.root).as_posix())
             known = self._seen.get(name)
             since = known[1] if known is not None and known[0] == stamp else now
@@ -127,8 +133,8 @@ class Inbox:
         """Monotonic time from which on a stack is taken for complete, if it stays as it is."""
         return sighting.since if sighting.marked else sighting.since + self.quiet
 
-    def _walk(self, asked: dict[str, _Judged]) -> Iterator[tuple[Path, Stamp, bool, tuple[str, ...]]]:
-        """Path, stamp, mark and rivals of each stack."""
+    def _walk(self, asked: dict[str, _Judged]) -> Iterator[tuple[Path, Stamp, bool, str]]:
+        """Path, stamp and mark of each stack, and what its results are called after."""
         folders, linked = [str(self.root)], list[str]()
         entered: set[str] = set()
         while folders or linked:
@@ -148,15 +154,11 @@ class Inbox:
             inner = folder != str(self.root) and not sets
             whole = self._of_slices(folder, stamps, asked.get(folder)) if inner else None
             if whole is not None:
-                yield Path(folder), whole, self._marker in names, ()
+                yield Path(folder), whole, self._marker in names, Path(folder).name
                 continue
             stamps = {name: stamp for name, stamp in stamps.items() if name not in sets} | dict(sets.values())
-            alike: dict[str, list[str]] = {}
-            for name in stamps:
-                alike.setdefault(without_suffix(name), []).append(name)
             for name, stamp in stamps.items():
-                rivals = tuple(other for other in alike[without_suffix(name)] if other != name)
-                yield Path(folder, name), stamp, False, rivals
+                yield Path(folder, name), stamp, False, without_suffix(name)
 
     def _entries(self, folder: str) -> tuple[list[os.DirEntry[str]], list[str], set[str]]:
         """TIFFs and folders in a folder, without hidden ones: copy programs write to such names first; all names."""
@@ -292,10 +294,13 @@ def check_whole(path: Path, reach: Reach | None = None, check: Callable[[Stack],
     StackError
         If that is not possible, or it is a result of this program.
     """
-    check_image(path)
     reach = reach or Reach.of(path)
-    if path.is_dir():
+    if stat.S_ISDIR(reach.stat(path).st_mode):
         _check_slices(path, reach)
+    else:
+        with explained_reading(path, "it cannot be opened"):
+            reach.open(path).close()  # before anything else: of a link nothing is read
+        check_image(path)
     with open_stack(path, reach=reach) as stack:
         check(stack)
         z, y, _ = stack.info.shape

@@ -99,7 +99,13 @@ def _row(values: Sequence[object]) -> Row | None:
         if isinstance(value, int | float) and kind != "int" and not abs(value) < _MOST:  # no date, NaN
             return None
     row = Row(*values)  # type: ignore[arg-type]
-    return row if row.state in STATES else None
+    below = all(_is_below(path) for path in (row.name, row.labels, row.report) if path)
+    return row if row.name and below and row.state in STATES else None
+
+
+def _is_below(path: str) -> bool:
+    """Whether a path can be one below a folder."""
+    return not path.startswith("/") and not {"", ".", ".."} & set(path.split("/")) and "\0" not in path
 
 
 class Ledger:

@@ -39,39 +39,45 @@ def move_below(stack: Path, reach: Reach, folder: Path) -> Path:
     OutputError
         If it cannot be moved; it is then where it was.
     """
+    place = stack.relative_to(reach.root).parent
     files = files_of(stack, reach)
     if len(files) > 1:
-        return _move_set(stack, files, reach, (folder / stack.relative_to(reach.root)).parent)
-    wanted = target = folder / stack.relative_to(reach.root)
-    number = 1
-    while target.exists() or target.is_symlink():
+        return _move_set(stack, files, reach, folder, place)
+    name, number = stack.name, 1
+    while _is_there(folder / place / name):
         number += 1
-        target = wanted.with_name(f"{stack.stem}-{number}{stack.suffix}")
-    _move(stack, reach, target)
-    return target
+        name = f"{stack.stem}-{number}{stack.suffix}"
+    return _move(stack, reach, folder, place / name)
 
 
-def _move_set(stack: Path, files: Sequence[Path], reach: Reach, folder: Path) -> Path:
+def _move_set(stack: Path, files: Sequence[Path], reach: Reach, folder: Path, place: Path) -> Path:
     """Move the files of a set, the one that stands for it last: as long as it is there, the set is seen."""
-    place, number = folder, 1
-    while any((place / file.name).exists() for file in files):
+    inner, number = place, 1
+    while any(_is_there(folder / inner / file.name) for file in files):
         number += 1
-        place = folder / f"{stack.stem}-{number}"
+        inner = place / f"{stack.stem}-{number}"
     for file in sorted(files, key=lambda file: file == stack):
-        _move(file, reach, place / file.name)
-    return place / stack.name
+        _move(file, reach, folder, inner / file.name)
+    return folder / inner / stack.name
 
 
-def _move(stack: Path, reach: Reach, target: Path) -> None:
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _move(stack: Path, reach: Reach, folder: Path, place: Path) -> Path:
+    """Move to `place` below `folder`. Links there may be of somebody who had them moved before: none is followed."""
+    target = folder / place
     with explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with reach.folder(stack.parent) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        with reach.folder(stack.parent) as source, Reach(folder).folder(target.parent, make=True) as goal:
             try:
-                os.rename(stack.name, target, src_dir_fd=folder)
+                os.rename(stack.name, target.name, src_dir_fd=source, dst_dir_fd=goal)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                _copy(_by_descriptor(stack, folder), target)
+                _copy(_by_descriptor(stack, source), _by_descriptor(target, goal))
+    return target
 
 
 def _by_descriptor(path: Path, folder: int) -> Path:

@@ -61,6 +61,9 @@ class Place:
         self.out, self.folder = out, out / _FOLDER
         self.identity = work_of(identity)
         self._setup = self.folder / "setup.json"
+        for folder in (self.folder, self.folder / "claims", self.folder / "contents"):
+            if folder.is_symlink():
+                raise OutputError(f"{folder}: it is a link, and may lead to anything; expected a folder: remove it")
         with explained(self.folder):
             if not self.folder.exists():
                 out.mkdir(parents=True, exist_ok=True)
@@ -154,6 +157,8 @@ class Place:
         """Note which report some content has."""
         path = self._content(sha256)
         with explained(path):
+            if path.parent.is_symlink():
+                path.parent.unlink()
             path.parent.mkdir(exist_ok=True)
         write_file(path, os.fsencode(report.relative_to(self.out).as_posix()))
 

@@ -78,6 +78,12 @@ class Results:
         """Why results cannot lie where those of a stack would; None if they can. Folders of IN decide how folders of
         OUT are called, and nothing is written outside of it.
         """
+        try:
+            return self._wrong_place(paths)
+        except OSError as error:  # too long, for example
+            return f"its results cannot lie below {self._out} ({error.strerror}); rename it or its folders"
+
+    def _wrong_place(self, paths: OutputPaths) -> str | None:
         folder = self._out
         for part in paths.folder.relative_to(self._out).parts:
             folder /= part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from densecell_batch.io.stack import Stack
 from densecell_batch.outputs import OutputPaths, stack_name
 from densecell_batch.pieces import remove_jobs
 from densecell_batch.pipeline import Progress
+from densecell_batch.printable import printable
 from densecell_batch.segmenter import Segmenter
 from densecell_batch.watch.board import Board
 from densecell_batch.watch.events import Events
@@ -370,7 +372,7 @@ class Watcher:
     def _check_rivals(self, sighting: Sighting, paths: OutputPaths) -> None:
         """Raise StackError if results of this stack would take the place of those of another one beside it."""
         here = sighting.path.name
-        candidates = (here, *sighting.rivals)
+        candidates = (here, *(name for name in sighting.rivals if self._may_be_done(sighting.path.with_name(name))))
         owner = self._results.made_from(paths)
         if owner not in candidates:
             owner = min(candidates, key=lambda name: natural_key(Path(name)))
@@ -378,6 +380,15 @@ class Watcher:
             raise StackError(
                 f"{sighting.path}: its results would be called as those of {owner}, which lies beside it; rename one"
             )
+
+    def _may_be_done(self, rival: Path) -> bool:
+        """Whether another stack of the same name is one that results can come of."""
+        row = self._ledger.get(printable(rival.relative_to(self._root).as_posix()))
+        try:
+            is_link = stat.S_ISLNK(self._inbox.reach.stat(rival).st_mode)
+        except OSError:
+            return False
+        return not is_link and (row is None or row.state != "failed")
 
     def _follow(self, row: Row) -> Progress:
         """Progress that keeps looking at the folder, and the status page up to date, while a stack takes hours."""

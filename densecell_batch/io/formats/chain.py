@@ -38,6 +38,7 @@ _DEFAULTS = {
 _ARRAYS = (_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS, _COLOUR_TABLE)
 _WANTED = {*_DEFAULTS, *_ARRAYS}
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, the latter two with places of 8 bytes
+_SHARED = 2**20  # bytes of lists, such as colour tables, that pages may share
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # of whole numbers; no other is of use here
 
 
@@ -153,6 +154,7 @@ def _tag_lists(descriptor: int, size: int, path: Path) -> Iterator[tuple[int, di
     count_size, link_size = struct.calcsize(count_format), struct.calcsize(link)
     (offset,) = struct.unpack_from(link, head.ljust(16, b"\0"), 8 if big else 4)
     seen: dict[int, int] = {}
+    listed = 0  # bytes of all lists of numbers
     while offset:
         where = f"page {len(seen) + 1} would be at byte {offset} of {size}"
         if offset in seen:
@@ -172,6 +174,12 @@ def _tag_lists(descriptor: int, size: int, path: Path) -> Iterator[tuple[int, di
         tags = {}
         for code, kind, count, value in entry.iter_unpack(block[count_size : length - link_size]):
             if code in _WANTED and kind in _TYPES:
+                listed += count * struct.calcsize(order + _TYPES[kind])
+                if listed > size + _SHARED:
+                    raise StackError(
+                        f"{path}: the file is damaged: its pages have longer lists of strips, tiles or colours than "
+                        "the file has bytes; export it again"
+                    )
                 tags[code] = _numbers(descriptor, size, path, code, order, _TYPES[kind], count, value)
         yield offset, tags
         (offset,) = struct.unpack_from(link, block, length - link_size)

@@ -25,7 +25,8 @@ from densecell_batch.opening import Reach
 __all__ = ["OmeSet", "files_of", "find_set"]
 
 _UUID = re.compile(rb"""<(?:\w+:)?OME\s[^>]*\bUUID=["']([^"'<>]+)["']""")
-_MOST_SLICES = 10**7
+_FILE_NAME = re.compile(rb"""\bFileName=["']([^"']*)["']""")
+_MOST_SLICES = 10**6
 _MOST_XML = 256 * 2**20  # bytes
 
 
@@ -172,7 +173,33 @@ def find_set(path: Path, reach: Reach | None = None) -> OmeSet | None:
             "files under the names that they were saved with: export it again as one file"
         )
     files = tuple(dict.fromkeys(_plain(path, part.file) for part in sorted(mine[0].parts, key=lambda p: p.first)))
+    for name in files:
+        if name != path.name and not _belongs(path.with_name(name), reach):
+            raise StackError(
+                f"{path}: its OME-XML says that {name} is a part of it, which {name} knows nothing of; expected files "
+                "that name each other, or silent ones that are called .ome.tif: export it again as one file"
+            )
     return OmeSet(path, files, "" if metadata in files else metadata, mine[0], reach)
+
+
+def _belongs(member: Path, reach: Reach) -> bool:
+    """Whether a file says itself that it is a part of a set, or says nothing and is called like one: what comes with an
+    image must not decide whose file another one is. A file that is not there, or cannot be read, is told of later.
+    """
+    try:
+        with reach.open(member) as stream:
+            head = read_head(stream)
+    except (OSError, StackError):
+        return True
+    if head is None:
+        return True
+    text = head.description
+    if b"BinaryOnly" in text:
+        return True
+    names = {name.decode("utf-8", "replace") for name in _FILE_NAME.findall(text)}
+    if names - {member.name}:
+        return True
+    return not names and b"OME>" not in text[-16:] and re.search(r"\.ome\.tiff?$", member.name.lower()) is not None
 
 
 def files_of(path: Path, reach: Reach | None = None) -> list[Path]:

@@ -53,7 +53,8 @@ def open_tiff(path: Path, stream: BinaryIO, *, stored: bool = False, of_set: boo
         with explained_reading(path, "it is not a TIFF that can be read"):
             pages = read_chain(stream.fileno(), path)
             try:
-                tiff = tifffile.TiffFile(stream, is_ome=False if of_set else None)
+                # Without `_multifile` it would open whatever files the OME-XML names.
+                tiff = tifffile.TiffFile(stream, is_ome=False if of_set else None, _multifile=False)
             except tifffile.TiffFileError as error:
                 reason = str(error).removeprefix("not a TIFF file: ")
                 raise StackError(
@@ -98,7 +99,7 @@ def _check_declared(slices: Slices, block: int, path: Path, size: int) -> None:
 def is_whole_tiff(path: Path) -> bool:
     """Whether a file is a TIFF, of whatever kind of image, whose pages and pixels are all in the file."""
     try:
-        with path.open("rb") as stream, tifffile.TiffFile(path) as tiff:
+        with path.open("rb") as stream, tifffile.TiffFile(path, _multifile=False) as tiff:
             pages = read_chain(stream.fileno(), path)
             images = int((tiff.imagej_metadata or {}).get("images", 1)) if tiff.is_imagej else 1
             if images <= len(pages):

@@ -146,7 +146,7 @@ class Inbox:
                 entered.add(real)
             files, below, names = self._entries(folder)
             for path in below:
-                (linked if Path(path).is_symlink() else folders).append(path)
+                (linked if self.reach.links and Path(path).is_symlink() else folders).append(path)
             stamps = {entry.name: stamp for entry in files if (stamp := self._stamp(entry)) is not None}
             if not stamps:
                 continue
@@ -295,11 +295,13 @@ def check_whole(path: Path, reach: Reach | None = None, check: Callable[[Stack],
         If that is not possible, or it is a result of this program.
     """
     reach = reach or Reach.of(path)
-    if stat.S_ISDIR(reach.stat(path).st_mode):
+    with explained_reading(path, "it cannot be opened"):
+        is_folder = stat.S_ISDIR(reach.stat(path).st_mode)
+        if not is_folder:
+            reach.open(path).close()  # before anything else: of a link nothing is read
+    if is_folder:
         _check_slices(path, reach)
     else:
-        with explained_reading(path, "it cannot be opened"):
-            reach.open(path).close()  # before anything else: of a link nothing is read
         check_image(path)
     with open_stack(path, reach=reach) as stack:
         check(stack)

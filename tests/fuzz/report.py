@@ -25,8 +25,9 @@ _REPORT = {
     "versions": {"densecell-batch": "1"},
     "warnings": ["a warning"],
     "outputs": {
-        kind: {"file": f"input_{kind}", "bytes": 0, "sha256": _SHA256} for kind in ("labels.tif", "preview.png")
-    } | {"labels": {"file": "input_labels.tif", "bytes": 0, "sha256": _SHA256}},
+        "labels": {"file": "input_labels.tif", "bytes": 0, "sha256": _SHA256},
+        "preview": {"file": "input_preview.png", "bytes": 0, "sha256": _SHA256},
+    },
     "post_macro": {"sha256": _SHA256, "tables": [{"file": "input_macro_results.csv", "bytes": 0, "sha256": _SHA256}]},
     "timings": {"seconds": 1.5, "named_ns": {"input_labels.tif": 1}},
 }  # fmt: skip

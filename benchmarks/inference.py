@@ -48,7 +48,7 @@ def matmul_rate(precision: str) -> float:
     """GFLOP/s of a matrix product."""
     import keras
 
-    from densecell_batch.nets import compiled
+    from densecell_batch.nets.build import compiled
 
     matrix = keras.ops.cast(np.random.default_rng(0).standard_normal((4096, 4096)), precision)
     product = compiled(lambda a: keras.ops.sum(keras.ops.matmul(a, a)))
@@ -57,9 +57,9 @@ def matmul_rate(precision: str) -> float:
 
 def random_bundle(folder: Path, n_kernels: int, window: tuple[int, int, int]):
     """A bundle with one member of random weights."""
-    from densecell_batch.architecture import Hybrid2D3D
-    from densecell_batch.bundle import ClassInfo, write_bundle
-    from densecell_batch.nets import build_net, extract_weights
+    from densecell_batch.models.bundle import ClassInfo, write_bundle
+    from densecell_batch.nets.architecture import Hybrid2D3D
+    from densecell_batch.nets.build import build_net, extract_weights
 
     architecture = Hybrid2D3D(7, n_kernels, pyramid_kernels=n_kernels)
     classes = tuple(ClassInfo(f"class {i}", (36 * i, 255 - 36 * i, 128)) for i in range(7))
@@ -88,9 +88,9 @@ def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
     """One row of the first table."""
-    from densecell_batch.architecture import flop_per_voxel
-    from densecell_batch.pipeline import segment_stack
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.nets.architecture import flop_per_voxel
+    from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -131,8 +131,8 @@ def seconds_once(function) -> float:
 
 def growth_row(slices: int, side: int) -> dict[str, float]:
     """One row of the second table."""
-    from densecell_batch.pipeline import segment_stack
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

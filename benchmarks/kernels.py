@@ -17,8 +17,8 @@ TILE = (5, 296, 296)
 ONE = f"""
 import time
 import numpy as np
-from densecell_batch.architecture import Hybrid2D3D
-from densecell_batch.nets import build_net, compiled
+from densecell_batch.nets.architecture import Hybrid2D3D
+from densecell_batch.nets.build import build_net, compiled
 net = build_net(Hybrid2D3D(7, KERNELS, pyramid_kernels=KERNELS), {TILE})
 predict = compiled(lambda image: net(image, training=False))
 image = np.zeros((1, *{TILE}, 1), np.float32)

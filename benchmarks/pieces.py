@@ -36,13 +36,13 @@ def timed(function) -> tuple[float, float]:
 
 def without_pieces(path: Path, folder: Path, segmenter) -> None:
     """The pipeline with its slices written to the outputs at once: it could neither be resumed nor divided."""
+    from densecell_batch.inference.streaming import segment_slices
     from densecell_batch.io.reading import open_stack
     from densecell_batch.io.stack import content_sha256
-    from densecell_batch.normalize import measure
-    from densecell_batch.outputs import OutputPaths, StackOutputs
-    from densecell_batch.pieces import StoredSlice
-    from densecell_batch.streaming import segment_slices
-    from densecell_batch.tally import Tally, slice_sums
+    from densecell_batch.measure.tally import Tally, slice_sums
+    from densecell_batch.prepare.normalize import measure
+    from densecell_batch.runs.journal import StoredSlice
+    from densecell_batch.runs.outputs import OutputPaths, StackOutputs
 
     n = len(segmenter.bundle.classes)
     folder.mkdir(exist_ok=True)
@@ -63,9 +63,9 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
 
 def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> None:
     """Print a table for a net of so many kernels, or for the bundled ensemble."""
-    from densecell_batch.pipeline import segment_stack
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.weights import find_bundle
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -106,8 +106,8 @@ def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> 
 
 def large_slices(side: int) -> dict[str, float]:
     """Segment 6 slices of side x side; the peak of memory in GiB."""
-    from densecell_batch.pipeline import segment_stack
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -12,9 +12,9 @@ import argparse
 import time
 import tracemalloc
 
-from densecell_batch.architecture import published
 from densecell_batch.errors import OptionError
-from densecell_batch.planning import Plan, plan_tiles
+from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.nets.architecture import published
 
 DEFAULT = (4096, 8192, 16384, 24576, 65536)
 

@@ -29,7 +29,7 @@ def phantom(shape=(10, 512, 512), n_classes=5):
 
 def ours(architecture, recipe, volume):
     """A function that takes so many steps of `fit_member`, reading windows included; seconds a step."""
-    from densecell_batch.nets import build_net
+    from densecell_batch.nets.build import build_net
     from densecell_batch.training import fit
 
     net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
@@ -53,7 +53,7 @@ def keras_fit(architecture, recipe, volume):
     """The same for Keras' `fit`."""
     import keras
 
-    from densecell_batch.nets import build_net
+    from densecell_batch.nets.build import build_net
     from densecell_batch.training.losses import improved_loss
 
     net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
 
-    from densecell_batch.architecture import Hybrid2D3D
+    from densecell_batch.nets.architecture import Hybrid2D3D
     from densecell_batch.training.recipes import Improved
 
     volume = phantom()

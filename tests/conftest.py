@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch.quiet import choose_kernels
+from densecell_batch.nets.backend import choose_kernels
 
 choose_kernels()  # before any test imports TensorFlow
 

@@ -60,7 +60,7 @@ def _command(arguments: list[str], said: str, prepare: Callable[[], None] | None
 
 def start(arguments: list[str], said: Path, prepare: Callable[[], None] | None = None) -> Any:
     """Start a command in a forked process; what it says goes to the file `said`. `prepare` is called in it before."""
-    _PROCESSES.set_forkserver_preload(["tensorflow", "keras", "densecell_batch.pipeline"])
+    _PROCESSES.set_forkserver_preload(["tensorflow", "keras", "densecell_batch.runs.pipeline"])
     process = _PROCESSES.Process(target=_command, args=(arguments, str(said), prepare))
     process.start()
     return process

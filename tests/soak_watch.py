@@ -27,7 +27,8 @@ QUICK = ("--quiet", 0.3, "--interval", 0.5, "--backoff", 0.3, "--attempts", 2, "
 # A node with a name of its own, whose claims expire sooner, so that the test does not take five minutes.
 NODE = """
 import sys
-from densecell_batch import claim, cli
+from densecell_batch.storage import claims as claim
+from densecell_batch import cli
 claim._HEARTBEAT, claim._EXPIRY = 1.0, 6.0
 sys.argv = ["densecell-batch", *sys.argv[1:]]
 cli.main()

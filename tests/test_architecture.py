@@ -4,7 +4,8 @@ from math import prod
 
 import pytest
 
-from densecell_batch.architecture import (
+from densecell_batch.errors import OptionError
+from densecell_batch.nets.architecture import (
     Hybrid2D3D,
     UNet2D,
     architecture_from_dict,
@@ -13,7 +14,6 @@ from densecell_batch.architecture import (
     published,
     tensor_shapes,
 )
-from densecell_batch.errors import OptionError
 
 
 @pytest.mark.parametrize(("family", "tensors", "parameters"), [("2d3d", 66, 10_283_406), ("unet2d", 46, 31_030_983)])

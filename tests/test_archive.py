@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from densecell_batch import archive
-from densecell_batch.archive import Folder, open_archive, write_folder, write_zip
-from densecell_batch.atomic import replacing
 from densecell_batch.errors import BundleError, OutputError
+from densecell_batch.storage import zips as archive
+from densecell_batch.storage.atomic import replacing
+from densecell_batch.storage.zips import Folder, open_archive, write_folder, write_zip
 
 
 def zip_of(path: Path, *entries: tuple[str, bytes], **attributes: int) -> Path:

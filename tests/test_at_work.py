@@ -14,9 +14,9 @@ import kills
 import pytest
 import watched
 
-from densecell_batch import pieces
-from densecell_batch.at_work import at_work, nobody_at_work
 from densecell_batch.errors import BusyError
+from densecell_batch.runs import journal as pieces
+from densecell_batch.runs.at_work import at_work, nobody_at_work
 
 A, B = "0123456789ab", "ba9876543210"
 
@@ -168,7 +168,7 @@ def test_who_cannot_wait_is_told(tmp_path):
 
 def test_the_dead_are_in_nobodys_way(tmp_path):
     script = (
-        "import os, sys; from pathlib import Path; from densecell_batch.at_work import at_work\n"
+        "import os, sys; from pathlib import Path; from densecell_batch.runs.at_work import at_work\n"
         f"with at_work(Path(sys.argv[1]), 'a', '{A}', alone=True): os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)

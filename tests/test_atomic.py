@@ -11,9 +11,9 @@ import pytest
 import tifffile
 from kills import MODEL
 
-from densecell_batch.atomic import remove_remains, replacing, temporary_name, write_file
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OutputError
+from densecell_batch.storage.atomic import remove_remains, replacing, temporary_name, write_file
 
 
 def test_what_stood_there_stays_until_the_new_one_is_whole(tmp_path):
@@ -129,7 +129,7 @@ def refusing(tmp_path_factory):
 WRITE = """
 import logging, sys
 from pathlib import Path
-from densecell_batch.atomic import replacing, sync, write_file
+from densecell_batch.storage.atomic import replacing, sync, write_file
 logging.basicConfig(level=logging.DEBUG)
 folder = Path(sys.argv[1])
 for name in "ab":

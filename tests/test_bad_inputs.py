@@ -20,7 +20,7 @@ import tifffile
 from PIL import Image
 
 from densecell_batch.cli import main
-from densecell_batch.published import import_published
+from densecell_batch.models.published import import_published
 
 RNG = np.random.default_rng(0)
 ZYX = {"axes": "ZYX"}

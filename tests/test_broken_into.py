@@ -16,11 +16,11 @@ from test_same_work import asked, loaded  # noqa: F401
 from test_watch_hostile import watch
 
 from densecell_batch.errors import OutputError, StackError
+from densecell_batch.inference.segmenter import identity_of
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.reading import open_stack
-from densecell_batch.opening import Reach
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.segmenter import identity_of
+from densecell_batch.runs.pipeline import segment_stack
+from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.ledger import Ledger, Row
 from densecell_batch.watch.moving import move_below
 from densecell_batch.watch.place import Place

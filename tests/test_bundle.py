@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D, tensor_shapes
-from densecell_batch.bundle import ClassInfo, Member, differences, load_bundle, pack_bundle, write_bundle
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OutputError
-from densecell_batch.volume import VoxelSize
+from densecell_batch.models.bundle import ClassInfo, Member, differences, load_bundle, pack_bundle, write_bundle
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
 
 NET = Hybrid2D3D(n_classes=2, n_kernels=2, n_blocks=1, n_convs=1, pyramid_convs=(1, 1), pyramid_kernels=2)
 HASH = "0" * 64

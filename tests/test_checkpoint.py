@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from densecell_batch import checkpoint
-from densecell_batch.checkpoint import Tensor, parse_index, tensor_values
-from densecell_batch.crc32c import crc32c, masked
+from densecell_batch.models import checkpoint
+from densecell_batch.models.checkpoint import Tensor, parse_index, tensor_values
+from densecell_batch.models.crc32c import crc32c, masked
 
 
 def varint(value: int) -> bytes:

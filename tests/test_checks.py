@@ -10,17 +10,17 @@ import pytest
 import tifffile
 from watched import BUNDLE, save
 
-from densecell_batch.batch import Verdict, segment_batch, without_outputs
-from densecell_batch.bundle import load_bundle
-from densecell_batch.checks import check_image, check_result_names, longest_name, printable
 from densecell_batch.errors import OptionError, StackError
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import content_sha256
-from densecell_batch.outputs import OutputPaths
-from densecell_batch.segmenter import Segmenter, SegmentOptions
-from densecell_batch.stack_writer import FORMATS, StackWriter
+from densecell_batch.io.writing import FORMATS, StackWriter
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.batch import Verdict, segment_batch, without_outputs
+from densecell_batch.runs.checks import check_image, check_result_names, longest_name, printable
+from densecell_batch.runs.outputs import OutputPaths
 
 NAMES, COLOURS = ["background", "cell"], np.array([[0, 0, 0], [0, 0, 255]], np.uint8)
 

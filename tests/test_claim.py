@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from densecell_batch import claim
-from densecell_batch.claim import claimed, is_claimed, is_mine, once
 from densecell_batch.errors import OutputError
+from densecell_batch.storage import claims as claim
+from densecell_batch.storage.claims import claimed, is_claimed, is_mine, once
 
 CONTEND = """
 import sys, time
 from pathlib import Path
-from densecell_batch.claim import claimed
+from densecell_batch.storage.claims import claimed
 path, ready, owners = map(Path, sys.argv[1:])
 while not ready.exists():
     time.sleep(0.001)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from densecell_batch import weights
 from densecell_batch.cli.models import models
 from densecell_batch.errors import BundleError, DensecellError, ModelError
-from densecell_batch.published import import_published
+from densecell_batch.models import fetching as weights
+from densecell_batch.models.published import import_published
 
 
 def run(*arguments: object) -> Result:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch import pipeline
 from densecell_batch.cli import cli
 from densecell_batch.cli.segment import ProgressBar
 from densecell_batch.data import SAMPLE
 from densecell_batch.io.reading import open_stack
+from densecell_batch.runs import pipeline
 
 SHAPE = (6, 64, 56)
 

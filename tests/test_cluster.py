@@ -15,9 +15,9 @@ import tifffile
 from imagej import MISSING_PYTHON
 from slurm import MISSING, slurm, states_of, wait_for_jobs
 
-from densecell_batch.cluster import ArrayJob, array_script, assemble_script, write_scripts
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OptionError
+from densecell_batch.runs.slurm import ArrayJob, array_script, assemble_script, write_scripts
 
 # Scripts
 

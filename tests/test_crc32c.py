@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from densecell_batch.crc32c import crc32c, masked
+from densecell_batch.models.crc32c import crc32c, masked
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,15 @@ import re
 
 import pytest
 
-from densecell_batch import device
-from densecell_batch.device import DeviceInfo, available_memory, choose_precision, convolution_rates, select_device
 from densecell_batch.errors import DeviceError
+from densecell_batch.inference import device
+from densecell_batch.inference.device import (
+    DeviceInfo,
+    available_memory,
+    choose_precision,
+    convolution_rates,
+    select_device,
+)
 
 PLAIN = DeviceInfo("cpu", "a processor", ("avx2",), 2)
 BF16 = DeviceInfo("cpu", "a processor", ("avx2", "avx512f", "avx512_bf16"), 2)

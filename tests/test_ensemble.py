@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from densecell_batch.ensemble import combine, decide, entropy
 from densecell_batch.errors import OptionError
+from densecell_batch.nets.ensemble import combine, decide, entropy
 
 
 def voxel(*rows):

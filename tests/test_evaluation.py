@@ -8,10 +8,10 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
-from densecell_batch import device
 from densecell_batch.cli.evaluate import evaluate
 from densecell_batch.errors import DensecellError, OptionError, StackError
-from densecell_batch.evaluation import read_classes, read_mask, render_confusion
+from densecell_batch.inference import device
+from densecell_batch.measure.compare import read_classes, read_mask, render_confusion
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
 FOUND = np.array([[[0, 1, 1], [1, 2, 0]]], np.uint8)

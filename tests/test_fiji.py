@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from imagej import MISSING_PYTHON, jar_of
 
-from densecell_batch.stack_writer import StackWriter, instance_colours
-from densecell_batch.volume import VoxelSize
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.io.writing import StackWriter, instance_colours
 
 pytestmark = [
     pytest.mark.fiji,
@@ -34,8 +34,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from densecell_batch.errors import DensecellError
-from densecell_batch.fiji import from_imageplus, save_rois, start_imagej, to_imageplus
-from densecell_batch.volume import VoxelSize
+from densecell_batch.imagej.images import from_imageplus, save_rois, start_imagej, to_imageplus
+from densecell_batch.calibration import VoxelSize
 
 folder, jar = Path(sys.argv[1]), sys.argv[2]
 said = {}

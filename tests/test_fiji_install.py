@@ -13,8 +13,8 @@ import pytest
 
 import densecell_batch
 from densecell_batch.errors import OptionError
-from densecell_batch.fiji_install import Runner, find_imagej
-from densecell_batch.fiji_install import install as install_macros
+from densecell_batch.imagej.install import Runner, find_imagej
+from densecell_batch.imagej.install import install as install_macros
 
 ROOT = Path(densecell_batch.__file__).parents[1]
 MACROS = ["Batch", "Labels_To_ROIs", "Load_Labels", "Measure", "Segment"]

@@ -18,14 +18,14 @@ import pytest
 import tifffile
 from imagej import MISSING_PYTHON
 
-from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
-from densecell_batch.hooks import MacroHooks, _csv, prepared, read_hooks
 from densecell_batch.identity import digest
+from densecell_batch.imagej.macro import Macro, Table
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
 from densecell_batch.io.reading import open_stack
-from densecell_batch.macro import Macro, Table
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.segmenter import Segmenter, SegmentOptions
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.hooks import MacroHooks, _csv, prepared, read_hooks
+from densecell_batch.runs.pipeline import segment_stack
 
 needs_imagej = [
     pytest.mark.fiji,
@@ -339,7 +339,7 @@ def test_shape_and_calibration_are_carried_on(stack, asked, tmp_path, text, shap
 
 
 def test_voxel_size_of_the_user_is_what_the_macro_sees(stack, asked, segmenter, tmp_path):
-    from densecell_batch.volume import VoxelSize
+    from densecell_batch.calibration import VoxelSize
 
     see = f'getVoxelSize(w, h, d, unit); File.append(d + " " + unit, "{tmp_path}/seen");'
     segment_stack(stack, tmp_path / "out", asked(see, voxel_size=VoxelSize(0.04, 0.01, 0.01)))

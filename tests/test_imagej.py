@@ -5,12 +5,12 @@ import pytest
 import tifffile
 from imagej import MISSING, look
 
-from densecell_batch.bundle import load_bundle
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.data import SAMPLE
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.segmenter import Segmenter, SegmentOptions
-from densecell_batch.stack_writer import StackWriter, instance_colours
-from densecell_batch.volume import VoxelSize
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+from densecell_batch.io.writing import StackWriter, instance_colours
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.pipeline import segment_stack
 
 pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
 

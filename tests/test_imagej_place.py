@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from densecell_batch import fiji_install, imagej_place
 from densecell_batch.errors import ImageJError, OptionError
-from densecell_batch.imagej_place import ImageJPlace, find_imagej, find_java
+from densecell_batch.imagej import find as imagej_place
+from densecell_batch.imagej import install as fiji_install
+from densecell_batch.imagej.find import ImageJPlace, find_imagej, find_java
 
 
 def touch(*paths: Path) -> None:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, StackError, Stopped
 from densecell_batch.io.discovery import find_stacks, natural_key
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import DTYPES, content_sha256
-from densecell_batch.volume import VoxelSize
 
 RNG = np.random.default_rng(0)
 

@@ -5,7 +5,7 @@ import pytest
 from skimage.measure import label
 
 from densecell_batch.errors import OptionError
-from densecell_batch.labels import find_instances
+from densecell_batch.measure.instances import find_instances
 
 
 def volume_of(instances):

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from imagej import MISSING_PYTHON, jar_of
 
-from densecell_batch import macro_worker
 from densecell_batch.errors import MacroError, OptionError
-from densecell_batch.macro import Macro, MacroTask, run_apart
+from densecell_batch.imagej import worker as macro_worker
+from densecell_batch.imagej.macro import Macro, MacroTask, run_apart
 
 real = [
     pytest.mark.fiji,
@@ -170,7 +170,7 @@ def test_the_gateway(macro):
         "where = 'net.imagej:imagej+net.imglib2:imglib2-imglyb'\n"
         "config.get_repositories().clear()\n"
         "from densecell_batch.errors import ImageJError\n"
-        "from densecell_batch.fiji import start_imagej\n"
+        "from densecell_batch.imagej.images import start_imagej\n"
         "try: print(start_imagej(where, download=True).gateway.getVersion())\n"
         "except ImageJError as error: print('none:', error)\n"
         "import os, sys; sys.stdout.flush(); os._exit(0)"
@@ -214,7 +214,7 @@ def test_what_may_be_fetched_is_fetched(tmp_path):
         "import sys\n"
         "from scyjava import config\n"
         "config.get_repositories().clear()\n"
-        "from densecell_batch.imagej_place import find_imagej\n"
+        "from densecell_batch.imagej.find import find_imagej\n"
         "for download in (True, False): print(*find_imagej(sys.argv[1], download=download).jars)"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "M2_REPO": str(tmp_path / "m2")}
@@ -469,7 +469,7 @@ def test_nothing_is_left_of_it(macro, tmp_path, number):
         time.sleep(0.05)
     running = family(process.pid)
     assert len(running) >= 2  # Java's process and its screen
-    (java,) = (pid for pid in running if b"macro_worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (java,) = (pid for pid in running if b"imagej.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
     caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{java}/status").read_text())[1], 16)
     assert not caught >> (signal.SIGTERM - 1) & 1  # Java would shut down below a thread that is in it, which crashes
     process.send_signal(number)
@@ -486,7 +486,7 @@ def test_nothing_is_left_of_it(macro, tmp_path, number):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_java_that_does_not_answer(macro, tmp_path, monkeypatch):
     """The time limit holds all the same."""
-    from densecell_batch import macro as module
+    from densecell_batch.imagej import macro as module
 
     monkeypatch.setattr(module, "_GRACE", 0.5)
     path = macro(f'File.saveString("x", "{tmp_path}/begun");\nwhile (true) wait(100);')
@@ -496,7 +496,7 @@ def test_java_that_does_not_answer(macro, tmp_path, monkeypatch):
         while not (tmp_path / "begun").exists():
             time.sleep(0.02)
         running = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family(os.getpid())}
-        stopped.extend(pid for pid, words in running.items() if b"macro_worker" in words)
+        stopped.extend(pid for pid, words in running.items() if b"imagej.worker" in words)
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
 

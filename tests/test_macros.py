@@ -12,7 +12,7 @@ import tifffile
 from fiji_folder import TOOL, install, make_imagej, run_script
 from imagej import MISSING, look
 
-from densecell_batch.bundle import load_bundle
+from densecell_batch.models.bundle import load_bundle
 
 pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import skimage.metrics
 
-from densecell_batch.metrics import (
+from densecell_batch.measure.metrics import (
     adjusted_rand_index,
     boundary_f_score,
     confusion_matrix,
@@ -21,7 +21,7 @@ def test_confusion_by_hand():
 
 
 def test_confusion_is_counted_in_parts(monkeypatch):
-    monkeypatch.setattr("densecell_batch.metrics._PART", 4)
+    monkeypatch.setattr("densecell_batch.measure.metrics._PART", 4)
     np.testing.assert_array_equal(confusion_matrix(TRUTH, FOUND.astype(np.uint8), 3), [[1, 1, 0], [0, 2, 0], [1, 0, 1]])
 
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D, published, tensor_shapes
 from densecell_batch.errors import OptionError
-from densecell_batch.nets import assign_weights, build_net, extract_weights
-from densecell_batch.published import read_published
+from densecell_batch.models.published import read_published
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, published, tensor_shapes
+from densecell_batch.nets.build import assign_weights, build_net, extract_weights
 
 # Where in our net each tensor of the published window of probe S is. The pyramid tensors that are missing here are
 # only computed as far as the output needs them; the sum that follows them is compared.

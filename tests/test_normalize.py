@@ -6,7 +6,7 @@ import tifffile
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_stack
-from densecell_batch.normalize import measure, normalize
+from densecell_batch.prepare.normalize import measure, normalize
 
 RNG = np.random.default_rng(0)
 

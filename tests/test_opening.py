@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from densecell_batch.claim import claimed, is_claimed, is_mine
-from densecell_batch.opening import read_json, read_small
-from densecell_batch.ownership import compare, foreign
-from densecell_batch.report import read_report
+from densecell_batch.runs.ownership import compare, foreign
+from densecell_batch.runs.report import read_report
+from densecell_batch.storage.claims import claimed, is_claimed, is_mine
+from densecell_batch.storage.opening import read_json, read_small
 
 
 def a_link(path):

@@ -61,8 +61,8 @@ def test_modules_of_the_working_folder_are_not_run(handed_over, monkeypatch, pat
 
 def test_workers_and_macros_are_started_so(handed_over, monkeypatch):
     """The real starts, with the process itself looked at: what it would be asked to run, where."""
-    from densecell_batch import macro
     from densecell_batch.cli import workers
+    from densecell_batch.imagej import macro
 
     started = []
 

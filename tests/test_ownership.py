@@ -17,13 +17,13 @@ import pytest
 import tifffile
 import watched
 
-from densecell_batch import outputs, pipeline
-from densecell_batch.batch import segment_batch
-from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import OccupiedError
-from densecell_batch.ownership import announce, compare, foreign, make_room, set_aside
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.segmenter import Segmenter, SegmentOptions
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs import outputs, pipeline
+from densecell_batch.runs.batch import segment_batch
+from densecell_batch.runs.ownership import announce, compare, foreign, make_room, set_aside
+from densecell_batch.runs.pipeline import segment_stack
 
 NAMES = ("labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_instances.tif", "preview.png")
 
@@ -200,7 +200,7 @@ def test_a_report_that_is_newer_than_a_correction_tells_nothing_of_it(asked, sta
 
 def test_what_nobody_touched_is_not_read_again(asked, stack, out, monkeypatch):
     segment_stack(stack, out, asked(**ALL))
-    monkeypatch.setattr("densecell_batch.ownership.sha256_of", None)
+    monkeypatch.setattr("densecell_batch.runs.ownership.sha256_of", None)
     assert segment_stack(stack, out, asked(**ALL)).skipped
 
 

@@ -14,16 +14,16 @@ import tifffile
 from limits import memory_limit, peak, run_in
 from test_bundle import fields
 
-from densecell_batch import claim
-from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
-from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
-from densecell_batch.pieces import shard_of
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.published import import_published
-from densecell_batch.segmenter import Segmenter, SegmentOptions
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+from densecell_batch.models.bundle import ClassInfo, load_bundle, write_bundle
+from densecell_batch.models.published import import_published
+from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
+from densecell_batch.runs.journal import shard_of
+from densecell_batch.runs.pipeline import segment_stack
+from densecell_batch.storage import claims as claim
 
 # Dividing
 
@@ -111,7 +111,7 @@ def test_shards_make_the_same_bytes(stack, segmenter, whole, tmp_path, order):
 
 COUNTED = """
 import sys, time
-from densecell_batch import pipeline
+from densecell_batch.runs import pipeline
 from densecell_batch.cli import main
 from densecell_batch.io import stack
 

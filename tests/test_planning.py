@@ -9,10 +9,10 @@ from math import ceil
 import numpy as np
 import pytest
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D, live_channels, published
 from densecell_batch.errors import OptionError
-from densecell_batch.planning import plan_tiles
-from densecell_batch.tiling import TileGrid, published_axis, wide_axis
+from densecell_batch.inference.planning import plan_tiles
+from densecell_batch.inference.tiling import TileGrid, published_axis, wide_axis
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, live_channels, published
 
 FULL = published("2d3d")
 WINDOW = (5, 300, 300)

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D
-from densecell_batch.bundle import load_bundle
 from densecell_batch.data import SAMPLE
-from densecell_batch.ensemble import combine
 from densecell_batch.errors import StackError
+from densecell_batch.inference.planning import plan_tiles
+from densecell_batch.inference.stitch import Canvas
 from densecell_batch.io.reading import open_stack
-from densecell_batch.nets import build_net, extract_weights
-from densecell_batch.planning import plan_tiles
-from densecell_batch.predict import Predictor, golden_pair
-from densecell_batch.published import read_published
-from densecell_batch.stitch import Canvas
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.models.published import read_published
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
+from densecell_batch.nets.build import build_net, extract_weights
+from densecell_batch.nets.ensemble import combine
+from densecell_batch.nets.predictor import Predictor, golden_pair
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.
 TIE = 1e-6

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from densecell_batch.preview import render_preview, write_preview
-from densecell_batch.volume import VoxelSize
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.plots.overlay import render_preview, write_preview
 
 CLASSES = [
     ("background", (0, 0, 0)),

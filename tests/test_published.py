@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from densecell_batch import archive, published
-from densecell_batch.architecture import Hybrid2D3D, UNet2D, tensor_shapes
-from densecell_batch.bundle import ModelBundle, load_bundle
-from densecell_batch.crc32c import crc32c, masked
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OutputError, PublishedModelError
-from densecell_batch.published import default_classes, import_published, jet_colours, read_published
-from densecell_batch.volume import VoxelSize
+from densecell_batch.models import published
+from densecell_batch.models.bundle import ModelBundle, load_bundle
+from densecell_batch.models.crc32c import crc32c, masked
+from densecell_batch.models.published import default_classes, import_published, jet_colours, read_published
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
+from densecell_batch.storage import zips as archive
 
 SMALL = Hybrid2D3D(n_classes=7, n_kernels=8, pyramid_kernels=8)
 BEST = "model/checkpoints/best"
@@ -462,7 +463,7 @@ def test_import_of_the_small_ensemble(tmp_path: Path, models: Path) -> None:
 @pytest.fixture
 def import_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelBundle]:
     """Import tiny models without running them."""
-    from densecell_batch import predict
+    from densecell_batch.nets import predictor as predict
 
     def golden(architecture: Any, members: Any, window: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(window, np.float32), np.zeros((*architecture.output_shape(window), 2), np.float32)

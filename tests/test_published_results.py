@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch.published import import_published
+from densecell_batch.models.published import import_published
 
 CASES = [
     ("A", ["2d3d-small_A"], "input.tif", "expected-probabilities.npz"),

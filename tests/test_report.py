@@ -5,7 +5,7 @@ import json
 import pytest
 
 from densecell_batch.errors import OutputError
-from densecell_batch.report import SCHEMA_VERSION, has_labels, is_same_work, read_report, versions, write_report
+from densecell_batch.runs.report import SCHEMA_VERSION, has_labels, is_same_work, read_report, versions, write_report
 
 WANTED = {
     "schema_version": SCHEMA_VERSION,

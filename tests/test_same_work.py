@@ -11,11 +11,11 @@ import pytest
 import tifffile
 import watched
 
-from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import OptionError
-from densecell_batch.pipeline import segment_stack
-from densecell_batch.report import is_same_work, read_report, work_of
-from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.pipeline import segment_stack
+from densecell_batch.runs.report import is_same_work, read_report, work_of
 from densecell_batch.watch.place import Place
 
 

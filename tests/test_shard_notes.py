@@ -6,11 +6,11 @@ import tifffile
 from click.testing import CliRunner
 from kills import MODEL
 
-from densecell_batch import pipeline
 from densecell_batch.cli import segment as command
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OutputError, StackError
-from densecell_batch.shard_notes import forget_failures, note_failure, noted_failures
+from densecell_batch.runs import pipeline
+from densecell_batch.runs.shard_notes import forget_failures, note_failure, noted_failures
 
 
 def test_each_reason_is_told_once(tmp_path):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from densecell_batch import stack_writer
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, OutputError
-from densecell_batch.stack_writer import StackWriter, instance_colours
-from densecell_batch.volume import VoxelSize
+from densecell_batch.io import writing as stack_writer
+from densecell_batch.io.writing import StackWriter, instance_colours
 
 RNG = np.random.default_rng(0)
 SIZE = VoxelSize(0.04, 0.012, 0.01)

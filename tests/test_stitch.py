@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from densecell_batch.stitch import Canvas
-from densecell_batch.tiling import TileGrid, published_axis, wide_axis
+from densecell_batch.inference.stitch import Canvas
+from densecell_batch.inference.tiling import TileGrid, published_axis, wide_axis
 
 N_CLASSES = 5
 

@@ -168,6 +168,7 @@ def test_names_that_the_encoding_of_stdout_does_not_have(done):
 
 def test_the_library_works_in_a_process_without_streams(tmp_path):
     """As in services that use it without the command line."""
-    code = f"from densecell_batch.quiet import quiet_stderr\nwith quiet_stderr(): open({str(tmp_path / 'x')!r}, 'w')"
+    code = "from densecell_batch.nets.backend import quiet_stderr\n"
+    code += f"with quiet_stderr(): open({str(tmp_path / 'x')!r}, 'w')"
     subprocess.run(["bash", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, code], check=True)
     assert (tmp_path / "x").exists()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from densecell_batch.strict_json import MAX_DEPTH, parse_json
+from densecell_batch.storage.strict_json import MAX_DEPTH, parse_json
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import tifffile
 from imagej import MISSING, run_macro
 
 from densecell_batch.errors import StackError
-from densecell_batch.evaluation import read_classes
 from densecell_batch.io.reading import open_labels, open_stack
+from densecell_batch.measure.compare import read_classes
 from densecell_batch.training.volumes import load_labelled
 
 RNG = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def test_packed_bits(tmp_path):
 
 
 def test_notes_on_values_stay_where_the_user_says_the_voxel_size(tmp_path):
-    from densecell_batch.volume import VoxelSize
+    from densecell_batch.calibration import VoxelSize
 
     tifffile.imwrite(
         tmp_path / "s.tif", VOLUME, imagej=True, photometric="miniswhite", metadata={"axes": "ZYX", "unit": "mile"}
@@ -197,7 +197,7 @@ def by_imagej(tmp_path_factory):
     for name, image in images.items():
         tifffile.imwrite(folder / f"{name}.tif", image, imagej=True, metadata={"axes": "ZYX"})
     tifffile.imwrite(folder / "int32.tif", VOLUME.astype(np.int32), photometric="minisblack", metadata=None)
-    from densecell_batch.normalize import FINITE_MACRO
+    from densecell_batch.prepare.normalize import FINITE_MACRO
 
     steps = [f'open("{folder}/{n}.tif"); run("Invert LUT");' for n in ("uint8", "uint16", "float32")]
     steps += [

@@ -8,7 +8,7 @@ import tifffile
 
 from densecell_batch.errors import OutputError, StackError
 from densecell_batch.io.reading import open_stack
-from densecell_batch.stack_writer import StackWriter
+from densecell_batch.io.writing import StackWriter
 
 VOLUME = np.random.default_rng(0).integers(0, 255, (5, 48, 40), np.uint8)
 GREY = {"photometric": "minisblack"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densecell_batch.errors import OptionError
-from densecell_batch.tiling import Axis, TileGrid, flush_corners, mirror, published_axis, wide_axis
+from densecell_batch.inference.tiling import Axis, TileGrid, flush_corners, mirror, published_axis, wide_axis
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ import tifffile
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
-from densecell_batch.architecture import Hybrid2D3D, UNet2D
-from densecell_batch.bundle import ClassInfo, load_bundle
 from densecell_batch.errors import OptionError, StackError, Stopped
-from densecell_batch.nets import build_net
-from densecell_batch.predict import Predictor
+from densecell_batch.models.bundle import ClassInfo, load_bundle
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
+from densecell_batch.nets.build import build_net
+from densecell_batch.nets.predictor import Predictor
+from densecell_batch.plots.curves import _round_up, render_curves
 from densecell_batch.training.adam import Adam
-from densecell_batch.training.curves import _round_up, render_curves
+from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
-from densecell_batch.training.normalized import folded, statistics_function
 from densecell_batch.training.recipes import Improved
 from densecell_batch.training.restarts import Run, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
@@ -369,7 +369,7 @@ def test_states_that_are_no_file_of_tensors(trained, tmp_path, content):
 
 @pytest.mark.parametrize("free", [0, 1000, 100_000])
 def test_volumes_that_do_not_fit_in_memory_are_not_read(files, free, monkeypatch):
-    monkeypatch.setattr("densecell_batch.device.available_memory", lambda: free)
+    monkeypatch.setattr("densecell_batch.inference.device.available_memory", lambda: free)
     with pytest.raises(StackError, match=r"train-images\S*: as it describes itself it takes .* GiB of memory"):
         load_labelled(files["train-images"], files["train-labels"], 3)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from densecell_batch.calibration import StackInfo, VoxelSize
 from densecell_batch.errors import OptionError
-from densecell_batch.volume import StackInfo, VoxelSize
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ import watched
 from click.testing import CliRunner
 from ome import image, write, write_set, xml
 
-from densecell_batch.atomic import open_new, temporary_name, write_file
-from densecell_batch.bundle import load_bundle
 from densecell_batch.cli import cli
 from densecell_batch.errors import StackError
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.reading import open_stack
-from densecell_batch.opening import Reach
-from densecell_batch.outputs import OutputPaths
-from densecell_batch.segmenter import Segmenter, SegmentOptions
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.outputs import OutputPaths
+from densecell_batch.storage.atomic import open_new, temporary_name, write_file
+from densecell_batch.storage.opening import Reach
 
 
 def tiny(path: Path, side: int, slices: int = 1, packed: bool = True) -> None:

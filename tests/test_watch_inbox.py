@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from watched import save
 
-from densecell_batch.checks import printable
 from densecell_batch.errors import StackError
+from densecell_batch.runs.checks import printable
 from densecell_batch.watch.inbox import FolderGoneError, Inbox, check_whole
 
 KEPT_BY_STORAGE = [

@@ -6,7 +6,7 @@ import pytest
 from watched import save
 
 from densecell_batch.errors import OutputError
-from densecell_batch.opening import Reach
+from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.moving import move_below
 
 

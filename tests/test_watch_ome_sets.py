@@ -11,7 +11,7 @@ from test_watch_watcher import drain, folders, in_thread, names, segmenter  # no
 from watched import save, wait_until
 
 from densecell_batch.io.discovery import stamp_of
-from densecell_batch.opening import Reach
+from densecell_batch.storage.opening import Reach
 from densecell_batch.watch import ome_sets
 from densecell_batch.watch.inbox import Inbox
 from densecell_batch.watch.moving import move_below

@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 from watched import BUNDLE, partial_outputs, rows, save, wait_until
 
-from densecell_batch.bundle import load_bundle
 from densecell_batch.errors import OptionError, OutputError, Stopped
-from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.models.bundle import load_bundle
 from densecell_batch.watch.ledger import Ledger
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.stopping import Stop

@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from densecell_batch import weights
-from densecell_batch.bundle import load_bundle
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, FetchError, ModelError, OptionError, PublishedModelError
-from densecell_batch.published import import_published
-from densecell_batch.volume import VoxelSize
-from densecell_batch.weights import Published, RemoteFile, cache_dir, fetch, fetched, find_bundle
+from densecell_batch.models import fetching as weights
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.models.fetching import Published, RemoteFile, cache_dir, fetch, fetched, find_bundle
+from densecell_batch.models.published import import_published
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -357,7 +357,7 @@ def test_read_only_cache_that_holds_all(registry: dict[str, Published], monkeypa
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from densecell_batch import weights\n"
+        "from densecell_batch.models import fetching as weights\n"
         "weights.REGISTRY = {'nets': weights.REGISTRY['platelet-2d3d']}\n"
         "try:\n"
         "    Path(os.environ['DENSECELL_CACHE'], 'probe').touch()\n"

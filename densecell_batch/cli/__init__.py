@@ -16,9 +16,9 @@ import click
 
 from densecell_batch._version import __version__
 from densecell_batch.cli.params import verbosity
-from densecell_batch.cli.signals import leave_on_signals
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.printable import printable
+from densecell_batch.signals import leave_on_signals
 from densecell_batch.streams import secure
 
 __all__ = ["cli", "main"]

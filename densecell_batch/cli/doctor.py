@@ -47,11 +47,11 @@ def _findings(device: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _computing(device: str) -> Iterator[tuple[str, str, str]]:
-    from densecell_batch.report import versions
+    from densecell_batch.runs.report import versions
 
     try:
-        from densecell_batch.device import available_memory, choose_precision, select_device
-        from densecell_batch.nets import backend
+        from densecell_batch.inference.device import available_memory, choose_precision, select_device
+        from densecell_batch.nets.build import backend
 
         found = versions()
         version = found.get(backend()) or found.get(f"{backend()}-cpu", "")
@@ -74,7 +74,7 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
-    from densecell_batch.weights import REGISTRY, bundled_names, cache_dir, fetched
+    from densecell_batch.models.fetching import REGISTRY, bundled_names, cache_dir, fetched
 
     folder = cache_dir()
     parent = next(p for p in (folder, *folder.parents) if p.exists())
@@ -90,7 +90,7 @@ def _cache() -> Iterator[tuple[str, str, str]]:
 
 def _imagej() -> tuple[str, str, str]:
     from densecell_batch.errors import ImageJError
-    from densecell_batch.imagej_place import find_imagej
+    from densecell_batch.imagej.find import find_imagej
 
     try:
         place = find_imagej()

@@ -42,9 +42,9 @@ def evaluate(
     Prints a table: mean IoU with and without class 0, accuracy, adjusted Rand index, variation of information in bits,
     boundary F-score (2 voxels of tolerance), and the IoU of each class.
     """
-    from densecell_batch.atomic import write_file
-    from densecell_batch.evaluation import as_table, compare, read_classes, render_confusion
-    from densecell_batch.preview import write_preview
+    from densecell_batch.measure.compare import as_table, compare, read_classes, render_confusion
+    from densecell_batch.plots.overlay import write_preview
+    from densecell_batch.storage.atomic import write_file
 
     if not predicted and not model:
         raise OptionError("nothing to score: give label files, or --model with --images")
@@ -71,7 +71,7 @@ def evaluate(
 
 def _counted(truth: np.ndarray, counted: np.ndarray | None, labels: Path, mask: Path | None) -> np.ndarray | None:
     """Voxels that count, by the label to ignore and by the mask; None for all."""
-    from densecell_batch.evaluation import read_mask
+    from densecell_batch.measure.compare import read_mask
 
     if mask is not None:
         masked = _same_shape(read_mask(mask), truth, mask)
@@ -92,13 +92,13 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
-    from densecell_batch.device import choose_precision, need_memory, select_device
+    from densecell_batch.inference.device import choose_precision, need_memory, select_device
     from densecell_batch.io.reading import open_stack
-    from densecell_batch.normalize import measure, normalize
-    from densecell_batch.opening import Reach
-    from densecell_batch.predict import Predictor
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.nets.predictor import Predictor
+    from densecell_batch.prepare.normalize import measure, normalize
+    from densecell_batch.storage.opening import Reach
     from densecell_batch.training.fit import predict_labels
-    from densecell_batch.weights import find_bundle
 
     bundle = find_bundle(name)
     precision = choose_precision("auto", select_device("auto")).name

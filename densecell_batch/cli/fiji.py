@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from densecell_batch.cli.params import SECONDS, verbosity
-from densecell_batch.cli.signals import stop_on_signals
+from densecell_batch.signals import stop_on_signals
 
 __all__ = ["fiji"]
 
@@ -35,7 +35,7 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
     ARG is what its getArgument() returns. What the macro prints goes to stderr. Exit code: 0, 1 the macro failed, took
     too long or opened a dialog, 2 misuse, 3 no ImageJ or no Java, 75 stopped.
     """
-    from densecell_batch.macro import Macro, MacroTask, run_apart
+    from densecell_batch.imagej.macro import Macro, MacroTask, run_apart
 
     stop_on_signals()
     task = MacroTask(Macro.read(file), argument, imagej=imagej, time_limit=time_limit, download=download)
@@ -67,7 +67,7 @@ def install(folder: Path | None, runner: str, command: str, target: str, words: 
     """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
     looked for in the usual places.
     """
-    from densecell_batch import fiji_install
+    from densecell_batch.imagej import install as fiji_install
 
     imagej = folder if folder is not None else fiji_install.find_imagej()
     if removing:

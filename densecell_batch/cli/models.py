@@ -13,8 +13,8 @@ from densecell_batch.cli.params import TILE, VOXEL_SIZE
 from densecell_batch.printable import printable
 
 if TYPE_CHECKING:
-    from densecell_batch.bundle import ModelBundle
-    from densecell_batch.volume import VoxelSize
+    from densecell_batch.calibration import VoxelSize
+    from densecell_batch.models.bundle import ModelBundle
 
 __all__ = ["models"]
 
@@ -29,7 +29,7 @@ def models() -> None:
 @models.command("list")
 def list_models() -> None:
     """List the models that can be named: in the package, in the cache, and those that can be fetched."""
-    from densecell_batch import weights
+    from densecell_batch.models import fetching as weights
 
     rows = [("NAME", "WHERE", "WHAT")]
     rows += [(path.name, "bundled", _summary(path)) for path in weights.bundled()]
@@ -47,8 +47,8 @@ def list_models() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The manifest as it is.")
 def show(model: str, as_json: bool) -> None:
     """Show the manifest of MODEL, a name or a path."""
-    from densecell_batch.bundle import read_manifest
-    from densecell_batch.weights import find_bundle
+    from densecell_batch.models.bundle import read_manifest
+    from densecell_batch.models.fetching import find_bundle
 
     bundle = find_bundle(model)
     manifest = read_manifest(bundle.path)
@@ -81,7 +81,7 @@ def import_models(
     **fields: Any,
 ) -> None:
     """Make one bundle of published TensorFlow models: folders or zips, each becomes a member."""
-    from densecell_batch.published import import_published
+    from densecell_batch.models.published import import_published
 
     names = None if classes is None else [text.strip() for text in classes.split(",")]
     if name is None:
@@ -97,7 +97,7 @@ def import_models(
 @click.option("-o", "--out", required=True, type=_PATH, help="The zip to write.")
 def pack(folder: Path, out: Path) -> None:
     """Pack the bundle in FOLDER into a zip, the same bytes wherever it is done."""
-    from densecell_batch.bundle import pack_bundle
+    from densecell_batch.models.bundle import pack_bundle
 
     if out.suffix.lower() != ".zip":
         raise click.BadParameter(f"{out} does not end in .zip", param_hint="--out")
@@ -109,8 +109,8 @@ def pack(folder: Path, out: Path) -> None:
 @click.argument("model")
 def verify(model: str) -> None:
     """Check MODEL, a name or a path: hashes, tensors, and that the nets give the recorded probabilities."""
-    from densecell_batch.predict import GOLDEN_TOLERANCE, verify_bundle
-    from densecell_batch.weights import find_bundle
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.nets.predictor import GOLDEN_TOLERANCE, verify_bundle
 
     bundle = find_bundle(model)
     for i, member in enumerate(bundle.members):
@@ -132,14 +132,14 @@ def fetch(name: str, pins: tuple[str, ...]) -> None:
     Nobody published hashes of the four published nets: each is trusted when it is fetched for the first time, and held
     to what it was from then on. --sha256 holds it to what you know of it.
     """
-    from densecell_batch import weights
+    from densecell_batch.models import fetching as weights
 
     click.echo(weights.fetch(name, _pins(name, pins)))
 
 
 def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
     """SHA-256 by file, of what was given as FILE=HASH or, for a single file, as HASH."""
-    from densecell_batch.weights import REGISTRY
+    from densecell_batch.models.fetching import REGISTRY
 
     files = [file.name for file in REGISTRY[name].files] if name in REGISTRY else []
     found: dict[str, str] = {}
@@ -159,8 +159,8 @@ def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
 
 def _summary(path: Path) -> str:
     """One line of a bundle in the package, or what is wrong with it: a list shows the others all the same."""
-    from densecell_batch.bundle import load_bundle
     from densecell_batch.errors import BundleError
+    from densecell_batch.models.bundle import load_bundle
 
     try:
         return f"model: {_line(load_bundle(path))}"

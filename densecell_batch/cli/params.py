@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
-from densecell_batch.volume import VoxelSize
 
 __all__ = ["MEMORY", "SECONDS", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
 

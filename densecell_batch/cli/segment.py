@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE, verbosity
-from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, StackError
+from densecell_batch.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from densecell_batch.hooks import MacroHooks
-    from densecell_batch.segmenter import Segmenter
+    from densecell_batch.inference.segmenter import Segmenter
+    from densecell_batch.runs.hooks import MacroHooks
 
 __all__ = ["DEFAULT_MODEL", "run_segment", "segment", "take_hooks"]
 
@@ -119,12 +119,12 @@ def run_segment(
     For the task of an array, only failures of its own count: that a stack itself is at fault all tasks find, and it is
     told once, by the job after the array.
     """
-    from densecell_batch.batch import segment_batch, without_outputs
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
-    from densecell_batch.device import available_memory
+    from densecell_batch.inference.device import available_memory
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
     from densecell_batch.io.discovery import find_stacks
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.weights import find_bundle
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.runs.batch import segment_batch, without_outputs
 
     if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
         raise OptionError(
@@ -170,7 +170,7 @@ def run_segment(
 
 def take_hooks(flags: dict[str, Any]) -> MacroHooks:
     """The user's macros, taken out of the flags; raises as `read_hooks` does."""
-    from densecell_batch.hooks import read_hooks
+    from densecell_batch.runs.hooks import read_hooks
 
     pre, post = flags.pop("pre_macro", None), flags.pop("post_macro", None)
     return read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
@@ -178,11 +178,11 @@ def take_hooks(flags: dict[str, Any]) -> MacroHooks:
 
 def _dry_run(stacks: list[Path], out: Path, segmenter: Segmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
-    from densecell_batch.batch import verdict_line
-    from densecell_batch.checks import check_image, check_result_names
-    from densecell_batch.device import convolution_rates
+    from densecell_batch.inference.device import convolution_rates
     from densecell_batch.io.reading import open_stack
-    from densecell_batch.outputs import OutputPaths
+    from densecell_batch.runs.batch import verdict_line
+    from densecell_batch.runs.checks import check_image, check_result_names
+    from densecell_batch.runs.outputs import OutputPaths
 
     rate = convolution_rates(segmenter.precision.name)[segmenter.precision.name]
     failed = 0

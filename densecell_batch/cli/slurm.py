@@ -71,9 +71,9 @@ def slurm(
     a task for each stack, which says whether all is there. Tasks that are preempted, or stopped by their time limit, go
     on later. The options of `segment` can be given, too.
     """
-    from densecell_batch.batch import without_outputs
-    from densecell_batch.cluster import ArrayJob, array_script, submit, write_scripts
     from densecell_batch.io.discovery import find_stacks
+    from densecell_batch.runs.batch import without_outputs
+    from densecell_batch.runs.slurm import ArrayJob, array_script, submit, write_scripts
 
     words = _words(ctx, flags)
     asked = segment.make_context("segment", [*stacks, "-o", str(out), *words]).params  # complains of bad values
@@ -102,9 +102,9 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
 
     What is no file here can be one of the image.
     """
-    from densecell_batch.macro import Macro
-    from densecell_batch.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.weights import bundled_names, find_bundle
+    from densecell_batch.imagej.macro import Macro
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.models.fetching import bundled_names, find_bundle
 
     for path in (asked["pre_macro"], asked["post_macro"]):
         if path is not None and (path.exists() or not in_image):

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from densecell_batch.cli.params import TILE, verbosity
-from densecell_batch.cli.signals import stop_on_signals
 from densecell_batch.errors import OptionError
+from densecell_batch.signals import stop_on_signals
 
 __all__ = ["train"]
 
@@ -107,10 +107,10 @@ def train(
 
 def _run(classes: tuple[Any, ...], flags: dict[str, Any]) -> tuple[list[Any] | None, Any]:
     """What the flags ask for: weights to start from, and the run."""
-    from densecell_batch.device import choose_precision, select_device
+    from densecell_batch.inference.device import choose_precision, select_device
+    from densecell_batch.models.fetching import find_bundle
     from densecell_batch.training.recipes import Improved, Published
     from densecell_batch.training.restarts import Run
-    from densecell_batch.weights import find_bundle
 
     if sum(flags[name] is not None for name in ("steps", "epochs", "minutes")) != 1:
         raise OptionError("give one of --steps, --epochs and --minutes: how long each member is trained")
@@ -168,7 +168,7 @@ def _check_classes(volumes: list[Any], evaluation: Any, classes: tuple[Any, ...]
 
 def _architecture(n_classes: int, flags: dict[str, Any]) -> Any:
     """The net of a preset; without the quirks of the published ones in the improved preset."""
-    from densecell_batch.architecture import Hybrid2D3D, UNet2D
+    from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 
     published = flags["preset"] == "published"
     if flags["net"] == "unet":
@@ -184,8 +184,8 @@ def _architecture(n_classes: int, flags: dict[str, Any]) -> Any:
 
 def _make_weights(images: tuple[Path, ...], labels: tuple[Path, ...], classes: tuple[Any, ...], out: Path) -> None:
     """Write STEM_weights.tif and STEM_weights.png for each label stack."""
-    from densecell_batch.atomic import make_folder
-    from densecell_batch.outputs import stack_name
+    from densecell_batch.runs.outputs import stack_name
+    from densecell_batch.storage.atomic import make_folder
     from densecell_batch.training.error_weights import write_error_weights
     from densecell_batch.training.volumes import load_labelled
 
@@ -198,8 +198,8 @@ def _make_weights(images: tuple[Path, ...], labels: tuple[Path, ...], classes: t
 
 def _parse_classes(text: str) -> tuple[Any, ...]:
     """Names and colours of the classes, from the option or from the file that it names."""
-    from densecell_batch.bundle import ClassInfo
-    from densecell_batch.published import jet_colours
+    from densecell_batch.models.bundle import ClassInfo
+    from densecell_batch.models.published import jet_colours
 
     path = Path(text)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")

@@ -96,13 +96,13 @@ def _retry(out: Path) -> None:
 
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
-    from densecell_batch.segmenter import Segmenter, SegmentOptions, identity_of
-    from densecell_batch.watch.hook import parse_hook
+    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.watch.command import parse_hook
     from densecell_batch.watch.ledger import Ledger
     from densecell_batch.watch.place import Place
     from densecell_batch.watch.stopping import Stop
     from densecell_batch.watch.watcher import Watcher, WatchOptions
-    from densecell_batch.weights import find_bundle
 
     stop = Stop()
     stop.install()

@@ -14,7 +14,7 @@ from typing import Self
 from densecell_batch.errors import OptionError
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.formats.own import own_result
-from densecell_batch.opening import Reach
+from densecell_batch.storage.opening import Reach
 
 __all__ = ["Stamp", "exists", "find_stacks", "has_tiff_name", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
 

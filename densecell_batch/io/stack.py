@@ -11,9 +11,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from densecell_batch.calibration import StackInfo
 from densecell_batch.errors import DensecellError, StackError
-from densecell_batch.opening import Reach
-from densecell_batch.volume import StackInfo
+from densecell_batch.storage.opening import Reach
 
 __all__ = ["DTYPES", "Reader", "Stack", "content_sha256", "explained_reading"]
 

@@ -12,8 +12,8 @@ from functools import partial
 import keras
 from keras import layers, ops
 
-from densecell_batch.architecture import Hybrid2D3D
 from densecell_batch.nets import layers as blocks
+from densecell_batch.nets.architecture import Hybrid2D3D
 from densecell_batch.nets.layers import crop_concat, crop_to, predictor, upsample
 
 __all__ = ["hybrid_2d3d"]

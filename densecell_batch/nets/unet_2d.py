@@ -10,7 +10,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from densecell_batch.architecture import UNet2D
+from densecell_batch.nets.architecture import UNet2D
 from densecell_batch.nets.layers import conv, crop_concat, predictor, upsample
 
 __all__ = ["unet_2d"]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.preview import write_preview
-from densecell_batch.stack_writer import StackWriter
+from densecell_batch.io.writing import StackWriter
+from densecell_batch.plots.overlay import write_preview
 from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["border_weights", "class_balance_weights", "diffuse", "error_weights", "write_error_weights"]

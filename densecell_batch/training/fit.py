@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.architecture import Architecture, UNet2D
-from densecell_batch.atomic import make_folder, write_file
 from densecell_batch.errors import OptionError, Stopped
-from densecell_batch.metrics import Scores, score
-from densecell_batch.predict import Predictor
+from densecell_batch.measure.metrics import Scores, score
+from densecell_batch.nets.architecture import Architecture, UNet2D
+from densecell_batch.nets.predictor import Predictor
 from densecell_batch.printable import printable
-from densecell_batch.training.normalized import folded, statistics_function
+from densecell_batch.storage.atomic import make_folder, write_file
+from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 from densecell_batch.training.windows import Batch, flattened
@@ -95,7 +95,7 @@ def fit_member(
     Stopped
         After the state was saved, if the run is stopped.
     """
-    from densecell_batch.nets import assign_weights, build_net
+    from densecell_batch.nets.build import assign_weights, build_net
 
     net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
     if start is None:
@@ -154,7 +154,7 @@ def fit_member(
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
     """Median time of a step, of some after the first ones, which trace and warm up; nothing is kept of them."""
-    from densecell_batch.nets import build_net
+    from densecell_batch.nets.build import build_net
 
     net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
     step, state = _compiled_step(net, recipe), _fresh(net)
@@ -169,9 +169,9 @@ def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], re
 
 def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
     """Class map (z, y, x) uint8 of a normalized volume (z, y, x), with the tiles and the stitch of `segment`."""
-    from densecell_batch.ensemble import combine
-    from densecell_batch.planning import plan_tiles
-    from densecell_batch.stitch import Canvas
+    from densecell_batch.inference.planning import plan_tiles
+    from densecell_batch.inference.stitch import Canvas
+    from densecell_batch.nets.ensemble import combine
 
     shape, net = (image.shape[0], image.shape[1], image.shape[2]), predictor.architecture
     plan = plan_tiles(shape, net, window, precision=predictor.precision, members=len(predictor))
@@ -194,7 +194,7 @@ def _compiled_step(net: Any, recipe: Recipe) -> Callable[..., Any]:
     """(weights, averaged, means, squares, [rate, count, keep], *batch) -> the first four after the step, and the loss
     before it.
     """
-    from densecell_batch.nets import compiled
+    from densecell_batch.nets.build import compiled
     from densecell_batch.training.losses import cropped, value_and_gradients
 
     adam, loss = recipe.adam(), recipe.loss()
@@ -266,7 +266,7 @@ def _initialize(net: Any, recipe: Recipe, seed: int) -> None:
 
 
 def _fresh(net: Any) -> _State:
-    from densecell_batch.nets import ops
+    from densecell_batch.nets.build import ops
 
     weights = [ops.copy(v.value) for v in net.trainable_variables]
     zeros = [ops.zeros_like(w) for w in weights]
@@ -290,7 +290,7 @@ def _load(path: Path, net: Any) -> _State | None:
     """The state in a checkpoint; None where there is none. Raises OptionError if it is none of this net."""
     from safetensors import SafetensorError, safe_open
 
-    from densecell_batch.nets import ops
+    from densecell_batch.nets.build import ops
 
     if not path.exists():
         return None

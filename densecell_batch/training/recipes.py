@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from densecell_batch.architecture import Architecture, UNet2D
+from densecell_batch.nets.architecture import Architecture, UNet2D
 from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.published_windows import PublishedSampler
 from densecell_batch.training.volumes import LabelledVolume

@@ -24,17 +24,17 @@ from typing import Any
 import numpy as np
 
 from densecell_batch._version import __version__
-from densecell_batch.architecture import Architecture, architecture_to_dict
-from densecell_batch.atomic import make_folder, write_file
-from densecell_batch.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
-from densecell_batch.metrics import Scores, score
-from densecell_batch.predict import Predictor, golden_pair, verify_bundle
-from densecell_batch.preview import render_preview, write_preview
+from densecell_batch.measure.metrics import Scores, score
+from densecell_batch.models.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
+from densecell_batch.nets.architecture import Architecture, architecture_to_dict
+from densecell_batch.nets.predictor import Predictor, golden_pair, verify_bundle
+from densecell_batch.plots.curves import render_curves
+from densecell_batch.plots.overlay import render_preview, write_preview
 from densecell_batch.printable import printable
-from densecell_batch.strict_json import parse_json
-from densecell_batch.training.curves import render_curves
+from densecell_batch.storage.atomic import make_folder, write_file
+from densecell_batch.storage.strict_json import parse_json
 from densecell_batch.training.fit import Arrays, Member, fit_member, predict_labels, seconds_per_step
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from densecell_batch.io.discovery import natural_key
-from densecell_batch.outputs import OutputPaths
+from densecell_batch.runs.outputs import OutputPaths
 from densecell_batch.watch.inbox import Inbox, Sighting
 from densecell_batch.watch.ledger import Ledger, Row
 from densecell_batch.watch.results import Result, Results

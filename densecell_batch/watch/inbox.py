@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.checks import check_image
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.io.discovery import Stamp, has_tiff_name, is_slice, natural_key
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, explained_reading
-from densecell_batch.opening import Reach
-from densecell_batch.outputs import without_suffix
 from densecell_batch.printable import printable
+from densecell_batch.runs.checks import check_image
+from densecell_batch.runs.outputs import without_suffix
+from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.ome_sets import OmeSets
 
 __all__ = ["FolderGoneError", "Inbox", "Sighting", "check_whole"]

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from densecell_batch.atomic import explained, sync, temporary_name
 from densecell_batch.io.formats.ome_set import files_of
-from densecell_batch.opening import Reach
+from densecell_batch.storage.atomic import explained, sync, temporary_name
+from densecell_batch.storage.opening import Reach
 
 __all__ = ["move_below"]
 

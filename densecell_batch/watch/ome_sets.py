@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from densecell_batch.io.discovery import Stamp, natural_key
 from densecell_batch.io.formats.ome_set import find_set
-from densecell_batch.opening import Reach
+from densecell_batch.storage.opening import Reach
 
 __all__ = ["OmeSets"]
 

@@ -22,12 +22,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from densecell_batch.atomic import explained, remove_remains, write_file
-from densecell_batch.claim import Ours, claimed, holder, is_claimed, is_mine
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
-from densecell_batch.opening import read_json, read_small
-from densecell_batch.report import work_of
+from densecell_batch.runs.report import work_of
+from densecell_batch.storage.atomic import explained, remove_remains, write_file
+from densecell_batch.storage.claims import Ours, claimed, holder, is_claimed, is_mine
+from densecell_batch.storage.opening import read_json, read_small
 from densecell_batch.watch.inbox import FolderGoneError
 
 __all__ = ["Place", "ledgers_of", "owns"]

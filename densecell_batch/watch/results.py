@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densecell_batch.atomic import explained, sync, temporary_name, write_file
-from densecell_batch.checks import longest_name
 from densecell_batch.errors import OutputError
-from densecell_batch.hooks import post_is_done
+from densecell_batch.imagej.macro import Macro
 from densecell_batch.io.discovery import Stamp
-from densecell_batch.macro import Macro
-from densecell_batch.opening import read_small
-from densecell_batch.outputs import OutputPaths, is_like_result
-from densecell_batch.ownership import entries_of, is_report, set_aside
 from densecell_batch.printable import printable
-from densecell_batch.report import has_labels, read_report, work_of, write_report
+from densecell_batch.runs.checks import longest_name
+from densecell_batch.runs.hooks import post_is_done
+from densecell_batch.runs.outputs import OutputPaths, is_like_result
+from densecell_batch.runs.ownership import entries_of, is_report, set_aside
+from densecell_batch.runs.report import has_labels, read_report, work_of, write_report
+from densecell_batch.storage.atomic import explained, sync, temporary_name, write_file
+from densecell_batch.storage.opening import read_small
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 

@@ -11,10 +11,10 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from densecell_batch.atomic import explained, write_file
-from densecell_batch.opening import open_plainly
-from densecell_batch.ownership import set_aside
 from densecell_batch.printable import printable
+from densecell_batch.runs.ownership import set_aside
+from densecell_batch.storage.atomic import explained, write_file
+from densecell_batch.storage.opening import open_plainly
 from densecell_batch.watch.ledger import Row, Table
 
 __all__ = ["Situation", "status_text", "write_status_page"]

@@ -10,9 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.atomic import remove_remains
-from densecell_batch.batch import Verdict, segment_batch
-from densecell_batch.checks import check_result_names
 from densecell_batch.errors import (
     BusyError,
     DensecellError,
@@ -24,18 +21,21 @@ from densecell_batch.errors import (
     StackError,
     Stopped,
 )
+from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.discovery import natural_key, stamp_of
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
-from densecell_batch.outputs import OutputPaths, stack_name
-from densecell_batch.pieces import remove_jobs
-from densecell_batch.pipeline import Progress
 from densecell_batch.printable import printable
-from densecell_batch.segmenter import Segmenter
+from densecell_batch.runs.batch import Verdict, segment_batch
+from densecell_batch.runs.checks import check_result_names
+from densecell_batch.runs.journal import remove_jobs
+from densecell_batch.runs.outputs import OutputPaths, stack_name
+from densecell_batch.runs.pipeline import Progress
+from densecell_batch.storage.atomic import remove_remains
 from densecell_batch.watch.board import Board
+from densecell_batch.watch.command import run_hook
 from densecell_batch.watch.events import Events
-from densecell_batch.watch.hook import run_hook
 from densecell_batch.watch.inbox import FolderGoneError, Inbox, Sighting, check_whole
 from densecell_batch.watch.ledger import Ledger, Row, read_tables
 from densecell_batch.watch.moving import move_below

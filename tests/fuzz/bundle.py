@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.architecture import Hybrid2D3D, tensor_shapes
-from densecell_batch.bundle import ClassInfo, load_bundle, write_bundle
-from densecell_batch.volume import VoxelSize
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.models.bundle import ClassInfo, load_bundle, write_bundle
+from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
 
 from .driver import Target, mutated, mutated_json
 from .zips import pack, unpack

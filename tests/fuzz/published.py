@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from densecell_batch.crc32c import crc32c, masked
-from densecell_batch.published import read_published
+from densecell_batch.models.crc32c import crc32c, masked
+from densecell_batch.models.published import read_published
 
 from .driver import Target, mutated
 from .zips import pack, unpack

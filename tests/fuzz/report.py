@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from densecell_batch.hooks import Macro, post_is_done
-from densecell_batch.outputs import OutputPaths
-from densecell_batch.ownership import compare, entries_of, foreign, make_room, set_aside, sha256_of
-from densecell_batch.report import has_labels, is_same_work, read_report
-from densecell_batch.segmenter import SegmentOptions
+from densecell_batch.inference.segmenter import SegmentOptions
+from densecell_batch.runs.hooks import Macro, post_is_done
+from densecell_batch.runs.outputs import OutputPaths
+from densecell_batch.runs.ownership import compare, entries_of, foreign, make_room, set_aside, sha256_of
+from densecell_batch.runs.report import has_labels, is_same_work, read_report
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results
 

@@ -20,7 +20,7 @@ from xml.etree import ElementTree as ET
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.formats.tiff_head import Head, read_head
-from densecell_batch.opening import Reach
+from densecell_batch.storage.opening import Reach
 
 __all__ = ["OmeSet", "files_of", "find_set"]
 

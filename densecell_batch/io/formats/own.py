@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from densecell_batch.io.formats.tiff_head import Head, read_head
-from densecell_batch.opening import open_plainly
+from densecell_batch.storage.opening import open_plainly
 
 __all__ = ["mark", "own_result"]
 

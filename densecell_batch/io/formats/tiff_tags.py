@@ -8,8 +8,8 @@ from xml.etree.ElementTree import ParseError
 
 import tifffile
 
+from densecell_batch.calibration import VoxelSize, micrometres_of
 from densecell_batch.errors import OptionError
-from densecell_batch.volume import VoxelSize, micrometres_of
 
 __all__ = ["ome_voxel_size", "voxel_size_of"]
 

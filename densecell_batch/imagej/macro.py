@@ -1,0 +1,197 @@
+"""A user's ImageJ macro, run in a process of its own, so that one that fails, hangs or opens a dialog harms nothing.
+
+::
+
+    this process                             python -P -m densecell_batch.imagej.worker FOLDER
+    MacroTask -> FOLDER/task.json      ->    screen, JVM, ImageJ, image, macro
+    MacroOutcome <- FOLDER/outcome.json <-   value, tables, resulting image
+
+The other process watches the macro: its time limit, and windows that wait for somebody to click.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from densecell_batch.errors import ImageJError, MacroError, OptionError
+from densecell_batch.imagej.find import find_imagej, find_java
+from densecell_batch.inference.device import available_memory
+from densecell_batch.own_python import python_command, python_environment
+
+__all__ = ["Macro", "MacroOutcome", "MacroTask", "Table", "run_apart"]
+
+_log = logging.getLogger(__name__)
+
+_SUFFIXES = (".ijm", ".txt")
+_GRACE = 60.0  # seconds beyond its limit that the other process has to notice and say so
+_LEAST_HEAP = 2**29  # bytes
+
+
+@dataclass(frozen=True)
+class Macro:
+    """The text of a macro, read once: what is checked, hashed and run is the same."""
+
+    name: str  # of the file
+    text: str
+    sha256: str  # of the file's bytes
+
+    @classmethod
+    def read(cls, path: Path) -> Macro:
+        """Read a macro; UTF-8, or Latin-1 as ImageJ itself does.
+
+        Raises
+        ------
+        OptionError
+            If it cannot be read or is no ImageJ macro.
+        """
+        if path.suffix.lower() not in _SUFFIXES:
+            raise OptionError(f"{path}: expected an ImageJ macro, whose name ends in {' or '.join(_SUFFIXES)}")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise OptionError(f"{path}: the macro cannot be read: {error.strerror}") from error
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+        if not text.strip() or "\0" in text:
+            found = "none" if not text.strip() else "binary data"
+            raise OptionError(f"{path}: expected the text of an ImageJ macro, found {found}")
+        return cls(path.name, text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest())
+
+    def line(self, number: int) -> str:
+        """Line `number`, from 1; empty where there is none."""
+        lines = self.text.split("\n")
+        return lines[number - 1].strip() if 1 <= number <= len(lines) else ""
+
+
+@dataclass(frozen=True)
+class MacroTask:
+    """What the other process is to do."""
+
+    macro: Macro
+    argument: str = ""  # what getArgument() returns
+    image: Path | None = None  # stack that is open and active when the macro begins
+    voxel_size: tuple[float, float, float] | None = None  # (z, y, x) in um; overrides that of the image
+    colours: Sequence[Sequence[int]] | None = None  # (n, 3), colour of each value of the image
+    class_names: Sequence[str] | None = None
+    result: Path | None = None  # where the image that is active at the end goes
+    time_limit: float = 600.0  # seconds for the macro, without the start of ImageJ
+    imagej: str | None = None  # see `find_imagej`
+    download: bool = False
+    heap: int | None = None  # bytes for Java; None: half of what is free
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that a macro filled."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[float | str | None]]
+
+
+@dataclass(frozen=True)
+class MacroOutcome:
+    """What a macro left."""
+
+    value: str | None  # what it returned
+    tables: list[Table] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # on the resulting image
+    imagej: str = ""  # version and place
+    seconds: float = 0.0  # that the macro took
+
+
+def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
+    """Run a macro in a process of its own and wait for it.
+
+    Parameters
+    ----------
+    task
+        What to run on what.
+    echo
+        Whether what the macro prints goes to stderr; it is logged for -v otherwise.
+
+    Raises
+    ------
+    ImageJError
+        If there is no ImageJ or no Java, or they do not start.
+    MacroError
+        If the macro failed, ran too long or opened a dialog.
+    """
+    find_java()
+    if not task.download:  # what may take long is left to the worker
+        find_imagej(task.imagej)
+    with tempfile.TemporaryDirectory(prefix="densecell-macro-") as name:
+        folder = Path(name)
+        values = asdict(task) | {"heap": task.heap or max(_LEAST_HEAP, available_memory() // 2)}
+        (folder / "task.json").write_text(json.dumps(values, default=str), encoding="utf-8")
+        with (folder / "said.txt").open("wb") as said:
+            code = _wait(folder, task, None if echo else said)
+        text = (folder / "said.txt").read_text(encoding="utf-8", errors="replace")
+        for line in text.splitlines():
+            _log.debug("%s: %s", task.macro.name, line)
+        outcome = _read(folder / "outcome.json")
+    if outcome is None:
+        last = " ".join(text.split()[-40:])
+        raise MacroError(f"{task.macro.name}: the process that ran it ended with {code}; it said: {last or 'nothing'}")
+    if "imagej_error" in outcome:
+        raise ImageJError(outcome["imagej_error"])
+    if "macro_error" in outcome:
+        raise MacroError(outcome["macro_error"])
+    return MacroOutcome(**outcome | {"tables": [Table(**table) for table in outcome["tables"]]})
+
+
+def _wait(folder: Path, task: MacroTask, output: Any) -> int:
+    """Run the worker to its end; its exit code. However this is left, it and what it started are gone."""
+    worker = subprocess.Popen(
+        python_command("densecell_batch.imagej.worker", str(folder), str(os.getpid())),
+        env=python_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if output is None else output,
+        stderr=None if output is None else output,
+        start_new_session=True,
+    )
+    try:
+        begun = 0.0
+        while worker.poll() is None:
+            if not begun and (folder / "begun").exists():
+                begun = time.monotonic()
+            if begun and not (folder / "over").exists() and time.monotonic() - begun > task.time_limit + _GRACE:
+                raise MacroError(f"{task.macro.name}: still running after its limit of {task.time_limit:g} s")
+            time.sleep(0.05)
+    finally:
+        _end(worker)
+    return worker.returncode
+
+
+def _end(worker: subprocess.Popen[bytes]) -> None:
+    """End the worker's process group: itself, and the screen that it started, which stays if the worker was killed."""
+    for number, patience in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(worker.pid, number)
+            worker.wait(patience)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return outcome

@@ -1,0 +1,1 @@
+"""A volume through a model."""

@@ -1,0 +1,313 @@
+"""Which device computes, and in which precision.
+
+`auto` does not trust processor flags: AVX512-BF16 doubles the rate of 3-D convolutions on some processors and halves
+it on others (docs/design/0002-precision.md), so where the flag is there the choice is measured once, in about half a
+second.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from densecell_batch.errors import DeviceError, StackError
+
+__all__ = [
+    "DEVICES",
+    "PRECISIONS",
+    "DeviceInfo",
+    "Precision",
+    "available_memory",
+    "choose_precision",
+    "convolution_rates",
+    "need_memory",
+    "select_device",
+]
+
+DEVICES = ("auto", "cpu", "gpu")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+_log = logging.getLogger(__name__)
+
+# bfloat16 has to be this much faster to be worth its rounding.
+_WORTHWHILE = 1.2
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What computes."""
+
+    kind: str  # "cpu" or "gpu"
+    name: str  # as the system names it
+    features: tuple[str, ...]  # CPU: of avx2, avx512f, avx512_bf16, amx_bf16 those there are; GPU: compute capability
+    threads: int  # CPU cores that this process may use
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name} ({', '.join((*self.features, f'{self.threads} threads'))})"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the nets compute in, and why."""
+
+    name: str  # "float32", "bfloat16" or "float16"
+    reason: str
+
+
+def select_device(device: str = "auto") -> DeviceInfo:
+    """Choose the device, before any net is built.
+
+    Parameters
+    ----------
+    device
+        "auto": a GPU if the backend can use one, else the CPU. "cpu", "gpu": that one or an error.
+
+    Returns
+    -------
+    DeviceInfo
+
+    Raises
+    ------
+    DeviceError
+        If "gpu" is asked for and the backend can use none.
+    """
+    gpu = None if device == "cpu" else _usable_gpu()
+    if device == "cpu":
+        _hide_gpus()
+    if gpu is not None:
+        return gpu
+    nvidia = _nvidia_present()
+    if device == "gpu":
+        found = (
+            f"the NVIDIA device at {nvidia} cannot be used by the installed backend" if nvidia else "no GPU was found"
+        )
+        raise DeviceError(
+            f"--device gpu: {found}; install the GPU libraries (pip install 'densecell-batch[gpu]'), start the "
+            "container with --gpus all (docker) or --nv (apptainer), or run with --device cpu; `densecell-batch "
+            "doctor` shows more"
+        )
+    if device == "auto" and nvidia:
+        _log.warning(
+            "WARNING: an NVIDIA device is present (%s) but cannot be used: running on the CPU, which is many times "
+            "slower. Install the GPU libraries (pip install 'densecell-batch[gpu]') or start the container with "
+            "--gpus all / --nv; --device cpu silences this",
+            nvidia,
+        )
+    return DeviceInfo("cpu", _cpu_name(), _cpu_features(), _threads())
+
+
+def choose_precision(precision: str, device: DeviceInfo) -> Precision:
+    """Resolve "auto"; any other name is taken as it is.
+
+    Raises
+    ------
+    DeviceError
+        If float16 is asked for on a CPU: TensorFlow has no float16 pooling there.
+    """
+    if precision == "float16" and device.kind == "cpu":
+        raise DeviceError("--precision float16 needs a GPU; on this CPU use float32, bfloat16 or auto")
+    if precision != "auto":
+        return Precision(precision, "asked for")
+    if device.kind == "gpu":
+        capability = float(device.features[0].rpartition(" ")[2]) if device.features else 0.0
+        if capability >= 8:
+            return Precision("bfloat16", f"GPU of {device.features[0]}")
+        return Precision("float32", "GPU without bfloat16")
+    if not {"avx512_bf16", "amx_bf16"} & set(device.features):
+        return Precision("float32", "processor without AVX512-BF16 or AMX")
+    rates = convolution_rates("float32", "bfloat16")
+    ratio = rates["bfloat16"] / rates["float32"]
+    name = "bfloat16" if ratio >= _WORTHWHILE else "float32"
+    return Precision(name, f"bfloat16 convolutions run at {ratio:.2f} times the float32 rate here")
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the smaller of free memory and what its control group leaves."""
+    free = _meminfo().get("MemAvailable", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min([free, *_left_in_cgroups()])
+
+
+def need_memory(path: Path, needed: int) -> None:
+    """Refuse a file that is read as a whole and, as it describes itself, does not fit in memory.
+
+    Raises
+    ------
+    StackError
+        If there are no `needed` bytes.
+    """
+    free = available_memory()
+    if needed > free:
+        raise StackError(
+            f"{path}: as it describes itself it takes {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are "
+            "free; cut out a part of it, or use a machine with more"
+        )
+
+
+def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Bytes that the control groups of this process leave it: those of a container, or of a job of Slurm.
+
+    The groups are nested, and each has a limit. What files in the cache take counts as used, but can be had.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / path.lstrip("/")
+        # Within a container the path may be that of the host; what is mounted at the top is then the container's own.
+        for folder in [group, *group.parents][: len(group.parts) - len(top.parts) + 1]:
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                statistics = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group here, or no limit ("max")
+                continue
+            left.append(max(limit - used + int(statistics.get(names[2], 0)), 0))
+    return left
+
+
+def _meminfo() -> dict[str, int]:
+    """/proc/meminfo in bytes; empty where there is none (macOS)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    return {
+        key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines) if value.split()
+    }
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none (macOS)."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def _cpu_name() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_features() -> tuple[str, ...]:
+    flags = set(_cpuinfo().get("flags", "").split())
+    return tuple(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
+
+
+def _nvidia_present() -> str | None:
+    """Where an NVIDIA device shows itself, if there is one."""
+    return next((path for path in ("/proc/driver/nvidia/version", "/dev/nvidia0") if Path(path).exists()), None)
+
+
+def _usable_gpu() -> DeviceInfo | None:
+    from densecell_batch.nets.build import backend
+
+    if backend() == "jax":
+        import jax
+
+        gpus = [d for d in jax.devices() if d.platform == "gpu"]
+        if not gpus:
+            return None
+        capability = getattr(gpus[0], "compute_capability", "0.0")
+        return DeviceInfo("gpu", gpus[0].device_kind, (f"compute capability {capability}",), _threads())
+    # The driver's own limit drops code before it is used again; it is read when CUDA starts.
+    os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return None
+    for gpu in devices:
+        # Without growth the first process takes the whole card; too late once a net has run, then it does not matter.
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:
+            break
+    details = tf.config.experimental.get_device_details(devices[0])
+    major, minor = details.get("compute_capability", (0, 0))
+    _tell_of_compiling(major, minor, tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []))
+    return DeviceInfo("gpu", details.get("device_name", "GPU"), (f"compute capability {major}.{minor}",), _threads())
+
+
+def _tell_of_compiling(major: int, minor: int, built_for: Sequence[str]) -> None:
+    """Say so if the driver has to compile TensorFlow's code for this GPU at its first use: nothing else would, for many
+    minutes.
+
+    Parameters
+    ----------
+    major, minor
+        Compute capability of the GPU.
+    built_for
+        As TensorFlow lists them: "sm_80" runs on 8.0 and later minors of 8; "compute_90" on 9.x, and can be compiled
+        for later majors.
+    """
+    known = [divmod(int(name.rpartition("_")[2]), 10) for name in built_for]
+    if not known or any(major == known_major and minor >= known_minor for known_major, known_minor in known):
+        return
+    folder = Path(os.environ.get("CUDA_CACHE_PATH") or Path.home() / ".nv" / "ComputeCache")
+    _log.warning(
+        "this GPU has compute capability %d.%d, and TensorFlow holds code for %s only: the driver compiles it now, "
+        "which can take half an hour in which nothing seems to happen. It keeps the result in %s; give CUDA_CACHE_PATH "
+        "a folder that lasts if this one does not (in a container: one of the host), and later starts are quick",
+        major,
+        minor,
+        ", ".join(f"{known_major}.{known_minor}" for known_major, known_minor in known),
+        folder,
+    )
+
+
+def _hide_gpus() -> None:
+    from densecell_batch.nets.build import backend
+
+    if backend() == "jax":
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
+        return
+    import tensorflow as tf
+
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:  # a net has already run: the GPU, if any, is in use
+        _log.warning("--device cpu comes too late in this process: nets already run on another device")
+
+
+def convolution_rates(*dtypes: str) -> dict[str, float]:
+    """Rate of a 3x3x3 convolution, 64 to 64 channels, in each dtype, in GFLOP/s.
+
+    The dtypes take turns and the best time counts, so that other work on the machine tells on neither.
+    """
+    from densecell_batch.nets.build import compiled, ops
+
+    rng = np.random.default_rng(0)
+    image, kernel = (rng.standard_normal(shape, np.float32) for shape in ((1, 5, 64, 64, 64), (3, 3, 3, 64, 64)))
+    # The sum brings one number back instead of an image and makes the call wait for a device that works asynchronously.
+    convolve = compiled(lambda a, b: ops.cast(ops.sum(ops.conv(a, b, padding="same")), "float32"))
+    inputs = {dtype: (ops.cast(image, dtype), ops.cast(kernel, dtype)) for dtype in dtypes}
+    best = dict.fromkeys(dtypes, float("inf"))
+    for dtype in dtypes:
+        np.asarray(convolve(*inputs[dtype]))  # traces
+    for dtype in dtypes * 6:
+        start = time.perf_counter()
+        np.asarray(convolve(*inputs[dtype]))
+        best[dtype] = min(best[dtype], time.perf_counter() - start)
+    return {dtype: 2 * 27 * 64 * image.size / seconds / 1e9 for dtype, seconds in best.items()}

@@ -1,0 +1,266 @@
+"""From a stack, a net and a memory budget to tiles: decided before any voxel is read.
+
+Under `crop` and `blend` the tiles are as wide in y and x as the memory allows: a whole slice where it fits. The wider
+the tile, the less is computed twice and the more context each voxel has.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+
+import numpy as np
+
+from densecell_batch.errors import OptionError
+from densecell_batch.inference.tiling import Axis, TileGrid, published_axis, wide_axis, wide_sizes
+from densecell_batch.nets.architecture import Architecture, UNet2D, flop_per_voxel, live_channels
+
+__all__ = ["STITCHES", "Plan", "plan_tiles"]
+
+STITCHES = ("crop", "deepest", "blend")
+
+Triple = tuple[int, int, int]
+Bands = tuple[tuple[int, int], ...]
+
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
+_SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
+_BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order
+_EDGE = 2  # mirrored voxels at the ends of the volume, as in the published windows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a stack will be segmented."""
+
+    grid: TileGrid
+    rule: str  # of `stitch.Canvas`
+    precision: str  # "float32", "bfloat16" or "float16"
+    bands: Bands  # rows [start, stop) along y that are computed at a time; all, if memory allows
+    memory: int  # bytes, estimate of the peak
+    gflop: float  # billions of floating-point operations of all members on all tiles
+
+
+def plan_tiles(
+    shape: Triple,
+    architecture: Architecture,
+    window: Triple,
+    *,
+    stitch: str = "crop",
+    precision: str = "float32",
+    members: int = 1,
+    budget: int = 4 * 2**30,
+    tile: Triple | None = None,
+    keep_probabilities: bool = False,
+) -> Plan:
+    """Choose the tiles of a volume.
+
+    Parameters
+    ----------
+    shape
+        Voxels of the volume (z, y, x).
+    architecture, window
+        The nets, and the input window (z, y, x) of their training.
+    stitch
+        "crop", "blend", or "deepest" for the published windows.
+    precision, members
+        What the nets compute in, and how many there are.
+    budget
+        Bytes that the process may take.
+    tile
+        Output region (z, y, x) wanted instead of the one that fits the memory; sides are rounded up to what the net
+        takes.
+    keep_probabilities
+        Whether the canvas carries probabilities.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    OptionError
+        If the net does not allow the tile that is asked for, or the memory does not suffice for the smallest one.
+    """
+    if stitch not in STITCHES:
+        raise OptionError(f"--stitch is {stitch!r}; expected one of {', '.join(STITCHES)}")
+    keep = keep_probabilities or stitch == "blend"
+    if stitch == "deepest":
+        if tile is not None:
+            raise OptionError("--tile does not go with --stitch deepest, whose windows are those of the training")
+        z, y, x = _published_axes(shape, architecture, window)
+        ys, xs, rule = [y], [x], "latest" if isinstance(architecture, UNet2D) else "deepest"
+    else:
+        depth = _depth(architecture, window, tile)
+        z = published_axis(shape[0], depth, 0, depth // 2 if stitch == "blend" else depth // 3)
+        wanted = (None, None) if tile is None else tile[1:]
+        ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
+        xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
+    costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep)
+    grid, bands, memory = _first_fitting(z, ys, xs, costs, budget)
+    if (
+        memory > max(2 * budget, 2 * 2**30) and tile is None and stitch == "deepest"
+    ):  # the window is what the bundle says it is
+        raise OptionError(
+            f"{budget / 2**30:.2f} GiB of memory do not suffice for the windows of {list(window)} voxels (z, y, x) of "
+            f"the model's training: they need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G, "
+            "or use --stitch crop"
+        )
+    if memory > budget and tile is None and stitch != "deepest":
+        raise OptionError(
+            f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the "
+            f"smallest tiles need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G or more, on a "
+            "machine that has it"
+        )
+    # As it was asked for, or as it fits; tiles are cut further when memory runs out.
+    gflop = members * _voxels(grid) * flop_per_voxel(architecture) / 1e9
+    return Plan(grid, rule, precision, bands, memory, gflop)
+
+
+def _first_fitting(
+    z: Axis, ys: list[Axis], xs: list[Axis], costs: Callable[..., int], budget: int
+) -> tuple[TileGrid, Bands, int]:
+    """The grid, bands and memory of the plan with the fewest bands that keeps within the budget, and of those with as
+    many the one that computes least twice; the one that takes the least memory if none does.
+    """
+    smallest: tuple[TileGrid, Bands, int] | None = None
+    tried = 0
+    for n_bands in _BANDS:
+        fitting = []
+        for y in ys:
+            if len(y.corners) <= tried:
+                continue  # each tile was a band of its own before
+            share = ceil(y.length / n_bands)  # the largest band has no fewer rows
+            least = costs(y, xs[-1], rows=share, rows_read=share)
+            if least > budget and smallest is not None and least >= smallest[2]:
+                continue
+            bands = _bands(y, n_bands)
+            rows = max(stop - start for start, stop in bands)
+            cost = partial(costs, y, rows=rows, rows_read=_rows_read(y, bands))
+            x = _widest(xs, cost, budget)
+            found = TileGrid(z, y, x), bands, cost(x)
+            if found[2] <= budget:
+                fitting.append(found)
+            elif smallest is None or found[2] < smallest[2]:
+                smallest = found
+        if fitting:
+            return min(fitting, key=lambda found: (found[0].redundancy, found[0].n_tiles))
+        tried = n_bands
+    assert smallest is not None
+    return smallest
+
+
+def _widest(xs: list[Axis], cost: Callable[[Axis], int], budget: int) -> Axis:
+    """The first of ways to cut x, each with smaller tiles than the one before, that fits; the last if none does."""
+    return xs[min(bisect_left(xs, True, key=lambda x: cost(x) <= budget), len(xs) - 1)]
+
+
+def _bands(y: Axis, n: int) -> Bands:
+    """Cut the rows of a slice into at most `n` bands, each of whole tiles."""
+    if n == 1:
+        return ((0, y.length),)
+    spans = [span for span in y.deepest if span[0] < span[1]]
+    groups = [spans[len(spans) * i // n : len(spans) * (i + 1) // n] for i in range(n)]
+    return tuple((group[0][0], group[-1][1]) for group in groups if group)
+
+
+def _rows_read(y: Axis, bands: Bands) -> int:
+    """Rows that the largest band needs to see."""
+    if len(bands) == 1:
+        return y.length
+    spans = (y.read_by(y.touching("inside", *band)) for band in bands)
+    return max(stop - start for start, stop in spans)
+
+
+def _voxels(grid: TileGrid) -> float:
+    return grid.n_tiles * float(np.prod(grid.output))
+
+
+def _published_axes(shape: Triple, architecture: Architecture, window: Triple) -> tuple[Axis, Axis, Axis]:
+    output = architecture.output_shape(window)
+    margins = [(i - o) // 2 for i, o in zip(window, output, strict=True)]
+    flat = isinstance(architecture, UNet2D)
+    overlaps = [0 if flat else side // 3 for side in output]
+    z, y, x = (
+        published_axis(length, side, margin, overlap)
+        for length, side, margin, overlap in zip(shape, output, margins, overlaps, strict=True)
+    )
+    return z, y, x
+
+
+def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> int:
+    """Slices of a tile: those of the training window, unless asked otherwise and the net allows it."""
+    if tile is None or tile[0] == window[0]:
+        return window[0]
+    if architecture.fixed_depth:
+        raise OptionError(
+            f"--tile asks for {tile[0]} slices, but this net is defined only for the {window[0]} slices of its "
+            "training window"
+        )
+    return tile[0]
+
+
+def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int | None) -> list[Axis]:
+    """Ways to cut an axis into wide tiles, fewest first; just one when the side of a tile is asked for.
+
+    Where more tiles of the same size would only be added beyond the end, there is no such way.
+    """
+    edge = 0 if architecture.margin else _EDGE
+
+    def halo(parts: int) -> int:
+        return max(architecture.halo, length // (8 * parts) if stitch == "blend" and parts > 1 else 0)
+
+    def sizes(parts: int) -> tuple[int, int]:
+        return wide_sizes(length, parts, halo(parts), edge, architecture.alignment, architecture.residue)
+
+    numbers = range(1, ceil(length / _SMALLEST) + 1)
+    if wanted is not None:
+        chosen = [next((parts for parts in numbers if sizes(parts)[0] <= wanted), numbers[-1])]
+    else:
+        different: dict[tuple[int, int, int], int] = {}
+        for parts in numbers:
+            output, stride = sizes(parts)
+            begin_inside = min(parts, ceil((length + edge) / stride))
+            different.setdefault((output, stride, begin_inside), parts)
+        chosen = list(different.values())
+    return [
+        wide_axis(length, n, architecture.margin, halo(n), edge, architecture.alignment, architecture.residue)
+        for n in chosen
+    ]
+
+
+def _undominated(axes: list[Axis]) -> list[Axis]:
+    """Those that compute least twice first, without those that do not make the tiles smaller by computing more."""
+    kept: list[Axis] = []
+    for axis in sorted(axes, key=lambda axis: (len(axis.corners) * axis.output, len(axis.corners))):
+        if not kept or axis.output < kept[-1].output:
+            kept.append(axis)
+    return kept
+
+
+def _memory(
+    z: Axis,
+    y: Axis,
+    x: Axis,
+    *,
+    rows: int,
+    rows_read: int,
+    architecture: Architecture,
+    precision: str,
+    keep_probabilities: bool,
+) -> int:
+    """Peak bytes of a run whose largest band has so many rows and needs to see `rows_read`, estimated
+    (docs/benchmarks.md compares it with what is measured). Larger tiles never take less.
+    """
+    voxels = float(z.input) * y.input * x.input
+    outputs = 4 * architecture.n_classes * float(z.output) * y.output * x.output
+    net = voxels * live_channels(architecture) * _ITEM_BYTES[precision]
+    slab = min(z.output, z.length) * float(rows) * x.length
+    canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
+    source = float(rows_read) * x.length * 4 * (z.input + 1) + 2 * 4 * voxels
+    # A slice at a time is put together of its bands, and its objects are found.
+    assembly = float(y.length) * x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
+    return int(_PROGRAM_BYTES + max(net + 4 * outputs + canvas + source, assembly))

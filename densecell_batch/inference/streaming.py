@@ -1,0 +1,131 @@
+"""A stack through the nets, slice after slice, in the memory of a row of tiles.
+
+::
+
+    tiles of a row -> members predict each tile -> combine -> canvas -> finished slices
+    reader thread     net thread                   finisher thread
+
+Reading ahead, stitching and writing run beside the nets.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from densecell_batch.inference.planning import Plan
+from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.inference.stitch import Canvas, FinishedSlice
+from densecell_batch.inference.tiling import Tile, TileGrid
+from densecell_batch.io.stack import Stack
+from densecell_batch.nets.ensemble import combine
+from densecell_batch.prepare.normalize import Statistics, normalize
+
+__all__ = ["segment_slices"]
+
+
+def segment_slices(
+    stack: Stack,
+    statistics: Statistics,
+    plan: Plan,
+    segmenter: Segmenter,
+    finish: Callable[[FinishedSlice], None],
+    slices: tuple[int, int],
+    band: tuple[int, int],
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Run the nets over the tiles that decide the slices [start, stop) of a stack, or a band of rows [start, stop) of
+    them, and hand each slice to `finish` as soon as no later tile touches it.
+
+    `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It
+    gets slices outside of `slices`, too, those that the tiles touch: they are not right. `progress` gets the share of
+    the tiles that is done.
+    """
+    options, grid = segmenter.options, plan.grid
+    rows, ys = grid.z.touching(plan.rule, *slices), grid.y.touching(plan.rule, *band)
+    canvas = Canvas(
+        grid,
+        plan.rule,
+        len(segmenter.bundle.classes),
+        keep_probabilities=options.probabilities,
+        keep_disagreement=options.uncertainty,
+        first_row=rows[0],
+        band=band,
+    )
+
+    def look(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return combine(segmenter.predictor(voxels), options.ensemble, with_disagreement=options.uncertainty)
+
+    def paint(tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None, last: bool) -> None:
+        canvas.paint(tile, probabilities, disagreement)
+        if last:
+            for finished in canvas.finished(tile.index[0]):
+                finish(finished)
+
+    per_row = len(ys) * len(grid.x.corners)
+    n_tiles = len(rows) * per_row
+    progress(0)
+    with ExitStack() as threads:
+        reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
+        net = threads.enter_context(_Thread("net", patient=False))
+        painting: deque[Future[None]] = deque()
+        tiles = _read_ahead(stack, statistics, plan.grid, rows, ys, reader)
+        for n, (tile, voxels) in enumerate(tiles, start=1):
+            # The main thread only waits, so that a signal is answered at once.
+            probabilities, disagreement = net.submit(look, voxels).result()
+            last = n % per_row == 0
+            painting.append(finisher.submit(paint, tile, probabilities, disagreement, last))
+            while len(painting) > 1:
+                painting.popleft().result()
+            progress(n / n_tiles)
+        while painting:
+            painting.popleft().result()
+
+
+class _Thread(ThreadPoolExecutor):
+    """One worker. Leaving the context by an exception drops what has not begun, and waits for what has only if
+    `patient`: a tile can take a minute, and a net writes nowhere.
+    """
+
+    def __init__(self, name: str, patient: bool = True) -> None:
+        super().__init__(max_workers=1, thread_name_prefix=f"densecell-{name}")
+        self._patient = patient
+
+    def __exit__(self, kind: Any, *details: Any) -> None:
+        self.shutdown(wait=kind is None or self._patient, cancel_futures=kind is not None)
+
+
+def _read_ahead(
+    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
+) -> Iterator[tuple[Tile, np.ndarray]]:
+    """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
+    voxels = _input_regions(stack, statistics, grid, rows, ys)
+    upcoming = reader.submit(next, voxels, None)
+    while True:
+        current = upcoming.result()
+        if current is None:
+            return
+        upcoming = reader.submit(next, voxels, None)
+        yield current
+
+
+def _input_regions(
+    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range
+) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Read each slice once: a row keeps the normalized slices that the next one shares."""
+    slices: dict[int, np.ndarray] = {}
+    top, bottom = grid.y.read_by(ys)
+    for row in rows:
+        needed = grid.z.input_indices(row)
+        slices = {
+            z: slices[z] if z in slices else normalize(stack.read(z, (top, bottom)), statistics)
+            for z in sorted(set(needed.tolist()))
+        }
+        for tile in grid.row(row, ys):
+            y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
+            yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])

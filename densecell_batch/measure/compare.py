@@ -1,0 +1,164 @@
+"""Compare class maps with the truth: read, count, and say it as a table, as JSON and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from densecell_batch.errors import OptionError, StackError
+from densecell_batch.inference.device import need_memory
+from densecell_batch.io.reading import open_labels, open_stack
+from densecell_batch.measure.metrics import (
+    Scores,
+    adjusted_rand_index,
+    boundary_f_score,
+    score,
+    variation_of_information,
+)
+from densecell_batch.storage.opening import Reach
+
+__all__ = ["MAX_CLASSES", "as_table", "compare", "read_classes", "read_mask", "render_confusion"]
+
+MAX_CLASSES = 256  # a class map has 8 bits; the memory that scores take grows with the square
+_DRAWN = 64  # classes that a picture has room for
+
+
+def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """A class map.
+
+    Parameters
+    ----------
+    path
+        The stack.
+    ignore
+        The label of voxels that do not count, which may be any number.
+
+    Returns
+    -------
+    labels : numpy.ndarray
+        (z, y, x) uint8; 0 where nothing counts.
+    counted : numpy.ndarray or None
+        Bool (z, y, x): voxels that count; None when `ignore` is.
+
+    Raises
+    ------
+    StackError
+        If it cannot be read, is not of whole numbers, or has a label that is no class: below 0, or `MAX_CLASSES` or
+        more.
+    """
+    with open_labels(path, Reach.of(path, links=True)) as stack:
+        need_memory(path, (1 if ignore is None else 2) * stack.info.n_voxels)
+        labels = np.empty(stack.info.shape, np.uint8)
+        counted = None if ignore is None else np.empty(stack.info.shape, bool)
+        for z in range(len(labels)):
+            plane = stack.read(z)
+            if counted is not None:
+                counted[z] = plane != ignore
+                plane = np.where(counted[z], plane, 0)
+            low, high = int(plane.min()), int(plane.max())
+            if low < 0 or high >= MAX_CLASSES:
+                raise StackError(
+                    f"{path}: it has the label {low if low < 0 else high} in slice {z}; expected classes from 0 to "
+                    f"{MAX_CLASSES - 1}: correct it, or leave out such voxels with --ignore-label; numbers of objects "
+                    "are no classes"
+                )
+            labels[z] = plane
+    return labels, counted
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Where a stack is above 0: (z, y, x) bool. Raises StackError if it cannot be read."""
+    with open_stack(path, stored=True, reach=Reach.of(path, links=True)) as stack:
+        need_memory(path, stack.info.n_voxels)
+        mask = np.empty(stack.info.shape, bool)
+        for z in range(len(mask)):
+            mask[z] = stack.read(z) > 0
+    return mask
+
+
+def compare(
+    truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None
+) -> tuple[Scores, dict[str, Any]]:
+    """Score a class map.
+
+    Parameters
+    ----------
+    truth, found
+        Class maps (z, y, x), 0 to `n_classes` - 1.
+    counted
+        Bool (z, y, x): voxels that count; all when None.
+
+    Returns
+    -------
+    scores : Scores
+    summary : dict
+        JSON values of all scores.
+    """
+    scores = score(truth, found, n_classes, counted)
+    if counted is not None:  # where nothing counts, there shall be no boundary of the one and not of the other
+        truth, found = np.where(counted, truth, 0), np.where(counted, found, 0)
+    split, merge = variation_of_information(scores.confusion)
+    return scores, {
+        "mean_iou": scores.mean_iou,
+        "mean_iou_without_class_0": scores.mean_iou_without_first,
+        "accuracy": scores.accuracy,
+        "adjusted_rand_index": adjusted_rand_index(scores.confusion),
+        "variation_of_information_split": split,
+        "variation_of_information_merge": merge,
+        "boundary_f_score": boundary_f_score(truth, found),
+        "iou": [None if np.isnan(value) else float(value) for value in scores.iou],
+        "confusion": scores.confusion.tolist(),
+        "voxels": int(scores.confusion.sum()),
+    }
+
+
+def as_table(summaries: Sequence[tuple[str, dict[str, Any]]], names: Sequence[str]) -> str:
+    """Scores of several class maps side by side, a line each score."""
+    keys = [key for key, value in summaries[0][1].items() if isinstance(value, float)]
+    rows = [(key.replace("_", " "), [summary[key] for _, summary in summaries]) for key in keys]
+    rows += [(f"IoU {name}", [summary["iou"][i] for _, summary in summaries]) for i, name in enumerate(names)]
+    width = max(len(title) for title, _ in rows)
+    columns = [max(len(name), 6) for name, _ in summaries]
+    lines = [" " * width + "".join(f"  {name:>{n}}" for (name, _), n in zip(summaries, columns, strict=True))]
+    for title, values in rows:
+        cells = ("-" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{n}}" for cell, n in zip(cells, columns, strict=True)))
+    return "\n".join(lines)
+
+
+def render_confusion(confusion: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Confusion matrix as a picture (height, width, 3) uint8: each row in shares of the true class, darker for more.
+
+    Where there are many classes, those that do not occur are left out.
+
+    Raises
+    ------
+    OptionError
+        If more classes occur than a picture has room for.
+    """
+    if len(names) > _DRAWN:
+        there = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
+        if len(there) > _DRAWN:
+            raise OptionError(f"--confusion has room for {_DRAWN} classes, {len(there)} occur; use --json")
+        confusion, names = confusion[np.ix_(there, there)], [names[int(i)] for i in there]
+    cell, left, top = 74, 190, 60
+    n, font = len(names), ImageFont.load_default(13)
+    sheet = Image.new("RGB", (left + n * cell + 20, top + n * cell + 20), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((12, 12), "rows: truth, columns: found", fill=(110, 110, 110), font=font)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    for i, name in enumerate(names):
+        draw.text((12, top + i * cell + cell // 2 - 8), f"{i} {name}"[:24], fill=(30, 30, 30), font=font)
+        draw.text((left + i * cell + cell // 2 - 4, top - 20), str(i), fill=(30, 30, 30), font=font)
+        for j in range(n):
+            share = float(shares[i, j])
+            shade = tuple(round(255 - share * (255 - c)) for c in (30, 80, 140))
+            x, y = left + j * cell, top + i * cell
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=shade)
+            ink = (255, 255, 255) if share > 0.5 else (30, 30, 30)
+            draw.text((x + 18, y + cell // 2 - 8), f"{share:.3f}", fill=ink, font=font)
+    return np.asarray(sheet)

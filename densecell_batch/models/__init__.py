@@ -1,0 +1,1 @@
+"""Trained models: what one is, and where it comes from."""

@@ -1,0 +1,137 @@
+"""A picture of the result: a few slices, the labels over them, a legend with the class names and a scale bar."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from math import floor, log10
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.storage.atomic import write_file
+
+__all__ = ["as_png", "render_preview", "write_preview"]
+
+_SIDE = 400  # pixels of the longer side of a picture, at most
+_GAP = 12
+_LEGEND = 210
+_OPACITY = 0.45
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
+
+
+def render_preview(
+    images: Sequence[tuple[int, np.ndarray]],
+    labels: Sequence[np.ndarray],
+    classes: Sequence[tuple[str, tuple[int, int, int]]],
+    voxel_size: VoxelSize | None,
+    title: str,
+) -> np.ndarray:
+    """Draw the picture.
+
+    Parameters
+    ----------
+    images
+        Slice number and grey values (y, x), at least one.
+    labels
+        Class index (y, x) of the same slices.
+    classes
+        Name and colour of each class.
+    voxel_size
+        For the scale bar; without it the picture says so.
+    title
+        Written above.
+
+    Returns
+    -------
+    numpy.ndarray
+        (height, width, 3) uint8.
+    """
+    # No more of a large slice than the picture can show: in colour it would take twelve times its memory.
+    step = max(1, max(images[0][1].shape) // (2 * _SIDE))
+    images = [(z, image[::step, ::step]) for z, image in images]
+    labels = [here[::step, ::step] for here in labels]
+    low, high = np.percentile(np.concatenate([image[::4, ::4].ravel() for _, image in images]), [0.5, 99.5])
+    colours = np.array([colour for _, colour in classes], np.uint8)
+    tinted = np.array([name.lower() != "background" for name, _ in classes])
+    rows = []
+    for (_, image), classes_here in zip(images, labels, strict=True):
+        grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
+        plain = np.repeat(grey[..., None], 3, axis=-1)
+        opacity = _OPACITY * tinted[classes_here][..., None]
+        over = (1 - opacity) * plain + opacity * colours[classes_here]
+        rows.append([_scaled(picture) for picture in (plain, over)])
+    width, height = rows[0][0].size
+    title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
+    top = _GAP + 18 + _GAP
+    size = (
+        2 * width + 3 * _GAP + _LEGEND,
+        max(top + len(rows) * (height + 2 * _GAP + 6), top + 60 + 22 * len(classes)),
+    )
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP - 2), title, fill=_INK, font=title_font)
+    for i, ((z, _), row) in enumerate(zip(images, rows, strict=True)):
+        y = top + i * (height + 2 * _GAP + 6)
+        for k, picture in enumerate(row):
+            sheet.paste(picture, (_GAP + k * (width + _GAP), y))
+        draw.text((_GAP, y + height + 2), f"slice {z + 1}", fill=_FAINT, font=font)
+    left = 2 * width + 3 * _GAP
+    scale = width / images[0][1].shape[1] / step
+    y = _scale_bar(draw, (left, top), voxel_size, scale, font)
+    for name, colour in classes:
+        draw.rectangle((left, y, left + 14, y + 14), fill=colour, outline=_FAINT)
+        draw.text((left + 22, y - 1), name if len(name) < 26 else name[:24] + "...", fill=_INK, font=font)
+        y += 22
+    return np.asarray(sheet)
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """A picture (height, width, 3) uint8 as the content of a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", optimize=False)
+    return stream.getvalue()
+
+
+def write_preview(path: Path, picture: np.ndarray) -> None:
+    """Write a picture (height, width, 3) uint8 as PNG, whole or not at all.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    write_file(path, as_png(picture))
+
+
+def _scaled(picture: np.ndarray) -> Image.Image:
+    """Shrink or enlarge (y, x, 3) so that the longer side has `_SIDE` pixels."""
+    height, width = picture.shape[:2]
+    factor = _SIDE / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    method = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
+    return Image.fromarray(np.round(picture).astype(np.uint8)).resize(size, method)
+
+
+def _scale_bar(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int],
+    voxel_size: VoxelSize | None,
+    scale: float,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+) -> int:
+    """Draw a bar of a round length near a third of the legend's width; where to go on below it."""
+    left, y = place
+    if voxel_size is None:
+        draw.text((left, y), "no voxel size", fill=_FAINT, font=font)
+        return y + 34
+    wanted = voxel_size.x / scale * _LEGEND / 2  # micrometres
+    power = 10.0 ** floor(log10(wanted))
+    length = max(step * power for step in (1, 2, 5) if step * power <= wanted)
+    # The font that Pillow carries has no µ.
+    text = f"{length:g} um" if length >= 1 else f"{length * 1000:g} nm"
+    draw.rectangle((left, y + 4, left + max(1, round(length / voxel_size.x * scale)), y + 9), fill=_INK)
+    draw.text((left, y + 12), text, fill=_INK, font=font)
+    return y + 46

@@ -1,0 +1,1 @@
+"""What is done to a stack before the nets see it."""

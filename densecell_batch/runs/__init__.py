@@ -1,0 +1,1 @@
+"""One segmentation: a stack file in, finished files out."""

@@ -1,0 +1,419 @@
+"""A stack in pieces, so that what is finished stays finished, and several processes can share the work.
+
+A piece is the slices that one row of tiles owns, or a band of their rows where slices are too large for the memory.
+Each is a file that is there whole or not at all; the folder of them is the journal of the job::
+
+    .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
+        job.json                 the report as far as it is known, and the tiles; whoever comes first decides them
+        statistics.json          of the grey values, from the one process that measures them
+        piece-00012.npz          labels and more of some slices
+        assembling               claim of the process that writes the outputs
+    .NAME.hash-0123456789ab      SHA-256 of the stack, for shards; the digits name its size and time
+
+The first process that finds all pieces there makes the outputs of them, slice by slice, so that they are the same
+bytes whoever computed which piece, and when.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from io import BufferedRandom
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from densecell_batch.errors import DensecellError, OutputError, Stopped
+from densecell_batch.identity import differences, digest
+from densecell_batch.inference.planning import Plan
+from densecell_batch.inference.stitch import FinishedSlice
+from densecell_batch.inference.tiling import Axis, TileGrid
+from densecell_batch.io.stack import Stack
+from densecell_batch.measure.tally import slice_sums
+from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.storage.atomic import explained, link, open_new, remove_remains, sync, sync_open, temporary_name
+from densecell_batch.storage.claims import LOOK, claimed, once
+from densecell_batch.storage.opening import open_plainly, read_json
+from densecell_batch.storage.strict_json import parse_json
+
+__all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
+
+_log = logging.getLogger(__name__)
+
+
+def shard_of(n: int, index: int, count: int) -> range:
+    """Part `index` of `count`, from 1, of `n` pieces: neighbours, so that few tiles are computed in two shards."""
+    return range(n * (index - 1) // count, n * index // count)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the volume."""
+
+    band: int  # number of the band, from 0
+    z: tuple[int, int]  # slices [start, stop)
+    y: tuple[int, int]  # rows of them, those of the band
+
+
+@dataclass(frozen=True)
+class StoredSlice:
+    """A finished slice in a piece, or of all bands."""
+
+    z: int
+    labels: np.ndarray  # (y, x) uint8
+    sums: np.ndarray  # (3, class) float64, see `tally.slice_sums`
+    probabilities: np.ndarray | None  # (y, x, class) float32, where kept
+    disagreement: np.ndarray | None  # (y, x) float32, bits, where computed
+
+
+class Job:
+    """The pieces of one stack on disk.
+
+    Parameters
+    ----------
+    folder
+        Output folder; it exists.
+    name
+        Of the stack, as in the names of its outputs.
+    identity
+        JSON values of all that decides the result.
+    describe
+        Makes the report as far as it is known, and the plan, if this process is the first.
+    fresh
+        Whether to forget pieces of an earlier run.
+
+    Attributes
+    ----------
+    report : dict
+        As the first process described it.
+    plan : Plan
+        Of the first process: all must cut the stack alike.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        identity: dict[str, Any],
+        describe: Callable[[], tuple[dict[str, Any], Plan]],
+        *,
+        fresh: bool = False,
+    ) -> None:
+        identity = json.loads(json.dumps(identity))
+        self._place, self._name = folder, name
+        self._folder = folder / f".{name}.parts-{digest(identity)}"
+        with explained(self._folder):
+            for other in job_folders(folder, name):
+                if fresh or other != self._folder:
+                    _log_difference(other, identity)
+                    shutil.rmtree(other, ignore_errors=True)
+        self.report, self.plan = self._described(identity, describe)
+        spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
+        self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
+
+    def _described(
+        self, identity: dict[str, Any], describe: Callable[[], tuple[dict[str, Any], Plan]]
+    ) -> tuple[dict[str, Any], Plan]:
+        """What the first process wrote down; this one is the first, too, if that is none of ours."""
+        path = self._folder / "job.json"
+        for last in (False, True):
+            with explained(self._folder):
+                if self._folder.is_symlink():  # whoever made it chose where it leads
+                    self._folder.unlink()
+            if not path.exists():
+                report, plan = describe()
+                with explained(self._folder):
+                    self._folder.mkdir(exist_ok=True)
+                _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
+            remove_remains(self._folder)
+            try:
+                described = read_json(path)
+                report, plan = described["report"], _plan(described["plan"])
+                if described["identity"] != identity or not isinstance(report["precision"]["name"], str):
+                    raise ValueError("it is of other work")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                if last:
+                    raise OutputError(
+                        f"{path}: cannot be used ({error}); remove {self._folder} and run the command again"
+                    ) from error
+                _log.warning("%s: cannot be used (%s): what is there is begun anew", path, error)
+                shutil.rmtree(self._folder, ignore_errors=True)
+            else:
+                break
+        return report, plan
+
+    def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
+        """Of the grey values; computed by one process of all, for which the others wait."""
+
+        def say() -> None:
+            _log.info("another process measures the stack; waiting for that")
+
+        try:
+            path = self._folder / "statistics.json"
+            content = once(path, lambda: json.dumps(compute().as_dict()).encode(), say, valid=_are_statistics)
+        except OutputError:
+            if self._folder.exists():
+                raise
+            return compute()  # another process failed, and left nothing: so may this one, and say why
+        return Statistics(**parse_json(content))
+
+    def missing(self, pieces: range | None = None) -> list[int]:
+        """Those of some pieces, or of all, that are not there."""
+        with explained(self._folder):
+            there = {entry.name for entry in os.scandir(self._folder)}
+        wanted = range(len(self.pieces)) if pieces is None else pieces
+        return [i for i in wanted if self._path(i).name not in there]
+
+    def writer(self, pieces: Sequence[int], n_classes: int) -> PieceWriter:
+        """Receives the slices of neighbouring pieces."""
+        return PieceWriter([(self._path(i), range(*self.pieces[i].z)) for i in pieces], n_classes)
+
+    def slices(self) -> Iterator[StoredSlice]:
+        """All slices of all pieces, in ascending z.
+
+        Raises
+        ------
+        OutputError
+            If a piece is damaged; it is removed, so that the next run makes it anew.
+        """
+        rows = len(self.pieces) // len(self.plan.bands)
+        for row in range(rows):
+            with ExitStack() as opened:
+                bands = [opened.enter_context(_opened(self._path(i))) for i in range(row, len(self.pieces), rows)]
+                for z in range(*self.pieces[row].z):
+                    yield _joined([_stored(band, z) for band in bands])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        """Leave nothing behind of work that failed before its first piece; what was stopped goes on some day."""
+        if kind is None or issubclass(kind, Stopped) or not self._folder.exists():
+            return
+        if len(self.missing()) == len(self.pieces):
+            self.remove()
+
+    @contextmanager
+    def assembling(self, *, wait: bool = False) -> Iterator[bool]:
+        """Whether this process is the one that makes the outputs; `wait` says to wait for another one that is at it.
+
+        After waiting they may be there, and all of this folder gone: then it is not.
+        """
+        while self._folder.exists():
+            with ExitStack() as held:
+                try:
+                    ours = held.enter_context(claimed(self._folder / "assembling"))
+                except OutputError:
+                    if self._folder.exists():
+                        raise
+                    break
+                if ours or not wait:
+                    yield bool(ours)
+                    return
+            time.sleep(LOOK)
+        yield False
+
+    def remove(self) -> None:
+        """Remove all of it: the outputs are there."""
+        remove_jobs(self._place, self._name)
+
+    def _path(self, i: int) -> Path:
+        return self._folder / f"piece-{i:05d}.npz"
+
+
+_KINDS = ("labels", "sums", "probabilities", "disagreement")
+
+
+class PieceWriter:
+    """Writes finished slices, in ascending z, into the pieces that they belong to; a context.
+
+    Each piece gets its name once its last slice is on disk. Slices of no piece are passed over.
+    """
+
+    def __init__(self, pieces: list[tuple[Path, range]], n_classes: int) -> None:
+        self._pieces, self._n_classes = pieces, n_classes
+        self._archive: zipfile.ZipFile | None = None
+        self._file: BufferedRandom | None = None  # that it is in
+        self._temporary = Path()
+
+    def __call__(self, finished: FinishedSlice) -> None:
+        """Take a slice.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        if not self._pieces or finished.z not in self._pieces[0][1]:
+            return
+        path, span = self._pieces[0]
+        with explained(path):
+            if self._archive is None or self._file is None:
+                self._temporary = temporary_name(path)
+                self._file = open_new(self._temporary)
+                self._archive = zipfile.ZipFile(self._file, "w")
+            sums = slice_sums(self._n_classes, finished.labels, finished.confidence, finished.disagreement)
+            values = (finished.labels, sums, finished.probabilities, finished.disagreement)
+            for kind, array in zip(_KINDS, values, strict=True):
+                if array is not None:
+                    with self._archive.open(f"{kind}-{finished.z}.npy", "w", force_zip64=True) as stream:
+                        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+            if finished.z == span[-1]:
+                self._archive.close()
+                self._file.flush()
+                sync_open(self._file.fileno())
+                self._file.close()
+                self._archive = self._file = None
+                self._temporary.replace(path)
+                sync(path.parent)
+                self._pieces = self._pieces[1:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        if self._archive is not None and self._file is not None:
+            with suppress(OSError):  # what cannot be completed need not be
+                self._archive.close()
+            with suppress(OSError):
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The arrays of a piece. One that turns out to be damaged is removed."""
+    try:
+        with open_plainly(path) as stream, np.load(stream, allow_pickle=False) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command again to "
+            "make it anew"
+        ) from error
+
+
+def _stored(arrays: Any, z: int) -> StoredSlice:
+    return StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
+
+
+def _joined(bands: list[StoredSlice]) -> StoredSlice:
+    """A whole slice of its bands."""
+    if len(bands) == 1:
+        return bands[0]
+
+    def along_y(arrays: list[Any]) -> Any:
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    return StoredSlice(
+        bands[0].z,
+        along_y([band.labels for band in bands]),
+        np.sum([band.sums for band in bands], axis=0),
+        along_y([band.probabilities for band in bands]),
+        along_y([band.disagreement for band in bands]),
+    )
+
+
+def job_folders(folder: Path, name: str) -> list[Path]:
+    """Folders of pieces of a stack in an output folder."""
+    pattern = re.compile(re.escape(f".{name}.parts-") + "[0-9a-f]{12}")
+    return [Path(entry.path) for entry in os.scandir(folder) if pattern.fullmatch(entry.name)]
+
+
+@contextmanager
+def shared_sha256(stack: Stack, folder: Path, name: str) -> Iterator[str]:
+    """The SHA-256 of a stack, read by one process of all: a hundred that start at once would keep the storage busy.
+
+    It stays beside the pieces until the outputs are there; if the block fails before there is a piece, nothing stays.
+
+    Parameters
+    ----------
+    stack
+        Open.
+    folder
+        Output folder; it exists.
+    name
+        Of the stack, as in the names of its outputs.
+
+    Raises
+    ------
+    StackError
+        If a file cannot be read.
+    """
+    found = [stack.reach.stat(file) for file in stack.files]
+    stamp = [[file.name, s.st_size, s.st_mtime_ns] for file, s in zip(stack.files, found, strict=True)]
+
+    def say() -> None:
+        _log.info("%s: another process computes its hash; waiting for that", name)
+
+    path = folder / f".{name}.hash-{digest(stamp)}"
+    try:
+        valid = re.compile(rb"[0-9a-f]{64}").fullmatch
+        yield once(path, lambda: stack.sha256().encode(), say, valid=lambda found: bool(valid(found))).decode()
+    except DensecellError:
+        if not job_folders(folder, name):
+            remove_jobs(folder, name)
+        raise
+
+
+def remove_jobs(folder: Path, name: str) -> None:
+    """Remove what is left of jobs of a stack whose outputs are there."""
+    for path in job_folders(folder, name):
+        shutil.rmtree(path, ignore_errors=True)
+    pattern = re.compile(re.escape(f".{name}.hash-") + r"[0-9a-f]{12}(\.making)?")
+    for entry in os.scandir(folder):
+        if pattern.fullmatch(entry.name):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _log_difference(folder: Path, identity: dict[str, Any]) -> None:
+    """Say why the pieces of an earlier run are of no use."""
+    try:
+        found = read_json(folder / "job.json")["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changed = differences(found, identity)
+    if changed:
+        _log.warning("an unfinished run is begun anew, for what differs: %s", "; ".join(changed))
+
+
+def _create(path: Path, content: bytes) -> None:
+    """Write a file unless another process has; whole or not at all."""
+    temporary = temporary_name(path)
+    with explained(path):
+        try:
+            with open_new(temporary) as stream:
+                stream.write(content)
+                stream.flush()
+                sync_open(stream.fileno())
+            link(temporary, path)
+            sync(path.parent)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _are_statistics(content: bytes) -> bool:
+    try:
+        found = Statistics(**parse_json(content))
+    except (ValueError, TypeError):
+        return False
+    return all(isinstance(value, int | float) for value in found.as_dict().values())
+
+
+def _plan(values: dict[str, Any]) -> Plan:
+    """A plan from its JSON values."""
+    axes = (Axis(**{**axis, "corners": tuple(axis["corners"])}) for axis in map(values["grid"].get, "zyx"))
+    return Plan(**{**values, "grid": TileGrid(*axes), "bands": tuple(map(tuple, values["bands"]))})

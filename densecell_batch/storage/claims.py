@@ -1,0 +1,265 @@
+"""One process of many does something, on file systems whose locks cannot be trusted.
+
+A claim is a file that only one process can create: creation that fails if the name exists is atomic on every file
+system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a claim whose
+owner is gone may be taken over.
+
+::
+
+    free --create--> owned --release--> free
+                       |
+                       owner dead: the heir, who owns PATH.heir, puts its own claim in place of the old one
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from densecell_batch.printable import printable
+from densecell_batch.storage.atomic import explained, open_new, temporary_name, write_file
+from densecell_batch.storage.opening import read_small
+
+__all__ = ["LOOK", "Ours", "claimed", "holder", "is_claimed", "is_mine", "once"]
+
+Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
+
+_HEARTBEAT = 20.0  # seconds
+_EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
+_EXPIRY_HERE = 86400.0  # and one on this machine, which may have slept: what it says may be forged
+_GENERATIONS = 3  # an heir can die, too, and its heir
+LOOK = 0.5  # seconds between looks whether another process is done
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[Ours]:
+    """Try to own `path` for the length of a block.
+
+    Yields
+    ------
+    str
+        "" if it is not ours; else "new", or "inherited" from a dead owner. If it is ours, the file is removed at the
+        end.
+
+    Raises
+    ------
+    OutputError
+        If the claim cannot be written.
+    """
+    with explained(path):
+        ours = _take(path)
+    if not ours:
+        yield ours
+        return
+    over = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, over), name="densecell-claim", daemon=True)
+    beat.start()
+    try:
+        yield ours
+    finally:
+        over.set()
+        beat.join()
+        _release(path)
+
+
+def once(
+    path: Path,
+    make: Callable[[], bytes],
+    waiting: Callable[[], None] = lambda: None,
+    *,
+    valid: Callable[[bytes], bool] = lambda _: True,
+) -> bytes:
+    """The content of a file that one process of all makes, while the others wait for it.
+
+    Parameters
+    ----------
+    path
+        Of the file; its folder exists.
+    make
+        Computes the content. If it fails in one process, the next one tries.
+    waiting
+        Called if another process is at it.
+    valid
+        Whether some content can be what a process makes. What is there and is not, or is no plain file, is removed.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written, or its folder is not there, or not any more.
+    """
+    waits = False
+    while True:
+        with explained(path):
+            if (found := _found(path, valid)) is not None:
+                return found
+        with claimed(path.with_name(f"{path.name}.making")) as ours:
+            if ours and not path.exists():
+                write_file(path, make())
+        if not ours:
+            if not waits:
+                waiting()
+            waits = True
+            time.sleep(LOOK)
+
+
+def _found(path: Path, valid: Callable[[bytes], bool]) -> bytes | None:
+    """What stands in a file; None where nothing does, or did."""
+    try:
+        content = read_small(path)
+        if valid(content):
+            return content
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.EFBIG):
+            raise
+    path.unlink(missing_ok=True)
+    return None
+
+
+def is_claimed(path: Path) -> bool:
+    """Whether a claim is there and its owner lives."""
+    return path.exists() and not _is_dead(path)
+
+
+def holder(path: Path) -> str:
+    """Whom a claim names, in words."""
+    with suppress(OSError, ValueError):
+        host, pid = _owner(path).split()[:2]
+        return printable(f"process {pid} on {host}")
+    return "another process"
+
+
+def is_mine(path: Path) -> bool:
+    """Whether a claim is that of this process: another takes it over if the heartbeat could not be heard for long."""
+    try:
+        return _owner(path) == _me()
+    except OSError:
+        return False
+
+
+def _take(path: Path, generation: int = 0) -> Ours:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return _inherit(path, generation) if generation < _GENERATIONS and _is_dead(path) else ""
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(_me())
+    except OSError:  # the disk is full
+        path.unlink(missing_ok=True)
+        raise
+    return "new"
+
+
+def _inherit(path: Path, generation: int) -> Ours:
+    """Take over the claim of a dead owner. Whoever may do so is decided by a claim of its own: two who find the owner
+    dead at once would otherwise take it from each other.
+    """
+    heir = path.with_name(f".{path.name}.heir")
+    if not _take(heir, generation + 1):
+        return ""
+    will = temporary_name(path)
+    try:
+        if not _is_dead(path):  # somebody was quicker
+            return ""
+        with open_new(will) as stream:
+            stream.write(_me().encode())
+        will.replace(path)
+        return "inherited"
+    finally:
+        will.unlink(missing_ok=True)
+        _release(heir)
+
+
+def _release(path: Path) -> None:
+    """Remove a claim, unless it was taken over while this process was not heard of."""
+    with suppress(OSError):
+        if is_mine(path):
+            path.unlink()
+
+
+def _me() -> str:
+    """Who owns a claim: machine, process, when it started, and the space in which its number counts (containers that
+    are called alike have their own).
+    """
+    return f"{platform.node()} {os.getpid()} {_started(os.getpid())} {_space()}\n"
+
+
+def _space() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "-"
+
+
+def _started(pid: int) -> str:
+    """When a process started, in ticks since boot; "-" where that cannot be known, "" if it is no more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "-"
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat. Whoever can write to the
+    folder can name any process, so what is said of one here has to be right in full.
+    """
+    try:
+        beaten = path.stat().st_mtime
+        owner = _owner(path).split()
+    except OSError:
+        return False
+    here = len(owner) >= 2 and owner[0] == platform.node() and owner[1].isdecimal()
+    if here and (len(owner) < 4 or owner[3] == _space()):
+        pid = int(owner[1])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # it runs, and belongs to somebody else
+            pass
+        started = _started(pid)
+        # Another process may have got the number since, as after each start of a container or of the machine.
+        if started == "" or (started != "-" and owner[2:3] != [started]):
+            return True
+        return abs(_now(path) - beaten) > _EXPIRY_HERE
+    return abs(_now(path) - beaten) > _EXPIRY
+
+
+def _owner(path: Path) -> str:
+    """What stands in a claim; raises OSError."""
+    return read_small(path, 4096).decode(errors="replace")
+
+
+def _now(path: Path) -> float:
+    """The time of the file system that `path` is on: the clock of a server may differ from ours."""
+    probe = temporary_name(path)
+    try:
+        with open_new(probe) as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _beat(path: Path, over: threading.Event) -> None:
+    """Touch a claim until it is over or not ours any more. A network that is away for a while is no reason to stop."""
+    while not over.wait(_HEARTBEAT):
+        try:
+            owner = _owner(path)
+            if owner != _me():
+                return
+            os.utime(path, follow_symlinks=False)
+        except OSError:
+            continue

@@ -49,10 +49,11 @@ test-lowest:  ## the quick tests of functions with the oldest dependencies that 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-check: $(VENV)/.installed  ## lint, format, types
+check: $(VENV)/.installed  ## lint, format, types, the order of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(VENV)/.installed  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -48,7 +48,7 @@ def matmul_rate(precision: str) -> float:
     """GFLOP/s of a matrix product."""
     import keras
 
-    from densecell_batch.nets.build import compiled
+    from densecell_batch.nets.backend import compiled
 
     matrix = keras.ops.cast(np.random.default_rng(0).standard_normal((4096, 4096)), precision)
     product = compiled(lambda a: keras.ops.sum(keras.ops.matmul(a, a)))
@@ -57,7 +57,8 @@ def matmul_rate(precision: str) -> float:
 
 def random_bundle(folder: Path, n_kernels: int, window: tuple[int, int, int]):
     """A bundle with one member of random weights."""
-    from densecell_batch.models.bundle import ClassInfo, write_bundle
+    from densecell_batch.models.bundle import write_bundle
+    from densecell_batch.models.classes import ClassInfo
     from densecell_batch.nets.architecture import Hybrid2D3D
     from densecell_batch.nets.build import build_net, extract_weights
 
@@ -88,14 +89,15 @@ def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
     """One row of the first table."""
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.nets.architecture import flop_per_voxel
+    from densecell_batch.runs.options import RunOptions
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         segmenter = Segmenter(
-            random_bundle(folder, 64, (5, 300, 300)), SegmentOptions(stitch=stitch, precision=precision, overwrite=True)
+            random_bundle(folder, 64, (5, 300, 300)), RunOptions(stitch=stitch, precision=precision, overwrite=True)
         )
         stack = random_stack(folder / "stack.tif", shape)
         matmul = matmul_rate(precision)
@@ -131,12 +133,13 @@ def seconds_once(function) -> float:
 
 def growth_row(slices: int, side: int) -> dict[str, float]:
     """One row of the second table."""
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter
+    from densecell_batch.runs.options import RunOptions
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        options = SegmentOptions(precision="float32", memory=4 * 2**30, preview=False)
+        options = RunOptions(precision="float32", memory=4 * 2**30, preview=False)
         segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
         stack = random_stack(folder / "stack.tif", (slices, side, side))
         spent = seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))

@@ -41,15 +41,16 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
     from densecell_batch.io.stack import content_sha256
     from densecell_batch.measure.tally import Tally, slice_sums
     from densecell_batch.prepare.normalize import measure
-    from densecell_batch.runs.journal import StoredSlice
-    from densecell_batch.runs.outputs import OutputPaths, StackOutputs
+    from densecell_batch.runs.outputs import StackOutputs
+    from densecell_batch.runs.paths import StackPaths
+    from densecell_batch.runs.pieces import StoredSlice
 
     n = len(segmenter.bundle.classes)
     folder.mkdir(exist_ok=True)
     with open_stack(path) as stack:
         content_sha256(stack.files)
         plan, tally = segmenter.plan(stack.info.shape), Tally(n)
-        with StackOutputs(OutputPaths(folder, path), stack, segmenter.bundle, segmenter.options) as outputs:
+        with StackOutputs(StackPaths(folder, path), stack, segmenter.bundle, segmenter.options) as outputs:
 
             def finish(found) -> None:
                 sums = slice_sums(n, found.labels, found.confidence, found.disagreement)
@@ -63,13 +64,14 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
 
 def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> None:
     """Print a table for a net of so many kernels, or for the bundled ensemble."""
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.runs.options import RunOptions
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        options = SegmentOptions(precision="float32", memory=4 * 2**30, preview=False)
+        options = RunOptions(precision="float32", memory=4 * 2**30, preview=False)
         bundle = random_bundle(folder, kernels, (5, 60, 60)) if kernels else find_bundle("fly-vnc-2d3d")
         segmenter = Segmenter(bundle, options)
         stack = random_stack(folder / "stack.tif", shape)
@@ -106,12 +108,13 @@ def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> 
 
 def large_slices(side: int) -> dict[str, float]:
     """Segment 6 slices of side x side; the peak of memory in GiB."""
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+    from densecell_batch.inference.segmenter import Segmenter
+    from densecell_batch.runs.options import RunOptions
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        options = SegmentOptions(precision="float32", memory=MEMORY, preview=True)
+        options = RunOptions(precision="float32", memory=MEMORY, preview=True)
         segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
         stack = random_stack(folder / "stack.tif", (6, side, side))
         plan = segmenter.plan((6, side, side))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["StackInfo", "VoxelSize", "micrometres_of"]
+__all__ = ["VoxelSize", "micrometres_of"]
 
 _PREFIXES = {"": 1e6, "c": 1e4, "m": 1e3, "u": 1.0, "μ": 1.0, "n": 1e-3, "p": 1e-6}  # metres in micrometres
 _LONG_PREFIXES = {"": 1e6, "centi": 1e4, "milli": 1e3, "micro": 1.0, "nano": 1e-3, "pico": 1e-6}
@@ -101,20 +100,3 @@ class VoxelSize:
 
     def __str__(self) -> str:
         return " x ".join(f"{edge:g}" for edge in self.nanometres) + " nm (z, y, x)"
-
-
-@dataclass(frozen=True)
-class StackInfo:
-    """What a stack is, read from its header."""
-
-    path: Path  # the TIFF file, or the folder of single-slice TIFFs
-    shape: tuple[int, int, int]  # (z, y, x), each at least 1
-    dtype: str  # "uint8", "uint16", "int16" or "float32"
-    voxel_size: VoxelSize | None  # None where the file says nothing
-    container: str  # "imagej", "ome-tiff", "tiff" or "folder"
-
-    @property
-    def n_voxels(self) -> int:
-        """Number of voxels."""
-        z, y, x = self.shape
-        return z * y * x

@@ -16,10 +16,10 @@ from test_same_work import asked, loaded  # noqa: F401
 from test_watch_hostile import watch
 
 from densecell_batch.errors import OutputError, StackError
-from densecell_batch.inference.segmenter import identity_of
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.reading import open_stack
 from densecell_batch.runs.pipeline import segment_stack
+from densecell_batch.runs.report import Identity
 from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.ledger import Ledger, Row
 from densecell_batch.watch.moving import move_below
@@ -214,6 +214,6 @@ def test_a_shared_hash_that_is_none_is_computed_again(asked, tmp_path, content):
 
 
 def test_a_setup_of_another_kind_is_no_setup(asked, tmp_path):  # noqa: F811
-    place = Place(tmp_path / "out", identity_of(asked()))
+    place = Place(tmp_path / "out", Identity.of_any_stack(asked()))
     (place.folder / "setup.json").write_text("[1, 2]")
-    assert Place(tmp_path / "out", identity_of(asked())).identity == place.identity
+    assert Place(tmp_path / "out", Identity.of_any_stack(asked())).identity == place.identity

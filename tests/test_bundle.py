@@ -17,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OutputError
-from densecell_batch.models.bundle import ClassInfo, Member, differences, load_bundle, pack_bundle, write_bundle
+from densecell_batch.models.bundle import load_bundle, pack_bundle, shape_differences, write_bundle
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.manifest import Member
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
 
 NET = Hybrid2D3D(n_classes=2, n_kernels=2, n_blocks=1, n_convs=1, pyramid_convs=(1, 1), pyramid_kernels=2)
@@ -428,8 +430,8 @@ def test_write_refuses_what_load_would(tmp_path: Path, changes: dict[str, Any], 
 
 def test_differences() -> None:
     shapes = tensor_shapes(NET)
-    assert differences(NET, shapes) == ""
-    assert "is unknown" in differences(NET, shapes | {"x": (1,)})
+    assert shape_differences(NET, shapes) == ""
+    assert "is unknown" in shape_differences(NET, shapes | {"x": (1,)})
 
 
 def test_values_check_themselves() -> None:

@@ -11,7 +11,7 @@ import tifffile
 from watched import BUNDLE, save
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.reading import open_stack
@@ -20,7 +20,8 @@ from densecell_batch.io.writing import FORMATS, StackWriter
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.batch import Verdict, segment_batch, without_outputs
 from densecell_batch.runs.checks import check_image, check_result_names, longest_name, printable
-from densecell_batch.runs.outputs import OutputPaths
+from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.paths import StackPaths
 
 NAMES, COLOURS = ["background", "cell"], np.array([[0, 0, 0], [0, 0, 255]], np.uint8)
 
@@ -28,7 +29,7 @@ NAMES, COLOURS = ["background", "cell"], np.array([[0, 0, 0], [0, 0, 255]], np.u
 def test_the_longest_name_is_found_before_the_work(tmp_path):
     def verdict(length, letter="n", **options):
         stack = tmp_path / f"{letter * length}.tif"
-        check_result_names(stack, OutputPaths(tmp_path / "out", stack), SegmentOptions(**options))
+        check_result_names(stack, StackPaths(tmp_path / "out", stack), RunOptions(**options))
 
     fits = max(n for n in range(1, 252) if _passes(verdict, n))
     assert 130 < fits < 251
@@ -50,22 +51,22 @@ def _passes(check, length):
 
 @pytest.mark.parametrize("name", [".tif", "..tif", "...ome.tif"])
 def test_a_stack_without_a_name(tmp_path, name):
-    paths = OutputPaths(tmp_path / "out", tmp_path / name)
+    paths = StackPaths(tmp_path / "out", tmp_path / name)
     with pytest.raises(StackError, match="no name"):
-        check_result_names(tmp_path / name, paths, SegmentOptions())
+        check_result_names(tmp_path / name, paths, RunOptions())
 
 
 def test_a_long_path(tmp_path):
     folder = tmp_path.joinpath(*["d" * 200] * 20)
     with pytest.raises(StackError, match=r"would have .* bytes, and 4095 are possible"):
-        check_result_names(tmp_path / "a.tif", OutputPaths(folder, tmp_path / "a.tif"), SegmentOptions())
+        check_result_names(tmp_path / "a.tif", StackPaths(folder, tmp_path / "a.tif"), RunOptions())
     assert longest_name(folder) == longest_name(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def nets():
     """Never loaded: what is tested here ends before."""
-    return Segmenter(load_bundle(BUNDLE), SegmentOptions())
+    return Segmenter(load_bundle(BUNDLE), RunOptions())
 
 
 def test_names_fail_alone_and_before_anything_is_read(tmp_path, nets):

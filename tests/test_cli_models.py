@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from densecell_batch.cli.models import models
 from densecell_batch.errors import BundleError, DensecellError, ModelError
 from densecell_batch.models import fetching as weights
+from densecell_batch.models import registry
 from densecell_batch.models.published import import_published
 
 
@@ -110,7 +111,7 @@ def test_forged_strings_are_refused(tmp_path: Path, bundle: Path, verb: str, fie
 def test_list_shows_a_forged_bundle_in_one_line(tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundled" / "hurt"))
     (folder / "bundle.json").write_text('{"schema_version": "\\u001b[2J\\nDENSECELL"}')
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(registry, "BUNDLED", tmp_path / "bundled")
     lines = run("list").stdout.splitlines()
     assert len(lines) == 4
     assert all(line.isprintable() for line in lines)
@@ -149,7 +150,7 @@ def test_list(tmp_path: Path, bundle: Path, cache: Path, monkeypatch: pytest.Mon
     shutil.copytree(bundle, tmp_path / "bundled" / "hurt")
     (tmp_path / "bundled" / "hurt" / "golden.npz").unlink()
     shutil.copytree(bundle, cache / "models" / "platelet-2d3d")
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(registry, "BUNDLED", tmp_path / "bundled")
     rows = [line.split(maxsplit=2) for line in run("list").stdout.splitlines()]
     assert [row[:2] for row in rows] == [
         ["NAME", "WHERE"],

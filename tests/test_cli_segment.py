@@ -15,7 +15,7 @@ import pytest
 import tifffile
 
 from densecell_batch.cli import cli
-from densecell_batch.cli.segment import ProgressBar
+from densecell_batch.cli.progress import ProgressBar
 from densecell_batch.data import SAMPLE
 from densecell_batch.io.reading import open_stack
 from densecell_batch.runs import pipeline
@@ -352,8 +352,8 @@ def test_quiet_and_verbose(flag, said, where, stack, bundle, tmp_path):
 def said(monkeypatch):
     """What the progress bar says where there is no terminal, and its clock."""
     lines, clock = [], [0.0]
-    monkeypatch.setattr("densecell_batch.cli.segment.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("densecell_batch.cli.segment._log.info", lambda text, *values: lines.append(text % values))
+    monkeypatch.setattr("densecell_batch.cli.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("densecell_batch.cli.progress._log.info", lambda text, *values: lines.append(text % values))
     return lines, clock
 
 

@@ -38,7 +38,7 @@ def test_misuse(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("densecell_batch.watch.stopping.Stop.install", lambda self: None)
+    monkeypatch.setattr("densecell_batch.signals.Stop.install", lambda self: None)
     result = watch(*arguments)
     assert isinstance(result.exception, OptionError), result.output
     assert result.exception.exit_code == 2
@@ -67,7 +67,7 @@ def test_misuse_that_click_finds(arguments, message):
 
 def test_no_such_model(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
-    monkeypatch.setattr("densecell_batch.watch.stopping.Stop.install", lambda self: None)
+    monkeypatch.setattr("densecell_batch.signals.Stop.install", lambda self: None)
     result = watch(tmp_path / "in", "-o", tmp_path / "out", "--model", "no-such-model")
     assert isinstance(result.exception, DensecellError)
     assert result.exception.exit_code == 3

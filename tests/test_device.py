@@ -5,15 +5,11 @@ import re
 
 import pytest
 
+from densecell_batch import system
 from densecell_batch.errors import DeviceError
 from densecell_batch.inference import device
-from densecell_batch.inference.device import (
-    DeviceInfo,
-    available_memory,
-    choose_precision,
-    convolution_rates,
-    select_device,
-)
+from densecell_batch.inference.device import DeviceInfo, choose_precision, convolution_rates, select_device
+from densecell_batch.system import available_memory
 
 PLAIN = DeviceInfo("cpu", "a processor", ("avx2",), 2)
 BF16 = DeviceInfo("cpu", "a processor", ("avx2", "avx512f", "avx512_bf16"), 2)
@@ -66,7 +62,7 @@ def test_cpu_is_described():
 )
 def test_gpu_asked_for_and_not_there(monkeypatch, nvidia, found):
     monkeypatch.setattr(device, "_usable_gpu", lambda: None)
-    monkeypatch.setattr(device, "_nvidia_present", lambda: nvidia)
+    monkeypatch.setattr(device, "nvidia_present", lambda: nvidia)
     with pytest.raises(DeviceError, match=found):
         select_device("gpu")
 
@@ -74,7 +70,7 @@ def test_gpu_asked_for_and_not_there(monkeypatch, nvidia, found):
 @pytest.mark.parametrize("nvidia", [None, "/dev/nvidia0"])
 def test_unusable_nvidia_is_a_loud_warning_under_auto(monkeypatch, caplog, nvidia):
     monkeypatch.setattr(device, "_usable_gpu", lambda: None)
-    monkeypatch.setattr(device, "_nvidia_present", lambda: nvidia)
+    monkeypatch.setattr(device, "nvidia_present", lambda: nvidia)
     with caplog.at_level(logging.WARNING):
         assert select_device("auto").kind == "cpu"
     assert ("NVIDIA device is present" in caplog.text) == (nvidia is not None)
@@ -130,7 +126,7 @@ def test_memory_of_nested_control_groups(tmp_path, version):
         (top / path / "memory.stat").write_text(f"total_inactive_file {cache}\ninactive_file {cache}\n")
     own = tmp_path / "own"
     own.write_text("3:cpu,cpuacct:/x\n" + ("5:memory:/slurm/job\n" if version == 1 else "0::/slurm/job\n"))
-    assert device._left_in_cgroups(root, own) == [110, 350]
+    assert system._left_in_cgroups(root, own) == [110, 350]
     own.write_text("0::/of/the/host\n")
-    assert device._left_in_cgroups(tmp_path / "none", own) == []
-    assert device._left_in_cgroups(root, tmp_path / "none") == []
+    assert system._left_in_cgroups(tmp_path / "none", own) == []
+    assert system._left_in_cgroups(root, tmp_path / "none") == []

@@ -8,10 +8,11 @@ import tifffile
 from click.testing import CliRunner
 from PIL import Image
 
+from densecell_batch import system
 from densecell_batch.cli.evaluate import evaluate
 from densecell_batch.errors import DensecellError, OptionError, StackError
-from densecell_batch.inference import device
-from densecell_batch.measure.compare import read_classes, read_mask, render_confusion
+from densecell_batch.measure.compare import read_classes, read_mask
+from densecell_batch.plots.confusion import render_confusion
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
 FOUND = np.array([[[0, 1, 1], [1, 2, 0]]], np.uint8)
@@ -135,7 +136,7 @@ def test_a_mask_may_have_any_number(files):
 
 @pytest.mark.parametrize("read", [read_classes, read_mask])
 def test_what_does_not_fit_in_memory_is_not_read(files, read, monkeypatch):
-    monkeypatch.setattr(device, "available_memory", lambda: 5)
+    monkeypatch.setattr(system, "available_memory", lambda: 5)
     with pytest.raises(StackError, match=r"truth\.tif: as it describes itself it takes .* GiB of memory"):
         read(files / "truth.tif")
 

@@ -13,7 +13,8 @@ import pytest
 
 import densecell_batch
 from densecell_batch.errors import OptionError
-from densecell_batch.imagej.install import Runner, find_imagej
+from densecell_batch.imagej.find import find_folder
+from densecell_batch.imagej.install import Runner
 from densecell_batch.imagej.install import install as install_macros
 
 ROOT = Path(densecell_batch.__file__).parents[1]
@@ -136,16 +137,16 @@ def test_a_folder_that_cannot_be_written(imagej):
 def test_the_usual_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(OptionError, match="no Fiji or ImageJ in the usual places"):
-        find_imagej()
+        find_folder()
     for folder in (tmp_path / "Fiji.app", tmp_path / "Desktop" / "Fiji"):
         (folder / "jars").mkdir(parents=True)
         (folder / "jars" / "ij-1.54f.jar").write_bytes(b"")
         if folder.parent == tmp_path:
-            assert find_imagej() == folder
+            assert find_folder() == folder
             done = fiji("install", HOME=str(tmp_path))
             assert done.stdout == f"{folder}/plugins/DenseCell\n"
     with pytest.raises(OptionError, match=r"there are several: .*Fiji\.app, .*Fiji; give the folder"):
-        find_imagej()
+        find_folder()
 
 
 def test_log_takes_what_would_go_to_stderr(tmp_path):

@@ -20,11 +20,12 @@ from imagej import MISSING_PYTHON
 
 from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
 from densecell_batch.identity import digest
-from densecell_batch.imagej.macro import Macro, Table
-from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
+from densecell_batch.imagej.macro import Macro, MacroHooks, Table, read_hooks
+from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.runs.hooks import MacroHooks, _csv, prepared, read_hooks
+from densecell_batch.runs.hooks import _csv, prepared
+from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.pipeline import segment_stack
 
 needs_imagej = [
@@ -54,7 +55,7 @@ def counting(text: str, path) -> str:
 
 @pytest.fixture(scope="module")
 def segmenter(data):
-    options = SegmentOptions(precision="float32", preview=False)
+    options = RunOptions(precision="float32", preview=False)
     found = Segmenter(load_bundle(data / "fly-vnc-small.zip"), options)
     found.load()
     return found

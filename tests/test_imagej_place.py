@@ -7,8 +7,7 @@ import pytest
 
 from densecell_batch.errors import ImageJError, OptionError
 from densecell_batch.imagej import find as imagej_place
-from densecell_batch.imagej import install as fiji_install
-from densecell_batch.imagej.find import ImageJPlace, find_imagej, find_java
+from densecell_batch.imagej.find import ImageJPlace, find_folder, find_imagej, find_java
 
 
 def touch(*paths: Path) -> None:
@@ -115,12 +114,12 @@ def test_links_of_others_are_left_out(fiji, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives files to another user")
 def test_the_installation_of_macros_leaves_them_out_too(fiji, tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     fiji.rename(tmp_path / "Fiji.app")
-    assert fiji_install.find_imagej() == tmp_path / "Fiji.app"
+    assert find_folder() == tmp_path / "Fiji.app"
     os.chown(tmp_path / "Fiji.app", OTHER, OTHER)
     with pytest.raises(OptionError, match="no Fiji or ImageJ in the usual places"):
-        fiji_install.find_imagej()
+        find_folder()
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ from test_bundle import fields
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
-from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
-from densecell_batch.models.bundle import ClassInfo, load_bundle, write_bundle
+from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.models.bundle import load_bundle, write_bundle
+from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.published import import_published
 from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.runs.journal import shard_of
+from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.storage import claims as claim
 
@@ -61,7 +63,7 @@ def segmenter(request, data, tmp_path_factory):
     folders = [data / "published/2d3d-small_A", data / "published/2d3d-small_B"]
     bundle = import_published(folders, tmp_path_factory.mktemp("bundle") / "ab", "ab")
     tile = None if request.param == "deepest" else (5, 64, 64)
-    options = SegmentOptions(
+    options = RunOptions(
         stitch=request.param, probabilities=True, uncertainty=True, precision="float32", tile=tile,
         instances=(bundle.classes[1].name,),
     )  # fmt: skip
@@ -262,7 +264,7 @@ def test_damaged_pieces_are_found_and_made_again(stack, segmenter, whole, tmp_pa
 
 @pytest.fixture(scope="module")
 def small(data):
-    return Segmenter(load_bundle(data / "fly-vnc-small.zip"), SegmentOptions(precision="float32", preview=False))
+    return Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", preview=False))
 
 
 def test_other_options_begin_anew_and_say_so(stack, small, tmp_path, caplog):

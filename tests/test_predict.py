@@ -9,11 +9,12 @@ from densecell_batch.inference.planning import plan_tiles
 from densecell_batch.inference.stitch import Canvas
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
+from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.published import read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.nets.build import build_net, extract_weights
 from densecell_batch.nets.ensemble import combine
-from densecell_batch.nets.predictor import Predictor, golden_pair
+from densecell_batch.nets.predictor import Predictor
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.
 TIE = 1e-6

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from densecell_batch.calibration import VoxelSize
-from densecell_batch.plots.overlay import render_preview, write_preview
+from densecell_batch.plots.overlay import render_preview
+from densecell_batch.plots.png import write_png
 
 CLASSES = [
     ("background", (0, 0, 0)),
@@ -64,6 +65,6 @@ def test_images_of_one_value(value):
 
 def test_png_is_what_was_drawn(tmp_path):
     drawn = picture()
-    write_preview(tmp_path / "p.png", drawn)
+    write_png(tmp_path / "p.png", drawn)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p.png")), drawn)
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]

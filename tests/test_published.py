@@ -18,8 +18,9 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OutputError, PublishedModelError
 from densecell_batch.models import published
 from densecell_batch.models.bundle import ModelBundle, load_bundle
+from densecell_batch.models.classes import PLATELET_CLASSES, default_classes, jet_colours
 from densecell_batch.models.crc32c import crc32c, masked
-from densecell_batch.models.published import default_classes, import_published, jet_colours, read_published
+from densecell_batch.models.published import import_published, read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
 from densecell_batch.storage import zips as archive
 
@@ -445,7 +446,7 @@ def test_import_of_the_small_ensemble(tmp_path: Path, models: Path) -> None:
         "CC0-1.0",
         "us",
     )
-    assert [c.name for c in bundle.classes] == list(published.PLATELET_CLASSES)
+    assert [c.name for c in bundle.classes] == list(PLATELET_CLASSES)
     assert bundle.voxel_size == VoxelSize(0.04, 0.01, 0.01)
     for i, path in enumerate(paths):
         weights, expected = bundle.weights(i), read_published(path).weights
@@ -463,12 +464,12 @@ def test_import_of_the_small_ensemble(tmp_path: Path, models: Path) -> None:
 @pytest.fixture
 def import_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelBundle]:
     """Import tiny models without running them."""
-    from densecell_batch.nets import predictor as predict
+    from densecell_batch.models import golden as module
 
     def golden(architecture: Any, members: Any, window: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(window, np.float32), np.zeros((*architecture.output_shape(window), 2), np.float32)
 
-    monkeypatch.setattr(predict, "golden_pair", golden)
+    monkeypatch.setattr(module, "golden_pair", golden)
 
     def run(*models: Path, **options: Any) -> ModelBundle:
         return import_published(models, tmp_path / "bundle", "tiny", **options)

@@ -12,16 +12,18 @@ import tifffile
 import watched
 
 from densecell_batch.errors import OptionError
-from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.inference.options import SHAPES
+from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.pipeline import segment_stack
-from densecell_batch.runs.report import is_same_work, read_report, work_of
+from densecell_batch.runs.report import Identity, read_report, write_report
 from densecell_batch.watch.place import Place
 
 
 @pytest.fixture(scope="module")
 def loaded(data):
-    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), SegmentOptions(precision="float32", device="cpu"))
+    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", device="cpu"))
     segmenter.load()
     return segmenter
 
@@ -29,7 +31,7 @@ def loaded(data):
 @pytest.fixture
 def asked(loaded):
     def ask(**options):
-        other = Segmenter(loaded.bundle, SegmentOptions(**{"precision": "float32", "device": "cpu"} | options))
+        other = Segmenter(loaded.bundle, RunOptions(**{"precision": "float32", "device": "cpu"} | options))
         other.__dict__ |= {name: getattr(loaded, name) for name in ("device", "precision", "predictor")}
         return other
 
@@ -69,11 +71,11 @@ def test_a_stack_that_was_moved_copied_or_touched_is_done(asked, stack, tmp_path
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-@pytest.mark.parametrize("change", ["content", "stitch", "voxel size", "model"])
+@pytest.mark.parametrize("change", ["content", "stitch", "voxel size", "model", "version", "an unknown option"])
 def test_other_work_is_not(asked, stack, tmp_path, change):
     segment_stack(stack, tmp_path / "out", asked())
-    report = read_report(tmp_path / "out" / "cells_report.json")
-    other = json.loads(json.dumps(report))
+    path = tmp_path / "out" / "cells_report.json"
+    other = json.loads(path.read_text())
     match change:
         case "content":
             other["input"]["sha256"] = "0" * 64
@@ -83,9 +85,15 @@ def test_other_work_is_not(asked, stack, tmp_path, change):
             other["input"]["voxel_size_um"] = [1, 1, 1]
         case "model":
             other["model"]["members"][0] = "0" * 64
-    assert is_same_work(report, report)
-    assert not is_same_work(report, other)
-    assert not is_same_work(other, report)
+        case "version":
+            other["versions"]["densecell-batch"] = "0.0.1"
+        case "an unknown option":
+            other["options"]["contrast"] = "match"
+    found = read_report(path)
+    path.write_text(json.dumps(other))
+    assert Identity.of(found) != Identity.of(read_report(path))
+    write_report(path, found)
+    assert Identity.of(found) == Identity.of(read_report(path))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -103,14 +111,30 @@ def test_a_late_shard_on_another_mount_goes_on(asked, stack, tmp_path, way):
 
 
 def test_a_watcher_takes_them_for_the_same(asked, stack, tmp_path):
-    place = Place(tmp_path / "out", identity_of(asked()))
-    assert Place(tmp_path / "out", identity_of(asked(device="auto", preview=False))).identity == place.identity
+    place = Place(tmp_path / "out", Identity.of_any_stack(asked()))
+    other = Place(tmp_path / "out", Identity.of_any_stack(asked(device="auto", preview=False)))
+    assert other.identity == place.identity
     with pytest.raises(OptionError, match="options stitch"):
-        Place(tmp_path / "out", identity_of(asked(stitch="blend")))
-    (tmp_path / "out" / ".densecell-watch" / "setup.json").write_text(json.dumps(identity_of(asked())))  # of old
-    Place(tmp_path / "out", identity_of(asked(device="auto")))
+        Place(tmp_path / "out", Identity.of_any_stack(asked(stitch="blend")))
+    setup = tmp_path / "out" / ".densecell-watch" / "setup.json"
+    values = json.loads(setup.read_text())
+    values["options"] |= {"device": "cpu", "preview": True}  # as watchers of old wrote them
+    setup.write_text(json.dumps({"input": None, "pre_macro": None, **values}))
+    Place(tmp_path / "out", Identity.of_any_stack(asked(device="auto")))
 
 
-@pytest.mark.parametrize("values", [None, 7, [], {}, {"input": 3, "options": []}])
-def test_what_is_no_report_is_of_no_work(values):
-    assert set(work_of(values)) == {"input", "model", "options", "pre_macro"}
+def test_a_watcher_goes_on_with_the_next_version(asked, stack, tmp_path):
+    segment_stack(stack, tmp_path / "out", asked())
+    report = read_report(tmp_path / "out" / "cells_report.json")
+    older = report.with_fields(versions=report.versions | {"densecell-batch": "0.0.1"})
+    assert Identity.of(older) != Identity.of(report)
+    assert Identity.of(older).on_any_stack() == Identity.of_any_stack(asked())
+
+
+def test_every_option_says_what_it_is_to_the_result():
+    """Those that shape it make other work; of an option that this version does not know, nobody knows."""
+    assert RunOptions.marked(SHAPES) == {
+        "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
+        "voxel_size", "file_format",
+    }  # fmt: skip
+    assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "preview"}

@@ -5,7 +5,7 @@ import pytest
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.measure.tally import Tally, slice_sums
-from densecell_batch.models.bundle import ClassInfo
+from densecell_batch.models.classes import ClassInfo
 
 CLASSES = [ClassInfo("a", (255, 0, 16)), ClassInfo("b", (0, 0, 0)), ClassInfo("c", (1, 2, 3))]
 

@@ -15,7 +15,8 @@ from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from densecell_batch.errors import OptionError, StackError, Stopped
-from densecell_batch.models.bundle import ClassInfo, load_bundle
+from densecell_batch.models.bundle import load_bundle
+from densecell_batch.models.classes import ClassInfo
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
@@ -26,7 +27,7 @@ from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
 from densecell_batch.training.recipes import Improved
-from densecell_batch.training.restarts import Run, train_ensemble
+from densecell_batch.training.restarts import TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.windows import Augmentation, Sampler
 
@@ -240,7 +241,7 @@ def test_divergence_is_said(tmp_path):
 
 
 def a_run(**changes):
-    return Run(
+    return TrainingRun(
         **{
             "name": "phantom",
             "architecture": NET,
@@ -369,7 +370,7 @@ def test_states_that_are_no_file_of_tensors(trained, tmp_path, content):
 
 @pytest.mark.parametrize("free", [0, 1000, 100_000])
 def test_volumes_that_do_not_fit_in_memory_are_not_read(files, free, monkeypatch):
-    monkeypatch.setattr("densecell_batch.inference.device.available_memory", lambda: free)
+    monkeypatch.setattr("densecell_batch.system.available_memory", lambda: free)
     with pytest.raises(StackError, match=r"train-images\S*: as it describes itself it takes .* GiB of memory"):
         load_labelled(files["train-images"], files["train-labels"], 3)
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from densecell_batch.calibration import StackInfo, VoxelSize
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
+from densecell_batch.io.stack import StackInfo
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,15 @@ import pytest
 from watched import BUNDLE, partial_outputs, rows, save, wait_until
 
 from densecell_batch.errors import OptionError, OutputError, Stopped
-from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.report import Identity
+from densecell_batch.signals import Stop
 from densecell_batch.watch.ledger import Ledger
+from densecell_batch.watch.options import WatchOptions
 from densecell_batch.watch.place import Place
-from densecell_batch.watch.stopping import Stop
-from densecell_batch.watch.watcher import Watcher, WatchOptions
+from densecell_batch.watch.watcher import Watcher
 
 QUICK = WatchOptions(interval=0.3, quiet=0.2, attempts=2, backoff=0.2, poll=True, once=True)
 
@@ -28,7 +31,7 @@ QUICK = WatchOptions(interval=0.3, quiet=0.2, attempts=2, backoff=0.2, poll=True
 @pytest.fixture(scope="module")
 def segmenter():
     """Loaded once for all tests."""
-    made = Segmenter(load_bundle(BUNDLE), SegmentOptions(precision="float32", preview=False))
+    made = Segmenter(load_bundle(BUNDLE), RunOptions(precision="float32", preview=False))
     made.load()
     return made
 
@@ -43,7 +46,7 @@ def folders(tmp_path):
 def watching(folders, segmenter, options=QUICK, identity=None, **more):
     """A watcher with its table; what it says goes into a list."""
     inbox, out = folders
-    place, said = Place(out, identity or identity_of(segmenter), **more), []
+    place, said = Place(out, identity or Identity.of_any_stack(segmenter), **more), []
     with place.ledger() as path:
         ledger = Ledger(path, "this one")
         stop = Stop()
@@ -274,12 +277,12 @@ def test_another_model_needs_another_folder_or_redo(folders, segmenter):
     other = Segmenter(segmenter.bundle, replace(segmenter.options, stitch="blend"))
     other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
     with pytest.raises(OptionError, match="options stitch was"):
-        Place(out, identity_of(other))
+        Place(out, Identity.of_any_stack(other))
     with (
         watching(folders, segmenter),
         pytest.raises(OptionError, match="another watcher"),
     ):
-        Place(out, identity_of(other), redo=True)
+        Place(out, Identity.of_any_stack(other), redo=True)
     with watching(folders, other, redo=True) as (watcher, said, _):
         assert watcher.run() == 0
     assert len(said) == 1
@@ -323,20 +326,20 @@ def test_a_claim_that_was_taken_over_ends_the_watcher(folders, segmenter):
 
 
 def test_claims_that_the_dead_left_are_removed(folders, segmenter):
-    place = Place(folders[1], identity_of(segmenter))
+    place = Place(folders[1], Identity.of_any_stack(segmenter))
     claims = place.folder / "claims"
     with place.claim("content", "mine"):
         (mine,) = claims.iterdir()
         (claims / "content-0123").write_text(f"{platform.node()} 4194303\n")
         (claims / "name-0123").write_text(f"{platform.node()} 4194303\n")
-        Place(folders[1], identity_of(segmenter))
+        Place(folders[1], Identity.of_any_stack(segmenter))
         assert {path.name for path in claims.iterdir()} == {mine.name, "name-0123"}
 
 
 def test_a_place_that_cannot_be_made(folders, segmenter, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
-        Place(tmp_path / "file" / "out", identity_of(segmenter))
+        Place(tmp_path / "file" / "out", Identity.of_any_stack(segmenter))
 
 
 def test_nothing_of_the_watched_folder_is_changed(folders, segmenter):

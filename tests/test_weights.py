@@ -24,9 +24,11 @@ import pytest
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, FetchError, ModelError, OptionError, PublishedModelError
 from densecell_batch.models import fetching as weights
+from densecell_batch.models import registry as known
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.models.fetching import Published, RemoteFile, cache_dir, fetch, fetched, find_bundle
+from densecell_batch.models.fetching import fetch, find_bundle
 from densecell_batch.models.published import import_published
+from densecell_batch.models.registry import RegistryEntry, RemoteFile, cache_dir, fetched
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -148,18 +150,18 @@ def zips(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, byte
 @pytest.fixture
 def registry(
     server: Server, zips: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, Published]:
+) -> dict[str, RegistryEntry]:
     """A registry of what the server holds: a model of two members, and a data set with published MD5."""
     server.files.update(zips)
     entries = {
-        "nets": Published(
+        "nets": RegistryEntry(
             kind="model",
             about="two small nets",
             files=tuple(RemoteFile(name, server.url(name)) for name in ("net_0.zip", "net_1.zip")),
             citation="us",
             voxel_size=VoxelSize(0.04, 0.01, 0.01),
         ),
-        "stacks": Published(
+        "stacks": RegistryEntry(
             kind="data set",
             about="two stacks",
             files=(RemoteFile("data.zip", server.url("data.zip"), hashlib.md5(zips["data.zip"]).hexdigest()),),
@@ -167,7 +169,8 @@ def registry(
             contents={f"stacks/{name}.tif": hashlib.md5(name.encode()).hexdigest() for name in "ab"},
         ),
     }
-    monkeypatch.setattr(weights, "REGISTRY", entries)
+    for module in (known, weights):
+        monkeypatch.setattr(module, "REGISTRY", entries)
     return entries
 
 
@@ -193,7 +196,7 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fetch_imports_once_and_records_hashes(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     assert fetched("nets") is None
     bundle = find_bundle("nets")
@@ -207,7 +210,7 @@ def test_fetch_imports_once_and_records_hashes(
     assert (cache / "downloads" / "nets" / "net_0.zip").stat().st_mode & 0o044 == 0o044  # a cache may be shared
 
 
-def test_fetch_of_a_data_set(registry: dict[str, Published], cache: Path, server: Server) -> None:
+def test_fetch_of_a_data_set(registry: dict[str, RegistryEntry], cache: Path, server: Server) -> None:
     folder = fetch("stacks")
     assert folder == cache / "data" / "stacks"
     assert (folder / "stacks" / "b.tif").read_bytes() == b"b"
@@ -219,7 +222,7 @@ def test_fetch_of_a_data_set(registry: dict[str, Published], cache: Path, server
 
 
 def test_changed_content_is_refused(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     fetch("nets")
     shutil.rmtree(cache / "models")
@@ -239,7 +242,7 @@ def test_changed_content_is_refused(
 
 
 def test_a_data_set_that_is_not_the_published_one(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     server.files["data.zip"] = zips["net_0.zip"]
     with pytest.raises(FetchError, match="does not deliver the file"):
@@ -248,7 +251,7 @@ def test_a_data_set_that_is_not_the_published_one(
 
 
 def test_a_file_in_a_data_set_with_another_md5(
-    registry: dict[str, Published], cache: Path, monkeypatch: pytest.MonkeyPatch
+    registry: dict[str, RegistryEntry], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(registry["stacks"].contents, "stacks/a.tif", "0" * 32)  # type: ignore[arg-type]
     with pytest.raises(FetchError, match=r"stacks/a\.tif in .*data\.zip: MD5 is .*, published is 0{32}"):
@@ -258,7 +261,7 @@ def test_a_file_in_a_data_set_with_another_md5(
 
 @pytest.mark.parametrize("say_length", [True, False])
 def test_a_truncated_download_leaves_nothing(
-    registry: dict[str, Published], server: Server, cache: Path, say_length: bool
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, say_length: bool
 ) -> None:
     server.truncate, server.say_length = True, say_length
     with pytest.raises(FetchError, match=r"net_0\.zip cannot be downloaded from https://127\.0\.0\.1"):
@@ -268,7 +271,7 @@ def test_a_truncated_download_leaves_nothing(
     assert len(find_bundle("nets").members) == 2
 
 
-def test_a_page_instead_of_the_file(registry: dict[str, Published], server: Server, cache: Path) -> None:
+def test_a_page_instead_of_the_file(registry: dict[str, RegistryEntry], server: Server, cache: Path) -> None:
     server.files["net_0.zip"] = b"<html>too many downloads</html>"
     with pytest.raises(FetchError, match="what came does not begin as a file of its kind does, but with b'<html>"):
         fetch("nets")
@@ -276,7 +279,7 @@ def test_a_page_instead_of_the_file(registry: dict[str, Published], server: Serv
 
 
 def test_offline_says_what_to_put_where_and_takes_it(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     server.files.clear()
     with pytest.raises(FetchError) as caught:
@@ -297,7 +300,7 @@ def test_offline_says_what_to_put_where_and_takes_it(
     assert server.requests == []
 
 
-def test_server_gone(registry: dict[str, Published], server: Server, cache: Path) -> None:
+def test_server_gone(registry: dict[str, RegistryEntry], server: Server, cache: Path) -> None:
     server.shutdown()
     server.server_close()
     with pytest.raises(FetchError, match=r"cannot be downloaded.*put each file at the place named here"):
@@ -305,7 +308,7 @@ def test_server_gone(registry: dict[str, Published], server: Server, cache: Path
 
 
 def test_a_half_file_put_by_hand_is_not_recorded(
-    registry: dict[str, Published], cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], cache: Path, zips: dict[str, bytes]
 ) -> None:
     folder = cache / "downloads" / "nets"
     folder.mkdir(parents=True)
@@ -315,7 +318,9 @@ def test_a_half_file_put_by_hand_is_not_recorded(
     assert not (cache / "downloads" / "sha256.json").exists()
 
 
-def test_a_whole_zip_without_a_model(registry: dict[str, Published], server: Server, zips: dict[str, bytes]) -> None:
+def test_a_whole_zip_without_a_model(
+    registry: dict[str, RegistryEntry], server: Server, zips: dict[str, bytes]
+) -> None:
     server.files["net_0.zip"] = zips["data.zip"]
     with pytest.raises(PublishedModelError, match="no published model"):
         fetch("nets")
@@ -323,7 +328,7 @@ def test_a_whole_zip_without_a_model(registry: dict[str, Published], server: Ser
 
 
 @pytest.mark.parametrize("content", ["{", "[]"])
-def test_a_broken_record_is_not_ignored(registry: dict[str, Published], cache: Path, content: str) -> None:
+def test_a_broken_record_is_not_ignored(registry: dict[str, RegistryEntry], cache: Path, content: str) -> None:
     (cache / "downloads").mkdir(parents=True)
     (cache / "downloads" / "sha256.json").write_text(content)
     with pytest.raises(FetchError, match=r"sha256\.json cannot be read .*; repair it, or delete it"):
@@ -331,7 +336,7 @@ def test_a_broken_record_is_not_ignored(registry: dict[str, Published], cache: P
 
 
 def test_another_process_was_faster(
-    registry: dict[str, Published], cache: Path, monkeypatch: pytest.MonkeyPatch, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], cache: Path, monkeypatch: pytest.MonkeyPatch, zips: dict[str, bytes]
 ) -> None:
     def import_twice(name: str, files: list[Path], place: Path) -> None:
         for _ in range(2):
@@ -341,13 +346,13 @@ def test_another_process_was_faster(
     assert load_bundle(fetch("nets")).name == "nets"
 
 
-def test_unwritable_cache(registry: dict[str, Published], cache: Path) -> None:
+def test_unwritable_cache(registry: dict[str, RegistryEntry], cache: Path) -> None:
     cache.write_text("a file")
     with pytest.raises(FetchError, match="lacks what was asked for and cannot be written"):
         fetch("nets")
 
 
-def test_read_only_cache_that_holds_all(registry: dict[str, Published], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_cache_that_holds_all(registry: dict[str, RegistryEntry], monkeypatch: pytest.MonkeyPatch) -> None:
     """As another user where the tests run as root, whom permissions do not bind."""
     user: list[str] = []
     if os.getuid() == 0:
@@ -382,14 +387,14 @@ def test_read_only_cache_that_holds_all(registry: dict[str, Published], monkeypa
 
 
 def test_names_and_paths(
-    registry: dict[str, Published], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    registry: dict[str, RegistryEntry], tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bundled").mkdir()
     made = import_published([data / "published/2d3d-small_A"], tmp_path / "bundled" / "demo", "demo")
     shutil.copytree(made.path, tmp_path / "elsewhere")
-    monkeypatch.setattr(weights, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(known, "BUNDLED", tmp_path / "bundled")
     monkeypatch.chdir(tmp_path)
-    assert weights.bundled_names() == ["demo"]
+    assert known.bundled_names() == ["demo"]
     assert find_bundle("demo").path == tmp_path / "bundled" / "demo"
     assert find_bundle("elsewhere").path == Path("elsewhere")
     (tmp_path / "demo").mkdir()
@@ -415,7 +420,7 @@ def moved(server: Server, name: str, *urls: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_redirect_to_http_is_not_followed(
-    registry: dict[str, Published], server: Server, plain_server: Server, cache: Path, steps: int
+    registry: dict[str, RegistryEntry], server: Server, plain_server: Server, cache: Path, steps: int
 ) -> None:
     moved(server, "net_0.zip", *["on the way"] * (steps - 1), plain_server.url("net_0.zip"))
     with pytest.raises(FetchError, match=r"it leads to http://127.* expected an address with https"):
@@ -426,7 +431,7 @@ def test_a_redirect_to_http_is_not_followed(
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/net_0.zip", "/net_0.zip"])
 def test_redirects_to_other_schemes(
-    registry: dict[str, Published], server: Server, zips: dict[str, bytes], url: str
+    registry: dict[str, RegistryEntry], server: Server, zips: dict[str, bytes], url: str
 ) -> None:
     server.files["elsewhere.zip"] = zips["net_0.zip"]
     moved(server, "net_0.zip", url if ":" in url else "/elsewhere.zip")
@@ -438,7 +443,7 @@ def test_redirects_to_other_schemes(
 
 
 def test_http_in_the_registry_and_redirects_in_a_ring(
-    registry: dict[str, Published], server: Server, plain_server: Server, monkeypatch: pytest.MonkeyPatch
+    registry: dict[str, RegistryEntry], server: Server, plain_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.moved["net_0.zip"] = server.url("net_0.zip")
     with pytest.raises(FetchError, match="leads on more than 10 times"):
@@ -452,7 +457,7 @@ def test_http_in_the_registry_and_redirects_in_a_ring(
 
 @pytest.mark.parametrize("name", ["endless", "net_1.zip", "net_0.zip"])
 def test_a_download_is_no_larger_than_it_may_be(
-    registry: dict[str, Published], server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """With a length that is said, without one, and without an end."""
     server.say_length = name == "net_1.zip"
@@ -465,7 +470,7 @@ def test_a_download_is_no_larger_than_it_may_be(
 
 
 def test_a_hash_of_the_users_goes_before_the_first_use(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     good = {name: hashlib.sha256(zips[name]).hexdigest() for name in ("net_0.zip", "net_1.zip")}
     with pytest.raises(FetchError, match=r"SHA256 is .* expected 0{64}.*--sha256 net_0\.zip=SHA256"):
@@ -480,7 +485,7 @@ def test_a_hash_of_the_users_goes_before_the_first_use(
 
 
 def test_a_hash_that_was_recorded_for_another_file_can_be_overruled(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes]
 ) -> None:
     server.files["net_0.zip"] = zips["net_1.zip"]  # somebody was on the way when it was fetched for the first time
     fetch("nets")
@@ -495,7 +500,7 @@ def test_a_hash_that_was_recorded_for_another_file_can_be_overruled(
 
 
 def test_what_was_fetched_before_the_line_broke_is_not_doubted(
-    registry: dict[str, Published], server: Server, zips: dict[str, bytes]
+    registry: dict[str, RegistryEntry], server: Server, zips: dict[str, bytes]
 ) -> None:
     del server.files["net_1.zip"]
     with pytest.raises(FetchError, match=r"net_1\.zip cannot be downloaded"):
@@ -507,7 +512,7 @@ def test_what_was_fetched_before_the_line_broke_is_not_doubted(
 
 @pytest.mark.parametrize("present", [("net_0.zip",), ("net_1.zip",), ("net_0.zip", "net_1.zip")])
 def test_zips_planted_before_the_first_fetch(
-    registry: dict[str, Published], server: Server, cache: Path, zips: dict[str, bytes], present: tuple[str, ...]
+    registry: dict[str, RegistryEntry], server: Server, cache: Path, zips: dict[str, bytes], present: tuple[str, ...]
 ) -> None:
     folder = cache / "downloads" / "nets"
     folder.mkdir(parents=True)
@@ -522,7 +527,7 @@ def test_zips_planted_before_the_first_fetch(
 @pytest.mark.parametrize(
     "content", ["[" * 10_000, '{"nets/net_0.zip": NaN}', '{"nets/net_0.zip": 5}', '{"nets/net_0.zip": "\\ud800"}']
 )
-def test_records_that_somebody_forged(registry: dict[str, Published], cache: Path, content: str) -> None:
+def test_records_that_somebody_forged(registry: dict[str, RegistryEntry], cache: Path, content: str) -> None:
     (cache / "downloads").mkdir(parents=True)
     (cache / "downloads" / "sha256.json").write_text(content)
     with pytest.raises(FetchError, match=r"sha256\.json cannot be read .*; repair it, or delete it"):
@@ -530,7 +535,7 @@ def test_records_that_somebody_forged(registry: dict[str, Published], cache: Pat
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
-def test_records_that_are_no_files(registry: dict[str, Published], cache: Path, make: Any) -> None:
+def test_records_that_are_no_files(registry: dict[str, RegistryEntry], cache: Path, make: Any) -> None:
     (cache / "downloads").mkdir(parents=True)
     make(cache / "downloads" / "sha256.json")
     with pytest.raises(FetchError, match=r"sha256\.json cannot be read .(it is no regular file|Is a directory)"):
@@ -541,7 +546,7 @@ def test_records_that_are_no_files(registry: dict[str, Published], cache: Path, 
 @pytest.mark.parametrize(
     "given", [".", "models", "models/nets", "models/nets/bundle.json", "models/nets/member-1.safetensors"]
 )
-def test_a_model_of_another_account_is_not_used(registry: dict[str, Published], cache: Path, given: str) -> None:
+def test_a_model_of_another_account_is_not_used(registry: dict[str, RegistryEntry], cache: Path, given: str) -> None:
     fetch("nets")
     os.chown(cache / given, 4242, -1)
     with pytest.raises(FetchError, match=r"belongs to another account .user 4242.*chmod g\+s"):
@@ -559,7 +564,7 @@ def test_a_model_of_another_account_is_not_used(registry: dict[str, Published], 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("given", ["downloads", "downloads/nets", "downloads/nets/net_0.zip", "downloads/sha256.json"])
-def test_downloads_of_another_account_are_not_used(registry: dict[str, Published], cache: Path, given: str) -> None:
+def test_downloads_of_another_account_are_not_used(registry: dict[str, RegistryEntry], cache: Path, given: str) -> None:
     fetch("nets")
     shutil.rmtree(cache / "models")
     os.chown(cache / given, 4242, -1)
@@ -570,7 +575,7 @@ def test_downloads_of_another_account_are_not_used(registry: dict[str, Published
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 def test_a_link_in_the_cache_counts_as_what_it_shows(
-    registry: dict[str, Published], cache: Path, tmp_path: Path
+    registry: dict[str, RegistryEntry], cache: Path, tmp_path: Path
 ) -> None:
     fetch("nets")
     (cache / "models" / "nets").rename(tmp_path / "elsewhere")

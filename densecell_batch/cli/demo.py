@@ -17,7 +17,8 @@ __all__ = ["demo"]
               help="Folder for the results.")  # fmt: skip
 def demo(out: Path) -> None:
     """Segment a small EM stack of fly nerve cord (CC BY-NC-SA 3.0) that comes with the package."""
-    from densecell_batch.cli.segment import DEFAULT_MODEL, run_segment
+    from densecell_batch.cli.segment import run_segment
+    from densecell_batch.models.registry import DEFAULT_MODEL
 
     code = run_segment((str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True, instances=("mitochondrion",))
     if code == 0:

@@ -50,8 +50,9 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
     from densecell_batch.runs.report import versions
 
     try:
-        from densecell_batch.inference.device import available_memory, choose_precision, select_device
-        from densecell_batch.nets.build import backend
+        from densecell_batch.inference.device import choose_precision, select_device
+        from densecell_batch.nets.backend import backend
+        from densecell_batch.system import available_memory
 
         found = versions()
         version = found.get(backend()) or found.get(f"{backend()}-cpu", "")
@@ -74,7 +75,7 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
-    from densecell_batch.models.fetching import REGISTRY, bundled_names, cache_dir, fetched
+    from densecell_batch.models.registry import REGISTRY, bundled_names, cache_dir, fetched
 
     folder = cache_dir()
     parent = next(p for p in (folder, *folder.parents) if p.exists())

@@ -42,8 +42,9 @@ def evaluate(
     Prints a table: mean IoU with and without class 0, accuracy, adjusted Rand index, variation of information in bits,
     boundary F-score (2 voxels of tolerance), and the IoU of each class.
     """
-    from densecell_batch.measure.compare import as_table, compare, read_classes, render_confusion
-    from densecell_batch.plots.overlay import write_preview
+    from densecell_batch.measure.compare import as_table, compare, read_classes
+    from densecell_batch.plots.confusion import render_confusion
+    from densecell_batch.plots.png import write_png
     from densecell_batch.storage.atomic import write_file
 
     if not predicted and not model:
@@ -66,7 +67,7 @@ def evaluate(
     if json_path is not None:
         write_file(json_path, json.dumps({name: summary for name, _, summary in results}, indent=2).encode())
     if confusion is not None:
-        write_preview(confusion, render_confusion(results[0][1].confusion, names))
+        write_png(confusion, render_confusion(results[0][1].confusion, names))
 
 
 def _counted(truth: np.ndarray, counted: np.ndarray | None, labels: Path, mask: Path | None) -> np.ndarray | None:
@@ -92,13 +93,14 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
-    from densecell_batch.inference.device import choose_precision, need_memory, select_device
+    from densecell_batch.inference.device import choose_precision, select_device
+    from densecell_batch.inference.volume import predict_labels
     from densecell_batch.io.reading import open_stack
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.nets.predictor import Predictor
     from densecell_batch.prepare.normalize import measure, normalize
     from densecell_batch.storage.opening import Reach
-    from densecell_batch.training.fit import predict_labels
+    from densecell_batch.system import need_memory
 
     bundle = find_bundle(name)
     precision = choose_precision("auto", select_device("auto")).name

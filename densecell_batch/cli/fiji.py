@@ -67,12 +67,13 @@ def install(folder: Path | None, runner: str, command: str, target: str, words: 
     """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
     looked for in the usual places.
     """
-    from densecell_batch.imagej import install as fiji_install
+    from densecell_batch.imagej import install as macros
+    from densecell_batch.imagej.find import find_folder
 
-    imagej = folder if folder is not None else fiji_install.find_imagej()
+    imagej = folder if folder is not None else find_folder()
     if removing:
-        found = fiji_install.uninstall(imagej)
+        found = macros.uninstall(imagej)
         _log.info("%s %s", "removed from" if found else "no macros of ours were in", imagej)
         return
-    click.echo(fiji_install.install(imagej, fiji_install.Runner(runner, command, target, words)))
+    click.echo(macros.install(imagej, macros.Runner(runner, command, target, words)))
     _log.info("start Fiji or ImageJ anew: the commands are in Plugins > DenseCell")

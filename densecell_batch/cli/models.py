@@ -29,13 +29,14 @@ def models() -> None:
 @models.command("list")
 def list_models() -> None:
     """List the models that can be named: in the package, in the cache, and those that can be fetched."""
-    from densecell_batch.models import fetching as weights
+    from densecell_batch.models.fetching import distrusted_cache
+    from densecell_batch.models.registry import REGISTRY, bundled, fetched
 
     rows = [("NAME", "WHERE", "WHAT")]
-    rows += [(path.name, "bundled", _summary(path)) for path in weights.bundled()]
-    for name, entry in weights.REGISTRY.items():
-        problem = weights.distrusted_cache(name)
-        where = "fetchable" if weights.fetched(name) is None else "refused" if problem else "cached"
+    rows += [(path.name, "bundled", _summary(path)) for path in bundled()]
+    for name, entry in REGISTRY.items():
+        problem = distrusted_cache(name)
+        where = "fetchable" if fetched(name) is None else "refused" if problem else "cached"
         rows.append((name, where, printable(problem) or f"{entry.kind}: {entry.about}"))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, where, what in rows:
@@ -110,7 +111,7 @@ def pack(folder: Path, out: Path) -> None:
 def verify(model: str) -> None:
     """Check MODEL, a name or a path: hashes, tensors, and that the nets give the recorded probabilities."""
     from densecell_batch.models.fetching import find_bundle
-    from densecell_batch.nets.predictor import GOLDEN_TOLERANCE, verify_bundle
+    from densecell_batch.models.golden import GOLDEN_TOLERANCE, verify_bundle
 
     bundle = find_bundle(model)
     for i, member in enumerate(bundle.members):
@@ -132,14 +133,14 @@ def fetch(name: str, pins: tuple[str, ...]) -> None:
     Nobody published hashes of the four published nets: each is trusted when it is fetched for the first time, and held
     to what it was from then on. --sha256 holds it to what you know of it.
     """
-    from densecell_batch.models import fetching as weights
+    from densecell_batch.models import fetching
 
-    click.echo(weights.fetch(name, _pins(name, pins)))
+    click.echo(fetching.fetch(name, _pins(name, pins)))
 
 
 def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
     """SHA-256 by file, of what was given as FILE=HASH or, for a single file, as HASH."""
-    from densecell_batch.models.fetching import REGISTRY
+    from densecell_batch.models.registry import REGISTRY
 
     files = [file.name for file in REGISTRY[name].files] if name in REGISTRY else []
     found: dict[str, str] = {}

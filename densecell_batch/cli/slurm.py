@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from pathlib import Path
 from typing import Any
 
 import click
 
+from densecell_batch.cli.options import OF_THE_RESULT, as_words, with_options
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.segment import segment
 from densecell_batch.errors import OptionError
@@ -17,22 +17,7 @@ __all__ = ["slurm"]
 
 _log = logging.getLogger(__name__)
 
-# What the scripts decide themselves, and what would make the tasks undo each other's work.
-_NOT_FOR_TASKS = {"stacks", "out", "shard", "array_task", "assemble", "overwrite", "dry_run", "workers"}
-
 _PATHS = {"model", "pre_macro", "post_macro", "imagej"}  # where they are files; tasks run in another folder
-
-
-def _segment_options() -> list[click.Option]:
-    """The options of `segment` that every task gets, with their values as they were written."""
-    options = []
-    for option in segment.params:
-        if isinstance(option, click.Option) and option.expose_value and option.name not in _NOT_FOR_TASKS:
-            copied = copy.copy(option)
-            if not option.is_flag:
-                copied.type, copied.default, copied.show_default = click.STRING, None, False
-            options.append(copied)
-    return options
 
 
 @click.command()
@@ -53,6 +38,7 @@ def _segment_options() -> list[click.Option]:
 @click.option("--name", default="densecell", show_default=True, help="Of the job and its scripts.")
 @click.option("--submit", "submitting", is_flag=True, help="Submit the array and, after it, the job that assembles.")
 @click.option("--dry-run", is_flag=True, help="Only show the script.")
+@with_options(*as_words(OF_THE_RESULT))
 @verbosity
 @click.pass_context
 def slurm(
@@ -103,8 +89,10 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
     What is no file here can be one of the image.
     """
     from densecell_batch.imagej.macro import Macro
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions
-    from densecell_batch.models.fetching import bundled_names, find_bundle
+    from densecell_batch.inference.segmenter import Segmenter
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.models.registry import bundled_names
+    from densecell_batch.runs.options import RunOptions
 
     for path in (asked["pre_macro"], asked["post_macro"]):
         if path is not None and (path.exists() or not in_image):
@@ -113,14 +101,14 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
         if asked["model"] not in bundled_names():
             _log.info("whether the image has a model %s is seen when the tasks run", asked["model"])
         return
-    options = SegmentOptions.__dataclass_fields__
-    Segmenter(find_bundle(asked["model"]), SegmentOptions(**{k: v for k, v in asked.items() if k in options}))
+    options = RunOptions.__dataclass_fields__
+    Segmenter(find_bundle(asked["model"]), RunOptions(**{k: v for k, v in asked.items() if k in options}))
 
 
 def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:
     """Take the options of `segment` out of the flags, as words of its command line."""
     words = []
-    for option in _segment_options():
+    for option in OF_THE_RESULT:
         name = str(option.name)
         value = flags.pop(name)
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
@@ -133,6 +121,3 @@ def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:
                 each = str(Path(each).absolute())
             words += [option.opts[-1], each]
     return words
-
-
-slurm.params += _segment_options()

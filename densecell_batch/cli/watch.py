@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import platform
@@ -13,20 +12,15 @@ from typing import Any
 
 import click
 
+from densecell_batch.cli.options import OF_THE_RESULT, with_options
 from densecell_batch.cli.params import verbosity
-from densecell_batch.cli.segment import ProgressBar, segment, take_hooks
+from densecell_batch.cli.progress import ProgressBar
+from densecell_batch.cli.segment import take_hooks
 from densecell_batch.errors import OptionError
 
 __all__ = ["watch"]
 
 _log = logging.getLogger(__name__)
-
-# Options of `segment` that make sense for a folder without an end.
-_SEGMENT_OPTIONS = {
-    "model", "stitch", "ensemble", "probabilities", "uncertainty", "instances", "min_volume", "voxel_size", "precision",
-    "tile", "memory", "device", "file_format", "no_preview", "pre_macro", "post_macro", "macro_timeout", "imagej",
-    "follow_links",
-}  # fmt: skip
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -56,6 +50,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--hook", metavar="CMD", help="Program and arguments to run after each stack; not through a shell.")
 @click.option("--move-done", type=_FOLDER, metavar="DIR", help="Move stacks there that are done.")
 @click.option("--move-failed", type=_FOLDER, metavar="DIR", help="Move stacks there that failed.")
+@with_options(*OF_THE_RESULT)
 @partial(verbosity, short=True)  # --quiet are seconds here
 def watch(
     inbox: Path | None, out: Path, model: str, no_preview: bool, status: bool, retry: bool, redo: bool, **flags: Any
@@ -96,13 +91,16 @@ def _retry(out: Path) -> None:
 
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
-    from densecell_batch.inference.segmenter import Segmenter, SegmentOptions, identity_of
+    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.report import Identity
+    from densecell_batch.signals import Stop
     from densecell_batch.watch.command import parse_hook
     from densecell_batch.watch.ledger import Ledger
+    from densecell_batch.watch.options import WatchOptions
     from densecell_batch.watch.place import Place
-    from densecell_batch.watch.stopping import Stop
-    from densecell_batch.watch.watcher import Watcher, WatchOptions
+    from densecell_batch.watch.watcher import Watcher
 
     stop = Stop()
     stop.install()
@@ -113,10 +111,10 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
         of_segment["hooks"] = take_hooks(of_segment)
-        segmenter = Segmenter(find_bundle(model), SegmentOptions(unattended=True, inbox=inbox, **of_segment))
+        segmenter = Segmenter(find_bundle(model), RunOptions(unattended=True, inbox=inbox, **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
-    place = Place(out, identity_of(segmenter), redo=redo)
+    place = Place(out, Identity.of_any_stack(segmenter), redo=redo)
     with place.ledger() as path, ProgressBar() as lines:
 
         def say(verdict: object) -> None:
@@ -143,15 +141,3 @@ def _check_folders(inbox: Path, out: Path, *moves: Path | None) -> None:
     for folder in moves:
         if folder is not None and folder.resolve() == inbox.resolve():
             raise OptionError(f"{folder}: stacks would be moved to where they are; give another folder")
-
-
-def _segment_options() -> list[click.Option]:
-    """The options of `segment` that a watcher takes, too."""
-    return [
-        copy.copy(option)
-        for option in segment.params
-        if isinstance(option, click.Option) and option.name in _SEGMENT_OPTIONS
-    ]
-
-
-watch.params += _segment_options()

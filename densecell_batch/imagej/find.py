@@ -9,24 +9,26 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from densecell_batch.errors import ImageJError
+from densecell_batch.errors import ImageJError, OptionError
 
-__all__ = ["KNOWN_PLACES", "ImageJPlace", "find_imagej", "find_java", "is_trusted"]
+__all__ = [
+    "FOLDERS",
+    "KNOWN_PLACES",
+    "ImageJPlace",
+    "find_folder",
+    "find_imagej",
+    "find_java",
+    "is_imagej",
+    "missing_extra",
+]
 
-# Looked at in this order when the user names none: the container's, Debian's, and where people unpack Fiji.
-KNOWN_PLACES = (
-    "/opt/densecell/imagej",
-    "/usr/share/java/ij.jar",
-    "~/Fiji.app",
-    "~/Fiji",
-    "~/ImageJ",
-    "/opt/Fiji.app",
-    "/opt/Fiji",
-    "/opt/fiji",
-    "/usr/local/Fiji.app",
-    "/Applications/Fiji.app",
-    "/Applications/Fiji",
-)
+_PARENTS = ("~", "~/Desktop", "~/Applications", "~/Downloads", "~/opt", "/Applications", "/opt", "/usr/local", "C:",
+            "C:/Program Files")  # fmt: skip
+_NAMES = ("Fiji.app", "Fiji", "fiji", "ImageJ", "ImageJ.app", "imagej")
+
+# Where people unpack Fiji; and, before that, the container's and Debian's: looked at in this order when none is named.
+FOLDERS = tuple(f"{parent}/{name}" for parent in _PARENTS for name in _NAMES)
+KNOWN_PLACES = ("/opt/densecell/imagej", "/usr/share/java/ij.jar", *FOLDERS)
 
 _REMEDY = (
     "give --imagej with a Fiji or ImageJ folder, or an ij.jar; Debian and Ubuntu have one (apt install libij-java), "
@@ -75,8 +77,7 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
         for place in KNOWN_PLACES:
             if (found := _look(_expanded(place))) is None:
                 continue
-            parts = {_expanded(place), *found.jars, *([] if found.plugins is None else [found.plugins])}
-            if all(map(is_trusted, parts)):
+            if _is_trusted(_expanded(place), found):
                 return found
             left_out += f"; {place} is left out: others than you and root own it, or can write there"
         raise ImageJError(
@@ -92,7 +93,43 @@ def find_imagej(where: str | None = None, *, download: bool = False) -> ImageJPl
     raise ImageJError(f"{where}: no such file or folder; {_REMEDY}")
 
 
-def is_trusted(path: Path) -> bool:
+def find_folder() -> Path:
+    """The one Fiji or ImageJ folder in the usual places, to install something into.
+
+    Raises
+    ------
+    OptionError
+        If there is none, or more than one.
+    """
+    found: dict[Path, Path] = {}
+    for folder in map(_expanded, FOLDERS):
+        try:
+            place = _look(folder)
+        except OSError:  # not ours to read
+            continue
+        if place is not None and _is_trusted(folder, place):
+            found.setdefault(folder.resolve(), folder)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if not found:
+        raise OptionError(
+            "no Fiji or ImageJ in the usual places (home, Desktop, Applications, Downloads, /opt); give its folder: "
+            "densecell-batch fiji install FOLDER"
+        )
+    raise OptionError(f"there are several: {', '.join(map(str, found.values()))}; give the folder of the one you mean")
+
+
+def is_imagej(folder: Path) -> bool:
+    """Whether a folder is a Fiji or ImageJ."""
+    return folder.is_dir() and _look(folder) is not None
+
+
+def _is_trusted(path: Path, found: ImageJPlace) -> bool:
+    """Whether others cannot have put there what was found at `path`: each part of it counts."""
+    return all(map(_ours_alone, {path, *found.jars, *([] if found.plugins is None else [found.plugins])}))
+
+
+def _ours_alone(path: Path) -> bool:
     """Whether only this user and root can have put there what is at `path`: with /tmp as home, anybody can."""
     if os.name == "nt":
         return True
@@ -116,7 +153,8 @@ def _look(path: Path) -> ImageJPlace | None:
     if path.is_file() and path.suffix == ".jar":
         return ImageJPlace(str(path), (path,))
     plugins = path / "plugins" if (path / "plugins").is_dir() else None
-    for jar in (path / "ij.jar", path / "Contents/Java/ij.jar", path / "ImageJ.app/Contents/Java/ij.jar"):
+    inside = ("ij.jar", "Contents/Java/ij.jar", "ImageJ*.app/Contents/Java/ij.jar")
+    for jar in (jar for pattern in inside for jar in sorted(path.glob(pattern))):
         if jar.is_file():
             return ImageJPlace(str(path), (jar,), plugins)
     if not any((path / "jars").glob("ij*.jar")):

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import OptionError, OutputError
-from densecell_batch.imagej.find import is_trusted
+from densecell_batch.imagej.find import is_imagej
 from densecell_batch.storage.atomic import explained, write_file
 
-__all__ = ["RUNNERS", "Runner", "find_imagej", "install", "uninstall"]
+__all__ = ["RUNNERS", "Runner", "install", "uninstall"]
 
 _log = logging.getLogger(__name__)
 
@@ -89,41 +89,6 @@ class Runner:
 def _this_command() -> Path:
     """The `densecell-batch` of this installation."""
     return Path(sys.executable).with_name("densecell-batch.exe" if os.name == "nt" else "densecell-batch")
-
-
-def is_imagej(folder: Path) -> bool:
-    """Whether a folder is a Fiji or ImageJ: it holds ij.jar, where either of them keeps it."""
-    patterns = ("ij.jar", "jars/ij-*.jar", "jars/ij.jar", "ImageJ*.app/Contents/Java/ij.jar", "Contents/Java/ij.jar")
-    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
-
-
-def find_imagej() -> Path:
-    """The Fiji or ImageJ folder of this machine, in the usual places.
-
-    Raises
-    ------
-    OptionError
-        If there is none, or more than one.
-    """
-    home = Path.home()
-    parents = [home, home / "Desktop", home / "Applications", home / "Downloads", home / "opt", Path("/Applications"),
-               Path("/opt"), Path("/usr/local"), Path("C:/"), Path("C:/Program Files")]  # fmt: skip
-    names = ("Fiji.app", "Fiji", "fiji", "ImageJ", "ImageJ.app", "imagej")
-    found: dict[Path, Path] = {}
-    for folder in (parent / name for parent in parents for name in names):
-        try:
-            if is_imagej(folder) and is_trusted(folder):
-                found.setdefault(folder.resolve(), folder)
-        except OSError:  # not ours to read
-            continue
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if not found:
-        raise OptionError(
-            "no Fiji or ImageJ in the usual places (home, Desktop, Applications, Downloads, /opt); give its folder: "
-            "densecell-batch fiji install FOLDER"
-        )
-    raise OptionError(f"there are several: {', '.join(map(str, found.values()))}; give the folder of the one you mean")
 
 
 def install(imagej: Path, runner: Runner) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from densecell_batch.errors import MacroError
-from densecell_batch.imagej import images as fiji
+from densecell_batch.imagej.jvm import running
 from densecell_batch.imagej.macro import Macro, Table
 
 __all__ = ["MacroRun", "run_macro", "tables"]
@@ -154,7 +154,7 @@ class _Watched(threading.Thread):
 
     def _hinted(self, problem: str) -> str:
         """The problem, and what is missing where it is the want of a screen."""
-        imagej = fiji.running()
+        imagej = running()
         if imagej is None or not imagej.headless or not re.search("Headless|Unrecognized command", problem):
             return problem
         return (

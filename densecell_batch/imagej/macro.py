@@ -27,10 +27,10 @@ from typing import Any
 
 from densecell_batch.errors import ImageJError, MacroError, OptionError
 from densecell_batch.imagej.find import find_imagej, find_java
-from densecell_batch.inference.device import available_memory
 from densecell_batch.own_python import python_command, python_environment
+from densecell_batch.system import available_memory
 
-__all__ = ["Macro", "MacroOutcome", "MacroTask", "Table", "run_apart"]
+__all__ = ["Macro", "MacroHooks", "MacroOutcome", "MacroTask", "Table", "read_hooks", "run_apart"]
 
 _log = logging.getLogger(__name__)
 
@@ -195,3 +195,32 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return outcome
+
+
+@dataclass(frozen=True)
+class MacroHooks:
+    """The macros of a run."""
+
+    pre: Macro | None = None
+    post: Macro | None = None
+    time_limit: float = 1800.0  # seconds for each macro on each stack
+    imagej: str | None = None  # as for `find_imagej`
+
+
+def read_hooks(pre: Path | None, post: Path | None, time_limit: float, imagej: str | None) -> MacroHooks:
+    """Read the macros, and fail now for what would fail at the first stack.
+
+    Raises
+    ------
+    OptionError
+        If a macro cannot be read.
+    ImageJError
+        If there is no ImageJ or no Java for them.
+    """
+    hooks = MacroHooks(
+        None if pre is None else Macro.read(pre), None if post is None else Macro.read(post), time_limit, imagej
+    )
+    if hooks.pre or hooks.post:
+        find_java()
+        _log.info("macros run in the ImageJ of %s", find_imagej(imagej).where)
+    return hooks

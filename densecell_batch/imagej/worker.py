@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.calibration import StackInfo, VoxelSize
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import DensecellError, ImageJError, MacroError
-from densecell_batch.imagej import images as fiji
 from densecell_batch.imagej.find import find_imagej, find_java
+from densecell_batch.imagej.images import from_imageplus, to_imageplus
 from densecell_batch.imagej.interpreter import run_macro, tables
+from densecell_batch.imagej.jvm import start_imagej
 from densecell_batch.imagej.macro import Macro, MacroTask
 from densecell_batch.io.formats.grey_values import GreyValues
 from densecell_batch.io.reading import open_stack
-from densecell_batch.io.stack import Stack
+from densecell_batch.io.stack import Stack, StackInfo
 from densecell_batch.io.writing import StackWriter
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.streams import secure
@@ -80,7 +81,7 @@ _children: list[subprocess.Popen[bytes]] = []
 
 def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
     """Run the macro; the JSON of the outcome."""
-    imagej = fiji.start_imagej(task.imagej, headless=headless, heap=task.heap, download=task.download)
+    imagej = start_imagej(task.imagej, headless=headless, heap=task.heap, download=task.download)
     image, before = None, None
     if task.image is not None:
         override = None if task.voxel_size is None else VoxelSize(*task.voxel_size)
@@ -116,7 +117,7 @@ def _opened(stack: Stack, task: MacroTask) -> Any:
     planes = (stack.read(z).astype(dtype, copy=False) for z in range(stack.info.shape[0]))
     colours = None if task.colours is None else np.array(task.colours, np.uint8)
     path = stack.info.path
-    image = fiji.to_imageplus(planes, stack.info.voxel_size, colours, task.class_names, path.name)
+    image = to_imageplus(planes, stack.info.voxel_size, colours, task.class_names, path.name)
     info = jimport("ij.io.FileInfo")()
     info.directory, info.fileName = f"{path.parent}{os.sep}", path.name
     info.width, info.height, info.nImages = image.getWidth(), image.getHeight(), image.getStackSize()
@@ -128,7 +129,7 @@ def _save(image: Any, path: Path, before: StackInfo, macro: Macro) -> list[str]:
     """Write the image that a macro left, whole or not at all; notes on it."""
     if image is None:
         raise MacroError(f"{macro.name}: it left no image open; expected the image to segment, as the active one")
-    found = fiji.from_imageplus(image)
+    found = from_imageplus(image)
     notes, kept = [], found.voxel_size
     if found.volume.shape == before.shape:
         kept = kept or before.voxel_size

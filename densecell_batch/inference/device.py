@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import DeviceError, StackError
+from densecell_batch.errors import DeviceError
+from densecell_batch.system import cpu_features, cpu_name, nvidia_present, threads
 
-__all__ = [
-    "DEVICES",
-    "PRECISIONS",
-    "DeviceInfo",
-    "Precision",
-    "available_memory",
-    "choose_precision",
-    "convolution_rates",
-    "need_memory",
-    "select_device",
-]
+__all__ = ["DEVICES", "PRECISIONS", "DeviceInfo", "Precision", "choose_precision", "convolution_rates", "select_device"]
 
 DEVICES = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -83,7 +73,7 @@ def select_device(device: str = "auto") -> DeviceInfo:
         _hide_gpus()
     if gpu is not None:
         return gpu
-    nvidia = _nvidia_present()
+    nvidia = nvidia_present()
     if device == "gpu":
         found = (
             f"the NVIDIA device at {nvidia} cannot be used by the installed backend" if nvidia else "no GPU was found"
@@ -100,7 +90,7 @@ def select_device(device: str = "auto") -> DeviceInfo:
             "--gpus all / --nv; --device cpu silences this",
             nvidia,
         )
-    return DeviceInfo("cpu", _cpu_name(), _cpu_features(), _threads())
+    return DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
 
 
 def choose_precision(precision: str, device: DeviceInfo) -> Precision:
@@ -128,98 +118,8 @@ def choose_precision(precision: str, device: DeviceInfo) -> Precision:
     return Precision(name, f"bfloat16 convolutions run at {ratio:.2f} times the float32 rate here")
 
 
-def available_memory() -> int:
-    """Bytes that this process may still take: the smaller of free memory and what its control group leaves."""
-    free = _meminfo().get("MemAvailable", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return min([free, *_left_in_cgroups()])
-
-
-def need_memory(path: Path, needed: int) -> None:
-    """Refuse a file that is read as a whole and, as it describes itself, does not fit in memory.
-
-    Raises
-    ------
-    StackError
-        If there are no `needed` bytes.
-    """
-    free = available_memory()
-    if needed > free:
-        raise StackError(
-            f"{path}: as it describes itself it takes {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are "
-            "free; cut out a part of it, or use a machine with more"
-        )
-
-
-def _left_in_cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Bytes that the control groups of this process leave it: those of a container, or of a job of Slurm.
-
-    The groups are nested, and each has a limit. What files in the cache take counts as used, but can be had.
-    """
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return []
-    left = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            top, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            top, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        group = top / path.lstrip("/")
-        # Within a container the path may be that of the host; what is mounted at the top is then the container's own.
-        for folder in [group, *group.parents][: len(group.parts) - len(top.parts) + 1]:
-            try:
-                limit, used = (int((folder / name).read_text()) for name in names[:2])
-                statistics = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # no such group here, or no limit ("max")
-                continue
-            left.append(max(limit - used + int(statistics.get(names[2], 0)), 0))
-    return left
-
-
-def _meminfo() -> dict[str, int]:
-    """/proc/meminfo in bytes; empty where there is none (macOS)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return {}
-    return {
-        key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines) if value.split()
-    }
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none (macOS)."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
-    except OSError:
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
-
-
-def _cpu_name() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_features() -> tuple[str, ...]:
-    flags = set(_cpuinfo().get("flags", "").split())
-    return tuple(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
-
-
-def _nvidia_present() -> str | None:
-    """Where an NVIDIA device shows itself, if there is one."""
-    return next((path for path in ("/proc/driver/nvidia/version", "/dev/nvidia0") if Path(path).exists()), None)
-
-
 def _usable_gpu() -> DeviceInfo | None:
-    from densecell_batch.nets.build import backend
+    from densecell_batch.nets.backend import backend
 
     if backend() == "jax":
         import jax
@@ -228,7 +128,7 @@ def _usable_gpu() -> DeviceInfo | None:
         if not gpus:
             return None
         capability = getattr(gpus[0], "compute_capability", "0.0")
-        return DeviceInfo("gpu", gpus[0].device_kind, (f"compute capability {capability}",), _threads())
+        return DeviceInfo("gpu", gpus[0].device_kind, (f"compute capability {capability}",), threads())
     # The driver's own limit drops code before it is used again; it is read when CUDA starts.
     os.environ.setdefault("CUDA_CACHE_MAXSIZE", str(4 * 2**30))
     import tensorflow as tf
@@ -245,7 +145,7 @@ def _usable_gpu() -> DeviceInfo | None:
     details = tf.config.experimental.get_device_details(devices[0])
     major, minor = details.get("compute_capability", (0, 0))
     _tell_of_compiling(major, minor, tf.sysconfig.get_build_info().get("cuda_compute_capabilities", []))
-    return DeviceInfo("gpu", details.get("device_name", "GPU"), (f"compute capability {major}.{minor}",), _threads())
+    return DeviceInfo("gpu", details.get("device_name", "GPU"), (f"compute capability {major}.{minor}",), threads())
 
 
 def _tell_of_compiling(major: int, minor: int, built_for: Sequence[str]) -> None:
@@ -276,7 +176,7 @@ def _tell_of_compiling(major: int, minor: int, built_for: Sequence[str]) -> None
 
 
 def _hide_gpus() -> None:
-    from densecell_batch.nets.build import backend
+    from densecell_batch.nets.backend import backend
 
     if backend() == "jax":
         import jax
@@ -296,7 +196,8 @@ def convolution_rates(*dtypes: str) -> dict[str, float]:
 
     The dtypes take turns and the best time counts, so that other work on the machine tells on neither.
     """
-    from densecell_batch.nets.build import compiled, ops
+    from densecell_batch.nets.backend import compiled
+    from densecell_batch.nets.build import ops
 
     rng = np.random.default_rng(0)
     image, kernel = (rng.standard_normal(shape, np.float32) for shape in ((1, 5, 64, 64, 64), (3, 3, 3, 64, 64)))

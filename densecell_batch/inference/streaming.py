@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.stitch import Canvas, FinishedSlice
@@ -33,7 +34,7 @@ def segment_slices(
     stack: Stack,
     statistics: Statistics,
     plan: Plan,
-    segmenter: Segmenter,
+    segmenter: Segmenter[InferenceOptions],
     finish: Callable[[FinishedSlice], None],
     slices: tuple[int, int],
     band: tuple[int, int],

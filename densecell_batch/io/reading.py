@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.calibration import StackInfo, VoxelSize
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.discovery import is_slice, leads_nowhere
 from densecell_batch.io.formats.ome_set import OmeSet, find_set
 from densecell_batch.io.formats.tiff import open_tiff
 from densecell_batch.io.formats.tiff_tags import ome_voxel_size
 from densecell_batch.io.slice_names import SliceOrder, order_slices
-from densecell_batch.io.stack import Stack, explained_reading
+from densecell_batch.io.stack import Stack, StackInfo, explained_reading
 from densecell_batch.storage.opening import Reach
 
 __all__ = ["open_labels", "open_stack"]

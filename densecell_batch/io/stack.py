@@ -6,16 +6,17 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from densecell_batch.calibration import StackInfo
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import DensecellError, StackError
 from densecell_batch.storage.opening import Reach
 
-__all__ = ["DTYPES", "Reader", "Stack", "content_sha256", "explained_reading"]
+__all__ = ["DTYPES", "Reader", "Stack", "StackInfo", "content_sha256", "explained_reading"]
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -133,3 +134,20 @@ def explained_reading(path: Path, what: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise StackError(f"{path}: {what} ({reason}); open it in Fiji and save it again, or copy it again") from error
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """What a stack is, read from its header."""
+
+    path: Path  # the TIFF file, or the folder of single-slice TIFFs
+    shape: tuple[int, int, int]  # (z, y, x), each at least 1
+    dtype: str  # "uint8", "uint16", "int16" or "float32"
+    voxel_size: VoxelSize | None  # None where the file says nothing
+    container: str  # "imagej", "ome-tiff", "tiff" or "folder"
+
+    @property
+    def n_voxels(self) -> int:
+        """Number of voxels."""
+        z, y, x = self.shape
+        return z * y * x

@@ -24,6 +24,7 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.io.formats.own import mark
 from densecell_batch.storage.atomic import explained, need_space, open_new, place, sync_open, temporary_name
+from densecell_batch.storage.records import FileRecord
 
 __all__ = ["FORMATS", "StackWriter", "class_lines", "instance_colours"]
 
@@ -154,13 +155,13 @@ class StackWriter:
         """The file under its temporary name, whole once it is finished."""
         return self._temporary
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> FileRecord:
         """Flush the file to disk, still under its temporary name.
 
         Returns
         -------
-        dict
-            Its final name, size in bytes and SHA-256, as a report has them.
+        FileRecord
+            Its final name, size and SHA-256.
 
         Raises
         ------
@@ -179,7 +180,7 @@ class StackWriter:
                 self._stream.seek(0)
                 self._hash = hashlib.file_digest(self._stream, "sha256")
             self._stream.close()
-        return {"file": self.path.name, "bytes": size, "sha256": self._hash.hexdigest()}
+        return FileRecord(file=self.path.name, bytes=size, sha256=self._hash.hexdigest())
 
     def publish(self, *, replace: bool = True) -> None:
         """Give the finished file its final name, in place of an earlier one only if `replace` says so.

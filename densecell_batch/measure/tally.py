@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from densecell_batch.calibration import VoxelSize
-from densecell_batch.models.bundle import ClassInfo
+from densecell_batch.models.classes import ClassInfo
 
-__all__ = ["Tally", "slice_sums"]
+__all__ = ["ClassRow", "Tally", "slice_sums"]
 
 
 def slice_sums(
@@ -39,6 +39,20 @@ def slice_sums(
     return sums
 
 
+class ClassRow(Struct, frozen=True, kw_only=True):
+    """A class in the labels of a stack. None where it has no voxel, the voxel size is not known, or the disagreement
+    was not computed.
+    """
+
+    index: int
+    name: str
+    colour: str  # #rrggbb
+    voxels: int
+    volume_um3: float | None
+    mean_confidence: float | None
+    mean_disagreement_bits: float | None
+
+
 class Tally:
     """Running sums over slices.
 
@@ -55,33 +69,32 @@ class Tally:
         """Add a slice, by its `slice_sums`."""
         self._sums += sums
 
-    def summary(self, classes: Sequence[ClassInfo], voxel_size: VoxelSize | None) -> dict[str, Any]:
-        """Entries of the report: per class and for the stack. Volumes in cubic micrometres, disagreement in bits;
-        None where a class has no voxel, the voxel size is not known or the disagreement was not computed.
-        """
+    def rows(self, classes: Sequence[ClassInfo], voxel_size: VoxelSize | None) -> tuple[ClassRow, ...]:
+        """What a report says of each class."""
         voxels, confidence, disagreement = self._sums
+        volume = None if voxel_size is None else voxel_size.volume
 
         def mean(sums: np.ndarray, i: int) -> float | None:
             return None if np.isnan(sums[i]) or not voxels[i] else round(float(sums[i] / voxels[i]), 6)
 
+        return tuple(
+            ClassRow(
+                index=i,
+                name=info.name,
+                colour="#{:02x}{:02x}{:02x}".format(*info.colour),
+                voxels=int(voxels[i]),
+                volume_um3=None if volume is None else float(f"{voxels[i] * volume:.6g}"),
+                mean_confidence=mean(confidence, i),
+                mean_disagreement_bits=mean(disagreement, i),
+            )
+            for i, info in enumerate(classes)
+        )
+
+    def means(self) -> tuple[float | None, float | None]:
+        """Confidence and disagreement (in bits) of a voxel of the stack; None where they were not computed."""
+        voxels, confidence, disagreement = self._sums
+
         def overall(sums: np.ndarray) -> float | None:
             return None if np.isnan(sums).any() else round(float(sums.sum() / voxels.sum()), 6)
 
-        volume = None if voxel_size is None else voxel_size.volume
-        rows = [
-            {
-                "index": i,
-                "name": info.name,
-                "colour": "#{:02x}{:02x}{:02x}".format(*info.colour),
-                "voxels": int(voxels[i]),
-                "volume_um3": None if volume is None else float(f"{voxels[i] * volume:.6g}"),
-                "mean_confidence": mean(confidence, i),
-                "mean_disagreement_bits": mean(disagreement, i),
-            }
-            for i, info in enumerate(classes)
-        ]
-        return {
-            "classes": rows,
-            "mean_confidence": overall(confidence),
-            "mean_disagreement_bits": overall(disagreement),
-        }
+        return overall(confidence), overall(disagreement)

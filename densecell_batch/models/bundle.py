@@ -28,7 +28,22 @@ import numpy as np
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OptionError
-from densecell_batch.models.golden import MAX_NPZ_BYTES, golden_bytes, read_golden
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.manifest import (
+    FIELDS,
+    LONGEST,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MAX_MEMBERS,
+    SCHEMA_VERSION,
+    Member,
+    entries,
+    is_whole,
+    short,
+    voxel_size_from_dict,
+    voxel_size_to_dict,
+)
+from densecell_batch.models.npz import MAX_NPZ_BYTES, golden_bytes, read_golden
 from densecell_batch.nets.architecture import (
     Architecture,
     Shape,
@@ -43,91 +58,18 @@ from densecell_batch.storage.strict_json import parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
 
 __all__ = [
-    "MANIFEST",
-    "SCHEMA_VERSION",
-    "ClassInfo",
-    "Member",
     "ModelBundle",
-    "differences",
     "file_word",
     "load_bundle",
     "pack_bundle",
     "read_manifest",
+    "shape_differences",
     "write_bundle",
 ]
 
-MANIFEST = "bundle.json"
-SCHEMA_VERSION = 1
 _GOLDEN = "golden.npz"
-_MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
-_MAX_MEMBERS = 100
 _MAX_PARAMETERS = 2**28  # of one net; the published ones have 1e7 and 3e7
 _MAX_HEADER_BYTES = 2**20  # of a safetensors file, before the values of its tensors
-_LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
-
-# Field of the manifest: the type of its JSON value, and what a message calls that type.
-_FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "schema_version": (int, "a whole number"),
-    "name": (str, "a text"),
-    "version": (str, "a text"),
-    "licence": (str, "a text"),
-    "citation": (str, "a text"),
-    "architecture": (dict, "an object"),
-    "classes": (list, "a list"),
-    "voxel_size": ((dict, type(None)), "an object or null"),
-    "window": (list, "a list"),
-    "normalization": (str, "a text"),
-    "members": (list, "a list"),
-    "scores": (dict, "an object"),
-    "provenance": (dict, "an object"),
-}
-
-
-@dataclass(frozen=True)
-class ClassInfo:
-    """A class of the nets: what a voxel can be.
-
-    Raises
-    ------
-    BundleError
-        If the name or the colour is outside its domain.
-    """
-
-    name: str  # 1 to 64 printable characters; it becomes part of file names, so no slash
-    colour: tuple[int, int, int]  # red, green, blue, each 0 to 255
-
-    def __post_init__(self) -> None:
-        name = self.name
-        whole = isinstance(name, str) and re.fullmatch(r"[^/\\]{1,64}", name) and name.isprintable()
-        if not whole or name.strip(" .") != name:
-            raise BundleError(
-                f"class name {_short(name)}: expected 1 to 64 printable characters without slashes, and no space or "
-                "dot at the ends"
-            )
-        if len(self.colour) != 3 or not all(_is_whole(c) and 0 <= c <= 255 for c in self.colour):
-            raise BundleError(
-                f"class {name}: colour is {_short(list(self.colour))}; expected 3 whole numbers from 0 to 255"
-            )
-
-
-@dataclass(frozen=True)
-class Member:
-    """A net of the ensemble: the file of its weights.
-
-    Raises
-    ------
-    BundleError
-        If the file is not a plain name ending in .safetensors, or the hash is none.
-    """
-
-    file: str
-    sha256: str  # of the file, 64 lower-case hexadecimal digits
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.file, str) or not re.fullmatch(r"\w[\w.-]{0,99}\.safetensors", self.file):
-            raise BundleError(f"member file is {_short(self.file)}; expected a plain name like member-0.safetensors")
-        if not isinstance(self.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise BundleError(f"member {self.file}: sha256 is {_short(self.sha256)}; expected 64 hexadecimal digits")
 
 
 @dataclass(frozen=True)
@@ -157,13 +99,13 @@ class ModelBundle:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise BundleError(
-                f"name is {_short(self.name)}; expected 1 to 64 letters, digits, dots, dashes or underscores"
+                f"name is {short(self.name)}; expected 1 to 64 letters, digits, dots, dashes or underscores"
             )
-        for field, longest in _LONGEST.items():
+        for field, longest in LONGEST.items():
             text = getattr(self, field)
             if len(text) > longest or printable(text) != text:
                 raise BundleError(
-                    f"{field} is {_short(text)}; expected a text of at most {longest} characters without line breaks "
+                    f"{field} is {short(text)}; expected a text of at most {longest} characters without line breaks "
                     "and other control characters"
                 )
         if len(self.classes) != self.architecture.n_classes:
@@ -180,12 +122,12 @@ class ModelBundle:
                     f"the classes {other!r} and {c.name!r} would both be written to files named "
                     f"{file_word(c.name)}; expected names that differ in letters and digits, not in case alone"
                 )
-        if not 1 <= len(self.members) <= _MAX_MEMBERS:
+        if not 1 <= len(self.members) <= MAX_MEMBERS:
             count = f"has {len(self.members)}" if self.members else "is empty"
-            raise BundleError(f"members {count}; expected at least one, and at most {_MAX_MEMBERS}")
+            raise BundleError(f"members {count}; expected at least one, and at most {MAX_MEMBERS}")
         if self.normalization != "stack":
             raise BundleError(
-                f"normalization is {_short(self.normalization)}; expected 'stack', the only one known here"
+                f"normalization is {short(self.normalization)}; expected 'stack', the only one known here"
             )
         problem = window_problem(self.architecture, self.window)
         if problem:
@@ -294,7 +236,7 @@ def read_manifest(path: Path) -> Any:
         If there is none, or it is not JSON.
     """
     try:
-        return parse_json(_read(path, MANIFEST, _MAX_MANIFEST_BYTES))
+        return parse_json(_read(path, MANIFEST, MAX_MANIFEST_BYTES))
     except ValueError as error:
         raise BundleError(f"{path}: {MANIFEST} is not JSON ({printable(error)}); get the bundle again") from error
 
@@ -356,7 +298,7 @@ def write_bundle(
         "citation": citation,
         "architecture": architecture_to_dict(architecture),
         "classes": [{"name": c.name, "colour": list(c.colour)} for c in classes],
-        "voxel_size": None if voxel_size is None else _voxel_size_to_dict(voxel_size),
+        "voxel_size": None if voxel_size is None else voxel_size_to_dict(voxel_size),
         "window": list(window),
         "normalization": "stack",
         "members": [asdict(Member(file, hashlib.sha256(content).hexdigest())) for file, content in files.items()],
@@ -395,7 +337,7 @@ def pack_bundle(folder: Path, destination: Path) -> ModelBundle:
     return load_bundle(destination)
 
 
-def differences(architecture: Architecture, shapes: Mapping[str, Shape]) -> str:
+def shape_differences(architecture: Architecture, shapes: Mapping[str, Shape]) -> str:
     """What keeps tensors of these names and shapes from making the net; empty when nothing does."""
     expected = tensor_shapes(architecture)
     found = []
@@ -412,7 +354,7 @@ def differences(architecture: Architecture, shapes: Mapping[str, Shape]) -> str:
 
 def _check_tensors(architecture: Architecture, tensors: Mapping[str, np.ndarray], place: str) -> None:
     """Names, shapes, dtype and finite values of the weights of a member."""
-    problem = differences(architecture, {name: tensor.shape for name, tensor in tensors.items()})
+    problem = shape_differences(architecture, {name: tensor.shape for name, tensor in tensors.items()})
     if problem:
         raise BundleError(f"{place}: {problem}; the weights are not those of the architecture in the manifest")
     for name, tensor in tensors.items():
@@ -428,20 +370,20 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
     if not isinstance(manifest, dict):
         raise BundleError(f"{place} holds no JSON object; this is no model bundle")
     schema = manifest.get("schema_version")
-    if schema != SCHEMA_VERSION or not _is_whole(schema):
+    if schema != SCHEMA_VERSION or not is_whole(schema):
         raise BundleError(
-            f"{place} has schema version {_short(schema)}; this version of densecell-batch knows {SCHEMA_VERSION} "
+            f"{place} has schema version {short(schema)}; this version of densecell-batch knows {SCHEMA_VERSION} "
             "only: use a version that knows the bundle"
         )
-    missing, unknown = sorted(_FIELDS.keys() - manifest.keys()), sorted(manifest.keys() - _FIELDS.keys())
+    missing, unknown = sorted(FIELDS.keys() - manifest.keys()), sorted(manifest.keys() - FIELDS.keys())
     if missing or unknown:
         problem = (
             f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {printable(', '.join(unknown)[:80])}"
         )
-        raise BundleError(f"{place} {problem}; expected exactly {', '.join(_FIELDS)}")
-    for field, (kind, called) in _FIELDS.items():
+        raise BundleError(f"{place} {problem}; expected exactly {', '.join(FIELDS)}")
+    for field, (kind, called) in FIELDS.items():
         if not isinstance(manifest[field], kind):
-            raise BundleError(f"{place}: {field} is {_short(manifest[field])}; expected {called}")
+            raise BundleError(f"{place}: {field} is {short(manifest[field])}; expected {called}")
     fields = {field: value for field, value in manifest.items() if field != "schema_version"}
     try:
         return ModelBundle(
@@ -451,51 +393,15 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
                 "architecture": architecture_from_dict(fields["architecture"]),
                 "classes": tuple(
                     ClassInfo(name, tuple(colour) if isinstance(colour, list) else (colour,))
-                    for name, colour in _entries(fields["classes"], "classes", ("name", "colour"))
+                    for name, colour in entries(fields["classes"], "classes", ("name", "colour"))
                 ),
-                "voxel_size": _voxel_size_from_dict(fields["voxel_size"]),
+                "voxel_size": voxel_size_from_dict(fields["voxel_size"]),
                 "window": tuple(fields["window"]),
-                "members": tuple(Member(*pair) for pair in _entries(fields["members"], "members", ("file", "sha256"))),
+                "members": tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256"))),
             },
         )
     except (OptionError, BundleError) as error:
         raise BundleError(f"{place}: {error}") from error
-
-
-def _entries(values: list[Any], field: str, keys: tuple[str, str]) -> Iterator[tuple[Any, Any]]:
-    """The two values of each object in a list of the manifest."""
-    for value in values:
-        if not isinstance(value, dict) or value.keys() != set(keys):
-            raise BundleError(f"{field} holds {_short(value)}; expected objects of {keys[0]} and {keys[1]}")
-        yield value[keys[0]], value[keys[1]]
-
-
-def _voxel_size_to_dict(voxel_size: VoxelSize) -> dict[str, Any]:
-    # 47 nm, not 47.00000000000001: people read the manifest.
-    edges = (float(f"{edge:.12g}") for edge in voxel_size.nanometres)
-    return dict(zip("zyx", edges, strict=True)) | {"unit": "nm"}
-
-
-def _voxel_size_from_dict(value: dict[str, Any] | None) -> VoxelSize | None:
-    """The inverse of `_voxel_size_to_dict`; any unit of length is understood."""
-    if value is None:
-        return None
-    if value.keys() != {"z", "y", "x", "unit"} or not isinstance(value["unit"], str):
-        raise BundleError(f"voxel_size is {_short(value)}; expected z, y, x and unit")
-    edges = [value[axis] for axis in "zyx"]
-    if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges):
-        raise BundleError(f"voxel_size is {_short(value)}; expected numbers for z, y and x")
-    return VoxelSize.of(edges[0], edges[1], edges[2], unit=value["unit"])
-
-
-def _is_whole(value: Any) -> bool:
-    """Whether a value is a whole number; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _short(value: Any) -> str:
-    """A value of a manifest, as a message quotes it."""
-    return printable(repr(value)[:80])
 
 
 def file_word(class_name: str) -> str:

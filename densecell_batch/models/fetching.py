@@ -15,132 +15,32 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
-from densecell_batch.calibration import VoxelSize
-from densecell_batch.data import BUNDLED
 from densecell_batch.errors import FetchError, ModelError, OptionError, OutputError
-from densecell_batch.models.bundle import MANIFEST, ModelBundle, load_bundle
+from densecell_batch.models.bundle import ModelBundle, load_bundle
 from densecell_batch.models.cache_owner import distrusted
 from densecell_batch.models.download import download
 from densecell_batch.models.download_record import add_to_record, read_record
+from densecell_batch.models.registry import (
+    REGISTRY,
+    RegistryEntry,
+    RemoteFile,
+    bundled,
+    cache_dir,
+    fetched,
+)
 from densecell_batch.storage.atomic import replacing
 from densecell_batch.storage.zips import open_archive
 
-__all__ = [
-    "REGISTRY",
-    "Published",
-    "RemoteFile",
-    "bundled",
-    "bundled_names",
-    "cache_dir",
-    "distrusted_cache",
-    "fetch",
-    "fetched",
-    "find_bundle",
-]
+__all__ = ["distrusted_cache", "fetch", "find_bundle"]
 
 
 _ZIP = b"PK\x03\x04"  # what a zip begins with
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A zip on the net."""
-
-    name: str  # in the cache
-    url: str
-    md5: str | None = None  # as published; None where its authors published no hash: the first fetch records SHA-256
-    max_bytes: int = 2**28  # where a download breaks off; the published nets have 0.5 GB together
-
-
-@dataclass(frozen=True)
-class Published:
-    """A model or a data set that its authors published."""
-
-    kind: Literal["model", "data set"]
-    about: str  # one line
-    files: tuple[RemoteFile, ...]  # of a model, one zip a member
-    citation: str
-    licence: str = "not stated"
-    voxel_size: VoxelSize | None = None
-    contents: Mapping[str, str] = field(default_factory=dict)  # of a data set: path in the zip and MD5 of each file
-
-
-_GUAY = (
-    "Guay et al. 2021, Dense cellular segmentation for EM using 2D-3D neural network ensembles, Sci Rep 11:2561, "
-    "doi 10.1038/s41598-021-81590-0"
-)
-_DROPBOX = "https://www.dropbox.com/s"
-
-REGISTRY: Mapping[str, Published] = MappingProxyType({
-    "platelet-2d3d": Published(
-        kind="model",
-        about="the published ensemble of four 2D-3D+3x3x3 nets: human platelets, SBF-SEM, 7 classes",
-        files=tuple(
-            RemoteFile(f"2d3d-3x3x3_{i}.zip", f"{_DROPBOX}/{key}/2d3d-3x3x3_{i}.zip?dl=1")
-            for i, key in enumerate(("peroaqonnq1chtv", "seqjvr7ulx9j8cp", "p536tuy8hgz2gmb", "uwhfq3jsijlfv9j"))
-        ),
-        citation=_GUAY,
-        voxel_size=VoxelSize.of(40, 10, 10, unit="nm"),
-    ),
-    "platelet-data": Published(
-        kind="data set",
-        about="the published training, evaluation and test stacks of human platelets with their labels",
-        files=(
-            RemoteFile(
-                "platelet_data_1219.zip",
-                f"{_DROPBOX}/68yclbraqq1diza/platelet_data_1219.zip?dl=1",
-                md5="253310093ee2c00304fbabdb0c7e3a4a",
-                max_bytes=2**29,
-            ),
-        ),
-        citation=_GUAY,
-        licence="cleared for public release by NIBIB",
-        voxel_size=VoxelSize.of(40, 10, 10, unit="nm"),
-        contents={
-            "platelet_data/train-images.tif": "940ffa25038e9e9ca0ae86bc7e75553c",
-            "platelet_data/train-labels.tif": "dc72be0033f8ce409cac0202928873ba",
-            "platelet_data/train-error-weights.tif": "dd30e90f77b2141dd01ab7b76e238163",
-            "platelet_data/eval-images.tif": "0fd6642cd7cf0a1e758d7d48b3ac5b57",
-            "platelet_data/eval-labels.tif": "abec7b896c2b57ebfc6bccac77cdcd2f",
-            "platelet_data/test-images.tif": "d3f296cbedb7c3240e6be0e9e7217f3a",
-            "platelet_data/test-labels.tif": "dd21ca5031d74b6f8be9f954e8fe7eac",
-        },
-    ),
-})  # fmt: skip
-
-
-def cache_dir() -> Path:
-    """The cache: `DENSECELL_CACHE`, else the platform's cache folder. It need not exist."""
-    import pooch  # imports its hash and download machinery: not for --help
-
-    given = os.environ.get("DENSECELL_CACHE")
-    return Path(given).expanduser() if given else Path(pooch.os_cache("densecell-batch"))
-
-
-def bundled() -> list[Path]:
-    """The bundles that came with the package, by name."""
-    return sorted(manifest.parent for manifest in BUNDLED.glob(f"*/{MANIFEST}"))
-
-
-def bundled_names() -> list[str]:
-    """Their names."""
-    return [path.name for path in bundled()]
-
-
-def fetched(name: str) -> Path | None:
-    """Where the cache holds a model (its bundle) or a data set (its folder) of the registry; None when it does not."""
-    place = cache_dir() / ("models" if REGISTRY[name].kind == "model" else "data") / name
-    # Both appear under their name only when whole.
-    return place if place.is_dir() else None
 
 
 def distrusted_cache(name: str) -> str:
@@ -164,8 +64,9 @@ def find_bundle(name_or_path: str) -> ModelBundle:
     FetchError
         If a model of the registry cannot be fetched.
     """
-    if name_or_path in bundled_names():
-        return load_bundle(BUNDLED / name_or_path)
+    here = {path.name: path for path in bundled()}
+    if name_or_path in here:
+        return load_bundle(here[name_or_path])
     models = [name for name, entry in REGISTRY.items() if entry.kind == "model"]
     if name_or_path in models:
         return load_bundle(fetch(name_or_path))
@@ -174,7 +75,7 @@ def find_bundle(name_or_path: str) -> ModelBundle:
         return load_bundle(path)
     if name_or_path in REGISTRY:
         raise ModelError(f"{name_or_path} is a {REGISTRY[name_or_path].kind}, not a model; models: {', '.join(models)}")
-    known = [*bundled_names(), *models]
+    known = [*here, *models]
     close = difflib.get_close_matches(name_or_path, known, 1)
     raise ModelError(
         f"no model {name_or_path!r}: neither a file or folder of that name nor one of {', '.join(known)}"
@@ -266,7 +167,7 @@ def _check_pins(name: str, sha256: Mapping[str, str], place: Path) -> None:
             )
 
 
-def _check_known(entry: Published, downloads: Path, known: Mapping[str, str]) -> None:
+def _check_known(entry: RegistryEntry, downloads: Path, known: Mapping[str, str]) -> None:
     """Refuse files that were put into the cache without their hash: nobody can say what they are."""
     there = [file for file in entry.files if file.md5 is None and (downloads / file.name).exists()]
     for file in there:
@@ -293,7 +194,7 @@ def _import(name: str, zips: list[Path], place: Path) -> None:
     import_published(zips, place, name, licence=entry.licence, citation=entry.citation, voxel_size=entry.voxel_size)
 
 
-def _unpack(entry: Published, zips: list[Path], place: Path) -> None:
+def _unpack(entry: RegistryEntry, zips: list[Path], place: Path) -> None:
     """Unpack the files of a data set, each checked against its published MD5."""
     with replacing(place) as folder:
         for file in zips:
@@ -310,7 +211,7 @@ def _unpack(entry: Published, zips: list[Path], place: Path) -> None:
                 )
 
 
-def _obtain(file: RemoteFile, target: Path, sha256: str | None, entry: Published) -> Path:
+def _obtain(file: RemoteFile, target: Path, sha256: str | None, entry: RegistryEntry) -> Path:
     """The zip, from the cache or the net, held to its published MD5 and to the SHA-256 that is known of it."""
     expected = {"md5": file.md5, "sha256": sha256}
 
@@ -351,7 +252,7 @@ class _ChangedError(FetchError):
     """A file is not the one that its hash says."""
 
 
-def _download(file: RemoteFile, target: Path, check: Callable[[Path], None], entry: Published) -> None:
+def _download(file: RemoteFile, target: Path, check: Callable[[Path], None], entry: RegistryEntry) -> None:
     """Download one zip, and say what to do where that is not possible."""
     _log.info("downloading %s from %s", file.name, file.url)
     try:

@@ -30,24 +30,15 @@ import numpy as np
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, PublishedModelError
-from densecell_batch.models.bundle import ClassInfo, ModelBundle, differences, write_bundle
+from densecell_batch.models.bundle import ModelBundle, shape_differences, write_bundle
 from densecell_batch.models.checkpoint import MAX_INDEX_BYTES, Tensor, parse_index, tensor_values
+from densecell_batch.models.classes import ClassInfo, default_classes
 from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, Shape, UNet2D, tensor_shapes, window_problem
 from densecell_batch.printable import printable
 from densecell_batch.storage.zips import Files, Folder, open_archive
 
-__all__ = ["PLATELET_CLASSES", "PublishedModel", "default_classes", "import_published", "jet_colours", "read_published"]
+__all__ = ["PublishedModel", "import_published", "read_published"]
 
-# The classes of the published nets, in the order of their outputs.
-PLATELET_CLASSES = (
-    "background",
-    "cell",
-    "mitochondrion",
-    "alpha granule",
-    "canalicular vessel",
-    "dense granule body",
-    "dense granule core",
-)
 
 Window = tuple[int, int, int]
 
@@ -147,7 +138,7 @@ def import_published(
     OutputError
         If `destination` exists or cannot be written.
     """
-    from densecell_batch.nets.predictor import golden_pair
+    from densecell_batch.models.golden import golden_pair
 
     if not paths:
         raise PublishedModelError("no model given; expected at least one folder or zip")
@@ -188,22 +179,6 @@ def import_published(
             "notes": notes,
         },
     )
-
-
-def default_classes(n_classes: int) -> tuple[ClassInfo, ...]:
-    """The platelet classes of the published nets where there are 7, else class-0, class-1, ...; jet colours."""
-    names = PLATELET_CLASSES if n_classes == len(PLATELET_CLASSES) else [f"class-{i}" for i in range(n_classes)]
-    return tuple(ClassInfo(name, colour) for name, colour in zip(names, jet_colours(n_classes), strict=True))
-
-
-def jet_colours(n: int) -> list[tuple[int, int, int]]:
-    """`n` colours at equal steps through the colour map jet, dark blue to dark red; for 7 those of the lab."""
-    # Steps of a table of 256 entries, as plots of the lab have them.
-    place = np.minimum(np.linspace(0, 1, n) * 256, 255).astype(int) / 255
-    red = np.interp(place, [0.35, 0.66, 0.89, 1], [0, 1, 1, 0.5])
-    green = np.interp(place, [0.125, 0.375, 0.64, 0.91], [0, 1, 1, 0])
-    blue = np.interp(place, [0, 0.11, 0.34, 0.65], [0.5, 1, 1, 0])
-    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in zip(red, green, blue, strict=True)]
 
 
 def _check_alike(first: PublishedModel, other: PublishedModel) -> None:
@@ -356,7 +331,7 @@ def _infer(path: Path, shapes: Mapping[str, Shape]) -> Architecture:
         raise PublishedModelError(f"{path}: tensor {error.args[0]} is missing; the checkpoint is not whole") from error
     except (IndexError, OptionError) as error:
         raise PublishedModelError(f"{path}: the shapes of its tensors make no {scopes[0]} net ({error})") from error
-    problem = differences(architecture, below)
+    problem = shape_differences(architecture, below)
     if problem:
         raise PublishedModelError(f"{path}: {problem}; the checkpoint is not whole, or not of the published net")
     return architecture

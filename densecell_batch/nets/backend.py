@@ -6,12 +6,15 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import keras
 
 from densecell_batch.errors import DeviceError
 
-__all__ = ["choose_kernels", "quiet_stderr"]
+__all__ = ["backend", "choose_kernels", "compiled", "quiet_stderr", "value_and_gradients"]
 
 
 def choose_kernels() -> None:
@@ -60,3 +63,34 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def backend() -> str:
+    """Name of the Keras backend: "tensorflow" (default, tested, shipped) or "jax"."""
+    return str(keras.backend.backend())
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of tensors with the backend of Keras."""
+    if backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False)
+
+
+def value_and_gradients(loss: Any, variables: list[Any]) -> tuple[Any, list[Any]]:
+    """A scalar function of a list of tensors, and its gradient for each of them, with the backend of Keras."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        value, gradients = jax.value_and_grad(loss)(variables)
+        return value, gradients
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(variables)
+        value = loss(variables)
+    return value, tape.gradient(value, variables)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from densecell_batch.nets.hybrid_2d3d import hybrid_2d3d
 from densecell_batch.nets.layers import layer_name
 from densecell_batch.nets.unet_2d import unet_2d
 
-__all__ = ["assign_weights", "backend", "build_net", "compiled", "extract_weights", "ops"]
+__all__ = ["assign_weights", "build_net", "extract_weights", "ops"]
 
 # Each member and each tile shape is a function of its own; TensorFlow suspects a mistake and warns of it at length.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
@@ -86,19 +85,3 @@ def extract_weights(net: keras.Model, architecture: Architecture) -> dict[str, n
         layer, part = name.rsplit("/", 1)
         tensors[name] = np.asarray(getattr(net.get_layer(layer_name(layer)), part), dtype=np.float32)
     return tensors
-
-
-def backend() -> str:
-    """Name of the Keras backend: "tensorflow" (default, tested, shipped) or "jax"."""
-    return str(keras.backend.backend())
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function of tensors with the backend of Keras."""
-    if backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    import tensorflow as tf
-
-    return tf.function(function, autograph=False)

@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.errors import BundleError, StackError
-from densecell_batch.models.bundle import ModelBundle
-from densecell_batch.models.golden import check_golden
+from densecell_batch.errors import StackError
 from densecell_batch.nets.architecture import Architecture, UNet2D
 
-__all__ = ["GOLDEN_TOLERANCE", "Predictor", "golden_pair", "verify_bundle"]
+__all__ = ["Predictor"]
 
-GOLDEN_TOLERANCE = 1e-4  # probabilities; float32 kernels of different processors differ by about 1e-6
 
 _COMPILED = 4  # shapes that are kept: a process of months sees many, and each takes memory
 
@@ -151,7 +148,8 @@ class Predictor:
 
     def _build(self, shape: Triple) -> Callable[[list[Any], np.ndarray], np.ndarray]:
         """Trace the net for one input shape: (weights, (n, ..., 1) float32) -> probabilities as numpy float32."""
-        from densecell_batch.nets.build import build_net, compiled, ops
+        from densecell_batch.nets.backend import compiled
+        from densecell_batch.nets.build import build_net, ops
 
         net = self._net = build_net(self.architecture, shape, self.precision)
         if not self._variables:
@@ -183,82 +181,3 @@ def _out_of_memory(error: Exception) -> bool:
         or "RESOURCE_EXHAUSTED" in str(error)
         or "ResourceExhausted" in type(error).__name__
     )
-
-
-def golden_pair(
-    architecture: Architecture, members: Sequence[Mapping[str, np.ndarray]], window: Triple, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """A small input and what the ensemble (mean, float32) says of it, to be kept in a bundle.
-
-    Parameters
-    ----------
-    architecture, members
-        The nets.
-    window
-        Input window of the training (z, y, x); the golden input is at most this large.
-    seed
-        Of the random input.
-
-    Returns
-    -------
-    image : numpy.ndarray
-        (z, y, x) float32: smoothed noise of mean 0 and standard deviation 1.
-    probabilities : numpy.ndarray
-        (z, y', x', class) float32.
-
-    Raises
-    ------
-    BundleError
-        If the window is so deep that even a small input needs gigabytes.
-    """
-    from densecell_batch.nets.ensemble import combine
-
-    # The smallest sides that the net takes without loss and that leave a few voxels of output at every scale.
-    sides = []
-    for side in window[1:]:
-        small = architecture.residue + 2 * architecture.margin + 4 * architecture.alignment
-        sides.append(min(side, small))
-    check_golden(architecture, (window[0], *sides), f"window {list(window)} (z, y, x)")
-    noise = np.random.default_rng(seed).standard_normal((window[0], *sides))
-    # A 5-voxel box along y and x: structures that the nets respond to, not white noise.
-    for axis in (1, 2):
-        noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
-    image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
-    probabilities, _ = combine(Predictor(architecture, members, may_split=False)(image))
-    return image, probabilities
-
-
-def verify_bundle(bundle: ModelBundle) -> float:
-    """Run the golden pair of a bundle in float32.
-
-    Returns
-    -------
-    float
-        Largest difference of a probability from the recorded one.
-
-    Raises
-    ------
-    BundleError
-        If it exceeds `GOLDEN_TOLERANCE`, or a member does not have the recorded hash.
-    """
-    from densecell_batch.nets.ensemble import combine
-
-    image, expected = bundle.golden()
-    weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    probabilities, _ = combine(Predictor(bundle.architecture, weights, may_split=False)(image))
-    if probabilities.shape != expected.shape:
-        raise BundleError(
-            f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives "
-            f"{probabilities.shape}; "
-            "the bundle was put together wrongly: import or fetch it again"
-        )
-    difference = float(np.abs(probabilities - expected).max())
-    if not difference <= GOLDEN_TOLERANCE:
-        raise BundleError(
-            f"{bundle.path}: the nets do not give the recorded probabilities (largest difference "
-            f"{difference:.2g}, expected "
-            f"at most {GOLDEN_TOLERANCE:g}); the bundle is damaged or this machine computes wrongly: fetch it "
-            "again, or "
-            "compare with --device cpu"
-        )
-    return difference

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from math import floor, log10
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densecell_batch.calibration import VoxelSize
-from densecell_batch.storage.atomic import write_file
 
-__all__ = ["as_png", "render_preview", "write_preview"]
+__all__ = ["render_preview"]
 
 _SIDE = 400  # pixels of the longer side of a picture, at most
 _GAP = 12
@@ -86,24 +83,6 @@ def render_preview(
         draw.text((left + 22, y - 1), name if len(name) < 26 else name[:24] + "...", fill=_INK, font=font)
         y += 22
     return np.asarray(sheet)
-
-
-def as_png(picture: np.ndarray) -> bytes:
-    """A picture (height, width, 3) uint8 as the content of a PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG", optimize=False)
-    return stream.getvalue()
-
-
-def write_preview(path: Path, picture: np.ndarray) -> None:
-    """Write a picture (height, width, 3) uint8 as PNG, whole or not at all.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
-    write_file(path, as_png(picture))
 
 
 def _scaled(picture: np.ndarray) -> Image.Image:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from densecell_batch.errors import DensecellError, OptionError
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.printable import printable, printable_path
-from densecell_batch.runs.outputs import OutputPaths, stack_name
+from densecell_batch.runs.options import RunSegmenter
+from densecell_batch.runs.paths import StackPaths, stack_name
 from densecell_batch.runs.pipeline import Progress, SegmentedStack, segment_stack
 from densecell_batch.runs.shard_notes import forget_failures, note_failure, noted_failures
 from densecell_batch.storage.atomic import remove_remains
@@ -73,19 +73,19 @@ def without_outputs(stacks: Sequence[Path], folder: Path) -> list[Path]:
     """
     outputs: dict[Path, Path] = {}
     for stack in stacks:
-        paths = OutputPaths(folder, stack)
+        paths = StackPaths(folder, stack)
         taken = outputs.setdefault(paths.labels.absolute(), stack)
         if taken != stack:
             raise OptionError(
                 f"{taken} and {stack} would both be written to {paths.labels}; segment them into different "
                 "output folders"
             )
-    made = {stack: OutputPaths(folder, stack).made() for stack in stacks}
+    made = {stack: StackPaths(folder, stack).made() for stack in stacks}
     return [stack for stack in stacks if not any(stack.absolute() in made[other] for other in stacks if other != stack)]
 
 
 def segment_batch(
-    stacks: Sequence[Path], folder: Path, segmenter: Segmenter, progress: Progress = lambda what, done, total: None
+    stacks: Sequence[Path], folder: Path, segmenter: RunSegmenter, progress: Progress = lambda what, done, total: None
 ) -> Iterator[Verdict]:
     """Segment stacks into `folder` and say of each how it ended.
 
@@ -113,7 +113,7 @@ def segment_batch(
         yield verdict
 
 
-def _note(verdict: Verdict, folder: Path, segmenter: Segmenter) -> None:
+def _note(verdict: Verdict, folder: Path, segmenter: RunSegmenter) -> None:
     """Leave word of a failure for whoever assembles; nothing of what is settled."""
     shard, name = segmenter.options.shard, stack_name(verdict.stack)
     if shard is not None and not verdict.ok:
@@ -124,7 +124,7 @@ def _note(verdict: Verdict, folder: Path, segmenter: Segmenter) -> None:
         forget_failures(folder, name)
 
 
-def _verdict(stack: Path, folder: Path, result: SegmentedStack, segmenter: Segmenter) -> Verdict:
+def _verdict(stack: Path, folder: Path, result: SegmentedStack, segmenter: RunSegmenter) -> Verdict:
     shard = "shard {}/{}".format(*segmenter.options.shard or (1, 1))
     if result.left_to_another:
         return Verdict(stack, part=f"{shard} is done, another one writes the results")

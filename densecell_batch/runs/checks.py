@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.discovery import exists
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.printable import printable, printable_path
-from densecell_batch.runs.outputs import OutputPaths
+from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.paths import StackPaths
 from densecell_batch.storage.atomic import temporary_name
-
-if TYPE_CHECKING:
-    from densecell_batch.inference.segmenter import SegmentOptions
 
 __all__ = ["check_image", "check_result_names", "longest_name"]
 
@@ -25,7 +22,7 @@ _CLAIM = ".at-0123456789ab-part-01234567"  # of who works on it
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, where a file system does not say
 
 
-def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions) -> None:
+def check_result_names(stack: Path, paths: StackPaths, options: RunOptions) -> None:
     """See that all names that a run writes, for a moment or for good, can be written.
 
     Raises
@@ -39,13 +36,13 @@ def check_result_names(stack: Path, paths: OutputPaths, options: SegmentOptions)
                 f"{printable(path)}: its name is not text in UTF-8, or has a control character such as a line break, "
                 "which results cannot have; rename it"
             )
-    if not paths.base.strip("."):  # "" or dots would be the folder itself, or the one above
+    if not paths.name.strip("."):  # "" or dots would be the folder itself, or the one above
         raise StackError(f"{stack}: it has no name that results could be called after; rename it")
     longest = max(_names(paths, options), key=_bytes)
     limit, over = longest_name(paths.folder), _bytes(longest)
     if over > limit:
         raise StackError(
-            f"{stack}: its name is too long: results need names of up to {over} bytes, such as {paths.base[:12]}..."
+            f"{stack}: its name is too long: results need names of up to {over} bytes, such as {paths.name[:12]}..."
             f"{longest[-24:]}, and {paths.folder} takes {limit}; shorten it by {over - limit} letters or more"
         )
     whole = _bytes(str(paths.folder.absolute())) + 1 + over
@@ -82,9 +79,9 @@ def longest_name(folder: Path) -> int:
         return _NAME_MAX
 
 
-def _names(paths: OutputPaths, options: SegmentOptions) -> Iterator[str]:
+def _names(paths: StackPaths, options: RunOptions) -> Iterator[str]:
     """The longest names of each kind that a run may write for a stack."""
-    name = paths.base
+    name = paths.name
     for output in paths.wanted(options):
         yield _temporary(output.name)
         yield name + _KEPT + output.name.removeprefix(name)

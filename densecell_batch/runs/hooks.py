@@ -11,7 +11,6 @@ they stay, and the next run needs no more than the macro.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -19,62 +18,40 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import BusyError, DensecellError, MacroError, OutputError
 from densecell_batch.identity import digest
-from densecell_batch.imagej.find import find_imagej, find_java
-from densecell_batch.imagej.macro import Macro, MacroTask, Table, run_apart
+from densecell_batch.imagej.macro import Macro, MacroHooks, MacroTask, Table, run_apart
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.runs.journal import job_folders
-from densecell_batch.runs.outputs import OutputPaths, stack_name
-from densecell_batch.runs.ownership import add_files, described, entries_of, foreign
-from densecell_batch.runs.report import read_report, write_report
+from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.ownership import add_files, foreign
+from densecell_batch.runs.paths import StackPaths
+from densecell_batch.runs.report import (
+    Identity,
+    PostMacro,
+    Preprocessing,
+    Report,
+    TableRecord,
+    read_report,
+    write_report,
+)
 from densecell_batch.storage.atomic import explained, make_folder, remove_remains
 from densecell_batch.storage.claims import LOOK, claimed, once
+from densecell_batch.storage.records import described
 from densecell_batch.storage.strict_json import parse_json
 
-if TYPE_CHECKING:
-    from densecell_batch.inference.segmenter import SegmentOptions
-
-__all__ = ["MacroHooks", "forget_post", "post_is_done", "prepared", "read_hooks", "remove_prepared", "run_post"]
+__all__ = ["forget_post", "post_is_done", "prepared", "remove_prepared", "run_post"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class MacroHooks:
-    """The macros of a run."""
-
-    pre: Macro | None = None
-    post: Macro | None = None
-    time_limit: float = 1800.0  # seconds for each macro on each stack
-    imagej: str | None = None  # as for `find_imagej`
-
-
-def read_hooks(pre: Path | None, post: Path | None, time_limit: float, imagej: str | None) -> MacroHooks:
-    """Read the macros, and fail now for what would fail at the first stack.
-
-    Raises
-    ------
-    OptionError
-        If a macro cannot be read.
-    ImageJError
-        If there is no ImageJ or no Java for them.
-    """
-    hooks = MacroHooks(
-        None if pre is None else Macro.read(pre), None if post is None else Macro.read(post), time_limit, imagej
-    )
-    if hooks.pre or hooks.post:
-        find_java()
-        _log.info("macros run in the ImageJ of %s", find_imagej(imagej).where)
-    return hooks
 
 
 # Before
@@ -82,20 +59,20 @@ def read_hooks(pre: Path | None, post: Path | None, time_limit: float, imagej: s
 
 @contextmanager
 def prepared(
-    stack: Stack, folder: Path, hooks: MacroHooks, identity: dict[str, Any], memory: int | None
-) -> Iterator[tuple[Stack, dict[str, Any] | None]]:
+    stack: Stack, paths: StackPaths, hooks: MacroHooks, identity: Identity, memory: int | None
+) -> Iterator[tuple[Stack, Preprocessing | UnsetType]]:
     """The stack to segment: what the first macro makes of `stack`, or without one the stack itself.
 
     Parameters
     ----------
     stack
         As the user gave it.
-    folder
-        Output folder.
+    paths
+        Of the outputs.
     hooks
         The macros.
     identity
-        JSON values of all that decides what the macro makes.
+        What decides the result.
     memory
         Bytes for ImageJ; None for half of what is free.
 
@@ -103,7 +80,7 @@ def prepared(
     ------
     Stack
         Under the path of the one that was given.
-    dict or None
+    Preprocessing or UNSET
         What was done, for the report.
 
     Raises
@@ -112,35 +89,36 @@ def prepared(
         If the macro fails, runs too long or opens a dialog, or leaves no image.
     """
     if hooks.pre is None:
-        yield stack, None
+        yield stack, UNSET
         return
+    folder, name = paths.folder, paths.name
     make_folder(folder)
     with explained(folder):
-        place = folder / f".{stack_name(stack.info.path)}.pre-{digest(identity)}"
-        for other in _prepared_folders(folder, stack_name(stack.info.path)):
+        place = folder / f".{name}.pre-{digest(identity.before_the_nets().as_json())}"
+        for other in _prepared_folders(folder, name):
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)
     try:
-        record = _record(place, stack, folder, hooks, hooks.pre, memory)
+        record = _record(place, stack, paths, hooks, hooks.pre, memory)
         with open_stack(place / "stack.tif", stored=True) as made:
             made.info = replace(made.info, path=stack.info.path)
-            made.notes = (*stack.remarks, *made.notes, *record["notes"])
+            made.notes = (*stack.remarks, *made.notes, *record.notes)
             yield made, record
     except DensecellError:
-        if not job_folders(folder, stack_name(stack.info.path)):  # nothing was begun that could go on
+        if not job_folders(folder, name):  # nothing was begun that could go on
             shutil.rmtree(place, ignore_errors=True)
         raise
 
 
 def _record(
-    place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
-) -> dict[str, Any]:
+    place: Path, stack: Stack, paths: StackPaths, hooks: MacroHooks, macro: Macro, memory: int | None
+) -> Preprocessing:
     """What the macro did: now, or in an earlier run, or in another process, for which this one waits."""
     path = place / "record.json"
 
     def run() -> bytes:
         remove_remains(place)
-        return json.dumps(_run_pre(place, stack, folder, hooks, macro, memory)).encode()
+        return msgspec.json.encode(_run_pre(place, stack, paths, hooks, macro, memory))
 
     def say() -> None:
         _log.info("%s: another process runs %s on it; waiting for that", stack.info.path, macro.name)
@@ -155,18 +133,17 @@ def _record(
             if place.exists():  # it goes if another one fails
                 raise
     try:
-        record: dict[str, Any] = parse_json(content)
+        return msgspec.convert(parse_json(content), Preprocessing)
     except ValueError as error:
         raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
-    return record
 
 
 def _run_pre(
-    place: Path, stack: Stack, folder: Path, hooks: MacroHooks, macro: Macro, memory: int | None
-) -> dict[str, Any]:
+    place: Path, stack: Stack, paths: StackPaths, hooks: MacroHooks, macro: Macro, memory: int | None
+) -> Preprocessing:
     info = stack.info
     _log.info("%s: running %s on it", info.path, macro.name)
-    argument = _argument("pre", info.path, folder)
+    argument = _argument("pre", info.path, paths)
     outcome = run_apart(
         MacroTask(
             macro,
@@ -182,15 +159,15 @@ def _run_pre(
     with open_stack(place / "stack.tif", stored=True) as made:
         voxel_size = None if made.info.voxel_size is None else made.info.voxel_size.edges
         shape, dtype = made.info.shape, made.info.dtype
-    return {
-        "macro": macro.name,
-        "imagej": outcome.imagej,
-        "seconds": outcome.seconds,
-        "shape": shape,
-        "dtype": dtype,
-        "voxel_size_um": voxel_size,
-        "notes": outcome.notes,
-    }
+    return Preprocessing(
+        macro=macro.name,
+        imagej=outcome.imagej,
+        seconds=outcome.seconds,
+        shape=shape,
+        dtype=dtype,
+        voxel_size_um=voxel_size,
+        notes=tuple(outcome.notes),
+    )
 
 
 def remove_prepared(folder: Path, name: str) -> None:
@@ -207,37 +184,34 @@ def _prepared_folders(folder: Path, name: str) -> list[Path]:
 # After
 
 
-def post_is_done(path: Path, report: dict[str, Any] | None, macro: Macro) -> bool:
+def post_is_done(path: Path, report: Report | None, macro: Macro) -> bool:
     """Whether the report at `path` says that this very macro has run on these labels, and its tables are there; whoever
     changed one may.
     """
-    entry = (report or {}).get("post_macro")
-    if not isinstance(entry, dict) or entry.get("sha256") != macro.sha256:
+    if report is None or report.post_macro is UNSET or report.post_macro.sha256 != macro.sha256:
         return False
-    return all(path.with_name(table["file"]).is_file() for table in entries_of({"post_macro": entry}))
+    return all(path.with_name(table.file).is_file() for table in report.post_macro.tables)
 
 
-def forget_post(paths: OutputPaths) -> None:
+def forget_post(paths: StackPaths) -> None:
     """Remove the tables of earlier labels, which are about to change; those that somebody changed stay."""
     report = read_report(paths.report)
-    if report is None or "post_macro" not in report:
+    if report is None or report.post_macro is UNSET:
         return
-    tables = [path for path in _tables_of(paths, report) if not foreign(paths.report, [path])]
+    tables = [path for path in _tables_of(paths, report.post_macro) if not foreign(paths.report, [path])]
     made = paths.report.stat().st_mtime_ns
     with explained(paths.report):
         for path in tables:
             path.unlink(missing_ok=True)
-    del report["post_macro"]
-    write_report(paths.report, report, mtime_ns=made)
+    write_report(paths.report, report.with_fields(post_macro=UNSET), mtime_ns=made)
 
 
-def _tables_of(paths: OutputPaths, report: dict[str, Any]) -> list[Path]:
+def _tables_of(paths: StackPaths, post: PostMacro) -> list[Path]:
     """The tables that a report names; of other names than ours are, nothing is touched."""
-    entries = entries_of({"post_macro": report.get("post_macro")})
-    return [paths.folder / entry["file"] for entry in entries if paths.may_be(entry["file"])]
+    return [paths.folder / table.file for table in post.tables if paths.may_be(table.file)]
 
 
-def run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, bundle: ModelBundle) -> bool:
+def run_post(stack: Path, paths: StackPaths, options: RunOptions, bundle: ModelBundle) -> bool:
     """Run the second macro on labels that are there, unless it was done before; put its tables beside them.
 
     Returns
@@ -256,7 +230,7 @@ def run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, bundle: M
     """
     macro, waits = options.hooks.post, False
     while macro is not None and not post_is_done(paths.report, read_report(paths.report), macro):
-        with claimed(paths.folder / f".{stack_name(stack)}.post") as ours:
+        with claimed(paths.folder / f".{paths.name}.post") as ours:
             if ours and not post_is_done(paths.report, read_report(paths.report), macro):
                 forget_post(paths)
                 _log.info("%s: running %s on its labels", stack, macro.name)
@@ -274,14 +248,14 @@ def run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, bundle: M
     return True
 
 
-def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: Macro, bundle: ModelBundle) -> None:
+def _run_post(stack: Path, paths: StackPaths, options: RunOptions, macro: Macro, bundle: ModelBundle) -> None:
     report = read_report(paths.report)
     if report is None:
         raise OutputError(f"{paths.report}: the report is gone; run the command again")
-    outputs = report["outputs"].items()
-    files = {kind.replace("instances of ", "instances_"): paths.folder / output["file"] for kind, output in outputs}
+    outputs = report.outputs.items()
+    files = {kind.replace("instances of ", "instances_"): paths.folder / output.file for kind, output in outputs}
     argument = _argument(
-        "post", stack, paths.folder, report=paths.report.absolute(), **{k: p.absolute() for k, p in files.items()},
+        "post", stack, paths, report=paths.report.absolute(), **{k: p.absolute() for k, p in files.items()},
         **{f"class_{i}": c.name for i, c in enumerate(bundle.classes)},
     )  # fmt: skip
     try:
@@ -301,25 +275,25 @@ def _run_post(stack: Path, paths: OutputPaths, options: SegmentOptions, macro: M
         remedy = "once the macro is mended, the same command runs nothing but it"
         raise MacroError(f"{error}; the labels are done ({paths.labels}): {remedy}") from error
     contents = dict(zip(_table_paths(paths, outcome.tables), map(_csv, outcome.tables), strict=True))
-    tables = [
-        {"title": table.title, **described(path.name, content), "rows": len(table.rows)}
+    tables = tuple(
+        TableRecord(title=table.title, rows=len(table.rows), **msgspec.structs.asdict(described(path.name, content)))
         for table, (path, content) in zip(outcome.tables, contents.items(), strict=True)
-    ]
-    entry = {
-        "macro": macro.name,
-        "sha256": macro.sha256,
-        "imagej": outcome.imagej,
-        "seconds": outcome.seconds,
-        "value": outcome.value,
-        "tables": tables,
-    }
-    report = report | {"post_macro": entry}
+    )
+    entry = PostMacro(
+        macro=macro.name,
+        sha256=macro.sha256,
+        imagej=outcome.imagej,
+        seconds=outcome.seconds,
+        value=outcome.value,
+        tables=tables,
+    )
+    report = report.with_fields(post_macro=entry)
     add_files(paths.report, report, contents, keep=options.unattended, overwrite=options.overwrite)
 
 
-def _table_paths(paths: OutputPaths, tables: list[Table]) -> list[Path]:
+def _table_paths(paths: StackPaths, tables: list[Table]) -> list[Path]:
     """A name for each table: that of the stack, "macro", and its title; what a file name cannot hold becomes "-"."""
-    base, taken = paths.base, set[str]()
+    base, taken = paths.name, set[str]()
     found = []
     for number, table in enumerate(tables, start=1):
         title = re.sub(r"[^0-9A-Za-z._-]+", "-", table.title.lower().removesuffix(".csv")).strip("-.") or str(number)
@@ -350,11 +324,11 @@ def _csv_cell(cell: float | str | None) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[,;"\t\r\n]', text) else text
 
 
-def _argument(stage: str, stack: Path, folder: Path, **more: Any) -> str:
+def _argument(stage: str, stack: Path, paths: StackPaths, **more: object) -> str:
     """What getArgument() returns in the macro: a line `key=value` for all that it may want to know, with the escapes
     of Java's properties, so that `List.setList(getArgument())` takes any path.
     """
-    values = {"stage": stage, "stack": stack.absolute(), "name": stack_name(stack), "out": folder.absolute(), **more}
+    values = {"stage": stage, "stack": stack.absolute(), "name": paths.name, "out": paths.folder.absolute(), **more}
     return "".join(f"{_escaped(key, ' =:#!')}={_escaped(str(value))}\n" for key, value in values.items())
 
 

@@ -16,37 +16,37 @@ bytes whoever computed which piece, and when.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
-from io import BufferedRandom
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
+import msgspec
+from msgspec import UNSET, Struct
 
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
 from densecell_batch.inference.planning import Plan
-from densecell_batch.inference.stitch import FinishedSlice
-from densecell_batch.inference.tiling import Axis, TileGrid
 from densecell_batch.io.stack import Stack
-from densecell_batch.measure.tally import slice_sums
 from densecell_batch.prepare.normalize import Statistics
-from densecell_batch.storage.atomic import explained, link, open_new, remove_remains, sync, sync_open, temporary_name
+from densecell_batch.runs.pieces import PieceWriter, StoredSlice, joined, opened_piece, stored_slice
+from densecell_batch.runs.report import Begun, Identity
+from densecell_batch.storage.atomic import (
+    create_once,
+    explained,
+    remove_remains,
+)
 from densecell_batch.storage.claims import LOOK, claimed, once
-from densecell_batch.storage.opening import open_plainly, read_json
+from densecell_batch.storage.opening import read_json
 from densecell_batch.storage.strict_json import parse_json
 
-__all__ = ["Job", "Piece", "PieceWriter", "StoredSlice", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
+__all__ = ["Job", "Piece", "job_folders", "remove_jobs", "shard_of", "shared_sha256"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,15 +65,12 @@ class Piece:
     y: tuple[int, int]  # rows of them, those of the band
 
 
-@dataclass(frozen=True)
-class StoredSlice:
-    """A finished slice in a piece, or of all bands."""
+class _Described(Struct, frozen=True):
+    """What `job.json` says."""
 
-    z: int
-    labels: np.ndarray  # (y, x) uint8
-    sums: np.ndarray  # (3, class) float64, see `tally.slice_sums`
-    probabilities: np.ndarray | None  # (y, x, class) float32, where kept
-    disagreement: np.ndarray | None  # (y, x) float32, bits, where computed
+    identity: Identity
+    report: Begun
+    plan: Plan
 
 
 class Job:
@@ -86,7 +83,7 @@ class Job:
     name
         Of the stack, as in the names of its outputs.
     identity
-        JSON values of all that decides the result.
+        All that decides the result.
     describe
         Makes the report as far as it is known, and the plan, if this process is the first.
     fresh
@@ -94,7 +91,7 @@ class Job:
 
     Attributes
     ----------
-    report : dict
+    begun : Begun
         As the first process described it.
     plan : Plan
         Of the first process: all must cut the stack alike.
@@ -104,26 +101,23 @@ class Job:
         self,
         folder: Path,
         name: str,
-        identity: dict[str, Any],
-        describe: Callable[[], tuple[dict[str, Any], Plan]],
+        identity: Identity,
+        describe: Callable[[], tuple[Begun, Plan]],
         *,
         fresh: bool = False,
     ) -> None:
-        identity = json.loads(json.dumps(identity))
         self._place, self._name = folder, name
-        self._folder = folder / f".{name}.parts-{digest(identity)}"
+        self._folder = folder / f".{name}.parts-{digest(identity.as_json())}"
         with explained(self._folder):
             for other in job_folders(folder, name):
                 if fresh or other != self._folder:
                     _log_difference(other, identity)
                     shutil.rmtree(other, ignore_errors=True)
-        self.report, self.plan = self._described(identity, describe)
+        self.begun, self.plan = self._described(identity, describe)
         spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
         self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
 
-    def _described(
-        self, identity: dict[str, Any], describe: Callable[[], tuple[dict[str, Any], Plan]]
-    ) -> tuple[dict[str, Any], Plan]:
+    def _described(self, identity: Identity, describe: Callable[[], tuple[Begun, Plan]]) -> tuple[Begun, Plan]:
         """What the first process wrote down; this one is the first, too, if that is none of ours."""
         path = self._folder / "job.json"
         for last in (False, True):
@@ -131,17 +125,16 @@ class Job:
                 if self._folder.is_symlink():  # whoever made it chose where it leads
                     self._folder.unlink()
             if not path.exists():
-                report, plan = describe()
+                begun, plan = describe()
                 with explained(self._folder):
                     self._folder.mkdir(exist_ok=True)
-                _create(path, json.dumps({"identity": identity, "report": report, "plan": asdict(plan)}).encode())
+                create_once(path, msgspec.json.encode(_Described(identity, begun, plan)))
             remove_remains(self._folder)
             try:
-                described = read_json(path)
-                report, plan = described["report"], _plan(described["plan"])
-                if described["identity"] != identity or not isinstance(report["precision"]["name"], str):
+                found = msgspec.convert(read_json(path), _Described)
+                if found.identity != identity or found.report.precision is UNSET:
                     raise ValueError("it is of other work")
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except (OSError, ValueError, DensecellError) as error:
                 if last:
                     raise OutputError(
                         f"{path}: cannot be used ({error}); remove {self._folder} and run the command again"
@@ -150,7 +143,12 @@ class Job:
                 shutil.rmtree(self._folder, ignore_errors=True)
             else:
                 break
-        return report, plan
+        return found.report, found.plan
+
+    @property
+    def precision(self) -> str:
+        """What the first process computed in."""
+        return "" if self.begun.precision is UNSET else self.begun.precision.name
 
     def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
         """Of the grey values; computed by one process of all, for which the others wait."""
@@ -160,12 +158,12 @@ class Job:
 
         try:
             path = self._folder / "statistics.json"
-            content = once(path, lambda: json.dumps(compute().as_dict()).encode(), say, valid=_are_statistics)
+            content = once(path, lambda: msgspec.json.encode(compute()), say, valid=_are_statistics)
         except OutputError:
             if self._folder.exists():
                 raise
             return compute()  # another process failed, and left nothing: so may this one, and say why
-        return Statistics(**parse_json(content))
+        return msgspec.convert(parse_json(content), Statistics)
 
     def missing(self, pieces: range | None = None) -> list[int]:
         """Those of some pieces, or of all, that are not there."""
@@ -189,9 +187,9 @@ class Job:
         rows = len(self.pieces) // len(self.plan.bands)
         for row in range(rows):
             with ExitStack() as opened:
-                bands = [opened.enter_context(_opened(self._path(i))) for i in range(row, len(self.pieces), rows)]
+                bands = [opened.enter_context(opened_piece(self._path(i))) for i in range(row, len(self.pieces), rows)]
                 for z in range(*self.pieces[row].z):
-                    yield _joined([_stored(band, z) for band in bands])
+                    yield joined([stored_slice(band, z) for band in bands])
 
     def __enter__(self) -> Self:
         return self
@@ -229,100 +227,6 @@ class Job:
 
     def _path(self, i: int) -> Path:
         return self._folder / f"piece-{i:05d}.npz"
-
-
-_KINDS = ("labels", "sums", "probabilities", "disagreement")
-
-
-class PieceWriter:
-    """Writes finished slices, in ascending z, into the pieces that they belong to; a context.
-
-    Each piece gets its name once its last slice is on disk. Slices of no piece are passed over.
-    """
-
-    def __init__(self, pieces: list[tuple[Path, range]], n_classes: int) -> None:
-        self._pieces, self._n_classes = pieces, n_classes
-        self._archive: zipfile.ZipFile | None = None
-        self._file: BufferedRandom | None = None  # that it is in
-        self._temporary = Path()
-
-    def __call__(self, finished: FinishedSlice) -> None:
-        """Take a slice.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
-        """
-        if not self._pieces or finished.z not in self._pieces[0][1]:
-            return
-        path, span = self._pieces[0]
-        with explained(path):
-            if self._archive is None or self._file is None:
-                self._temporary = temporary_name(path)
-                self._file = open_new(self._temporary)
-                self._archive = zipfile.ZipFile(self._file, "w")
-            sums = slice_sums(self._n_classes, finished.labels, finished.confidence, finished.disagreement)
-            values = (finished.labels, sums, finished.probabilities, finished.disagreement)
-            for kind, array in zip(_KINDS, values, strict=True):
-                if array is not None:
-                    with self._archive.open(f"{kind}-{finished.z}.npy", "w", force_zip64=True) as stream:
-                        np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
-            if finished.z == span[-1]:
-                self._archive.close()
-                self._file.flush()
-                sync_open(self._file.fileno())
-                self._file.close()
-                self._archive = self._file = None
-                self._temporary.replace(path)
-                sync(path.parent)
-                self._pieces = self._pieces[1:]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: Any) -> None:
-        if self._archive is not None and self._file is not None:
-            with suppress(OSError):  # what cannot be completed need not be
-                self._archive.close()
-            with suppress(OSError):
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """The arrays of a piece. One that turns out to be damaged is removed."""
-    try:
-        with open_plainly(path) as stream, np.load(stream, allow_pickle=False) as arrays:
-            yield arrays
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        path.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command again to "
-            "make it anew"
-        ) from error
-
-
-def _stored(arrays: Any, z: int) -> StoredSlice:
-    return StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
-
-
-def _joined(bands: list[StoredSlice]) -> StoredSlice:
-    """A whole slice of its bands."""
-    if len(bands) == 1:
-        return bands[0]
-
-    def along_y(arrays: list[Any]) -> Any:
-        return None if arrays[0] is None else np.concatenate(arrays)
-
-    return StoredSlice(
-        bands[0].z,
-        along_y([band.labels for band in bands]),
-        np.sum([band.sums for band in bands], axis=0),
-        along_y([band.probabilities for band in bands]),
-        along_y([band.disagreement for band in bands]),
-    )
 
 
 def job_folders(folder: Path, name: str) -> list[Path]:
@@ -377,43 +281,20 @@ def remove_jobs(folder: Path, name: str) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def _log_difference(folder: Path, identity: dict[str, Any]) -> None:
+def _log_difference(folder: Path, identity: Identity) -> None:
     """Say why the pieces of an earlier run are of no use."""
     try:
         found = read_json(folder / "job.json")["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    changed = differences(found, identity)
+    changed = differences(found, identity.as_json())
     if changed:
         _log.warning("an unfinished run is begun anew, for what differs: %s", "; ".join(changed))
 
 
-def _create(path: Path, content: bytes) -> None:
-    """Write a file unless another process has; whole or not at all."""
-    temporary = temporary_name(path)
-    with explained(path):
-        try:
-            with open_new(temporary) as stream:
-                stream.write(content)
-                stream.flush()
-                sync_open(stream.fileno())
-            link(temporary, path)
-            sync(path.parent)
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def _are_statistics(content: bytes) -> bool:
     try:
-        found = Statistics(**parse_json(content))
-    except (ValueError, TypeError):
+        msgspec.convert(parse_json(content), Statistics)
+    except ValueError:
         return False
-    return all(isinstance(value, int | float) for value in found.as_dict().values())
-
-
-def _plan(values: dict[str, Any]) -> Plan:
-    """A plan from its JSON values."""
-    axes = (Axis(**{**axis, "corners": tuple(axis["corners"])}) for axis in map(values["grid"].get, "zyx"))
-    return Plan(**{**values, "grid": TileGrid(*axes), "bands": tuple(map(tuple, values["bands"]))})
+    return True

@@ -8,29 +8,27 @@ there before us. What is the user's is never replaced, unless the user says so.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+import msgspec
+from msgspec import UNSET
 
 from densecell_batch.errors import OccupiedError
-from densecell_batch.runs.report import read_report, write_report
+from densecell_batch.runs.report import Report, read_report, write_report
 from densecell_batch.storage.atomic import explained, sync, write_file
 from densecell_batch.storage.opening import open_plainly, read_json
+from densecell_batch.storage.records import FileRecord
 
 __all__ = [
     "add_files",
     "announce",
     "compare",
-    "described",
-    "entries_of",
     "foreign",
     "forget_announced",
-    "is_report",
     "make_room",
     "named_at",
     "set_aside",
@@ -39,8 +37,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_NAME_MAX = 255  # bytes, on all file systems in use
-
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises OSError."""
@@ -48,31 +44,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def described(name: str, content: bytes) -> dict[str, Any]:
-    """The entry of a report for a small file."""
-    return {"file": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def entries_of(report: Any) -> list[dict[str, Any]]:
-    """What a report says of the files beside it: outputs, and tables of the second macro."""
-    report = report if isinstance(report, dict) else {}
-    outputs, post = report.get("outputs"), report.get("post_macro")
-    tables = post.get("tables") if isinstance(post, dict) else None
-    found = [*(outputs.values() if isinstance(outputs, dict) else ()), *(tables if isinstance(tables, list) else ())]
-    return [entry for entry in found if isinstance(entry, dict) and _is_name(entry.get("file"))]
-
-
-def _is_name(text: Any) -> bool:
-    """Whether a file in some folder can be called like that."""
-    if not isinstance(text, str) or text in ("", ".", "..") or "/" in text or "\0" in text:
-        return False
-    try:
-        return len(os.fsencode(text)) <= _NAME_MAX
-    except UnicodeEncodeError:
-        return False
-
-
-def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
+def compare(report_path: Path, report: Report) -> tuple[list[Path], list[Path]]:
     """What became of the outputs that a report records.
 
     Returns
@@ -82,12 +54,11 @@ def compare(report_path: Path, report: Any) -> tuple[list[Path], list[Path]]:
         name needs no reading.
     """
     missing, changed = [], []
-    outputs = report.get("outputs") if isinstance(report, dict) else None
-    for entry in entries_of({"outputs": outputs}):
-        path = report_path.with_name(entry["file"])
+    for entry in report.outputs.values():
+        path = report_path.with_name(entry.file)
         if not path.is_file():
             missing.append(path)
-        elif not _is_as_recorded(path, entry, _named(report)):
+        elif not _is_as_recorded(path, entry, report.timings.named_ns):
             changed.append(path)
     return missing, changed
 
@@ -103,23 +74,17 @@ def named_at(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _named(report: Any) -> dict[str, Any]:
-    timings = report.get("timings") if isinstance(report, dict) else None
-    named = timings.get("named_ns") if isinstance(timings, dict) else None
-    return named if isinstance(named, dict) else {}
-
-
-def _is_as_recorded(path: Path, entry: dict[str, Any], named: Mapping[str, Any]) -> bool:
+def _is_as_recorded(path: Path, entry: FileRecord, named: Mapping[str, int]) -> bool:
     """Whether a file is what an entry says. Reports of old have no hash: there the size has to do."""
     try:
         found = path.stat()
-        if found.st_size != entry.get("bytes"):
+        if found.st_size != entry.bytes:
             return False
-        if "sha256" not in entry:
+        if entry.sha256 is UNSET:
             return True
         # Whatever is done to a file sets its ctime, which no program can set back. The times of the report tell
         # nothing: it may have been copied or saved after a correction.
-        return found.st_ctime_ns == named.get(path.name) or sha256_of(path) == entry["sha256"]
+        return found.st_ctime_ns == named.get(path.name) or sha256_of(path) == entry.sha256
     except OSError:
         return False
 
@@ -131,7 +96,7 @@ def _announcement(report: Path) -> Path:
     return report.with_name(f".{report.name.removesuffix('_report.json')}.commit")
 
 
-def announce(report: Path, entries: Iterable[dict[str, Any]]) -> None:
+def announce(report: Path, entries: Iterable[FileRecord]) -> None:
     """Write down which files are about to get their names, and which of those that are there are ours: if the process
     is killed before the report says so, the next one still knows.
 
@@ -141,8 +106,8 @@ def announce(report: Path, entries: Iterable[dict[str, Any]]) -> None:
         If it cannot be written.
     """
     recorded, named = _recorded(report)
-    there = [entry for entry in recorded if _is_as_recorded(report.with_name(entry["file"]), entry, named)]
-    write_file(_announcement(report), json.dumps([*there, *entries]).encode())
+    there = [entry for entry in recorded if _is_as_recorded(report.with_name(entry.file), entry, named)]
+    write_file(_announcement(report), msgspec.json.encode([*there, *entries]))
 
 
 def forget_announced(report: Path) -> None:
@@ -151,19 +116,17 @@ def forget_announced(report: Path) -> None:
         _announcement(report).unlink(missing_ok=True)
 
 
-def _recorded(report: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """All entries that vouch for files beside a report, and when files got their names."""
+def _recorded(report: Path) -> tuple[list[FileRecord], dict[str, int]]:
+    """All records that vouch for files beside a report, and when files got their names."""
     content = read_report(report)
-    entries = entries_of(content)
+    entries = [] if content is None else content.files()
     with suppress(OSError, ValueError):
-        announced = read_json(_announcement(report))
-        if isinstance(announced, list):
-            entries += entries_of({"outputs": dict(enumerate(announced))})
-    return entries, _named(content)
+        entries += msgspec.convert(read_json(_announcement(report)), list[FileRecord])
+    return entries, {} if content is None else content.timings.named_ns
 
 
 def add_files(
-    path: Path, report: dict[str, Any], contents: Mapping[Path, bytes], *, keep: bool, overwrite: bool = False
+    path: Path, report: Report, contents: Mapping[Path, bytes], *, keep: bool, overwrite: bool = False
 ) -> None:
     """Put further files beside results that are there.
 
@@ -188,13 +151,14 @@ def add_files(
     if not overwrite:
         make_room(path, contents, keep=keep)
     names = [file.name for file in contents]
-    announce(path, [entry for entry in entries_of(report) if entry["file"] in names])
+    announce(path, [entry for entry in report.files() if entry.file in names])
     for file, content in contents.items():
         write_file(file, content)
-    timings = (report.get("timings") or {}) | {"named_ns": _named(report) | named_at(path.parent, names)}
+    named = report.timings.named_ns | named_at(path.parent, names)
+    timings = msgspec.structs.replace(report.timings, named_ns=named)
     with explained(path):
         made = path.stat().st_mtime_ns  # it says when the labels were made
-    write_report(path, report | {"timings": timings}, mtime_ns=made)
+    write_report(path, report.with_fields(timings=timings), mtime_ns=made)
     forget_announced(path)
 
 
@@ -208,19 +172,14 @@ def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
     for path in names:
         if path.is_symlink() or path.exists():
             if path == report:
-                ours = is_report(read_report(report))
+                ours = read_report(report) is not None
             else:
                 ours = path.is_file() and any(
-                    entry["file"] == path.name and _is_as_recorded(path, entry, named) for entry in recorded
+                    entry.file == path.name and _is_as_recorded(path, entry, named) for entry in recorded
                 )
             if not ours:
                 found.append(path)
     return found
-
-
-def is_report(content: dict[str, Any] | None) -> bool:
-    """Whether the content of a JSON file is that of a report."""
-    return content is not None and {"schema_version", "input", "outputs"} <= content.keys()
 
 
 def make_room(report: Path, names: Iterable[Path], *, keep: bool) -> None:

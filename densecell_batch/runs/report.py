@@ -1,35 +1,283 @@
 """The JSON record of a run on one stack: what went in, what was asked, what came out. It is written last; a stack is
-done when its report is there and matches.
+done when its report is there and is of the same work.
+
+::
+
+    Order   what goes in and what is asked
+    Begun   and how it is computed: what a job knows before its first piece
+    Report  and what came of it
+
+`Identity` is the part that decides the result. All else is information: the path of a stack and its time, the device.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import time
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from densecell_batch._version import __version__
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.inference.options import SHAPES
+from densecell_batch.inference.planning import Plan
+from densecell_batch.io.discovery import Stamp
+from densecell_batch.io.stack import Stack
+from densecell_batch.measure.tally import ClassRow
+from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import read_json
+from densecell_batch.storage.records import FileRecord
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Begun",
+    "Clock",
+    "Identity",
+    "Input",
+    "Instances",
+    "Model",
+    "Order",
+    "PostMacro",
+    "Preprocessing",
+    "Report",
+    "TableRecord",
+    "Timings",
+    "begun",
+    "calibration_warnings",
     "has_labels",
-    "is_same_work",
+    "order_of",
     "read_report",
     "versions",
-    "work_of",
     "write_report",
 ]
 
 SCHEMA_VERSION = 1
 
-# Of the input and the options, what says where a stack was, or where it was computed, and shapes nothing. A preview is
-# drawn of labels that are there.
-_INPUT = ("sha256", "shape", "dtype", "voxel_size_um")
-_NOT_OF_THE_WORK = ("device", "preview")
+_ALIKE = 1.2  # voxel sizes that differ by no more than this factor need no warning
+
+Triple = tuple[int, int, int]
+Record = TypeVar("Record", bound=FileRecord)
+
+
+class Input(Struct, frozen=True, kw_only=True):
+    """The stack, as it was found."""
+
+    path: str = ""
+    container: str | UnsetType = UNSET
+    files: int | UnsetType = UNSET
+    bytes: int | UnsetType = UNSET
+    mtime_ns: int | UnsetType = UNSET
+    sha256: str  # of the grey values' files
+    shape: Triple
+    dtype: str
+    voxel_size_um: tuple[float, float, float] | None  # (z, y, x), that was used
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """The bundle."""
+
+    name: str
+    version: str
+    licence: str
+    members: tuple[str, ...]  # SHA-256 of each
+
+
+class Precision(Struct, frozen=True, kw_only=True):
+    """What the nets computed in, and why."""
+
+    name: str
+    reason: str = ""
+
+
+class Tiles(Struct, frozen=True, kw_only=True):
+    """How the stack was cut."""
+
+    input: Triple
+    output: Triple
+    number: int
+    redundancy: float  # voxels computed for each voxel of the stack
+    bands: int
+    memory_bytes: int
+
+
+class Preprocessing(Struct, frozen=True, kw_only=True):
+    """What the first macro did."""
+
+    macro: str
+    imagej: str
+    seconds: float
+    shape: Triple
+    dtype: str
+    voxel_size_um: tuple[float, float, float] | None
+    notes: tuple[str, ...] = ()
+
+
+class TableRecord(FileRecord, frozen=True, kw_only=True):
+    """A table that the second macro left, as a CSV file."""
+
+    title: str
+    rows: int
+
+
+class PostMacro(Struct, frozen=True, kw_only=True):
+    """What the second macro did."""
+
+    macro: str
+    sha256: str  # of the macro
+    imagej: str = ""
+    seconds: float = 0.0
+    value: str | None = None
+    tables: tuple[TableRecord, ...] = ()
+
+
+class Instances(Struct, frozen=True, kw_only=True):
+    """The objects of a class."""
+
+    count: int
+    dropped: int  # smaller than asked for
+    voxels: int
+    note: str | UnsetType = UNSET
+    median_voxels: float | UnsetType = UNSET
+    median_volume_um3: float | UnsetType = UNSET
+
+
+class Timings(Struct, frozen=True, kw_only=True):
+    """Seconds of each stage in the process that made the outputs."""
+
+    measured: float | UnsetType = UNSET
+    segmented: float | UnsetType = UNSET
+    written: float | UnsetType = UNSET
+    total: float | UnsetType = UNSET
+    voxels_per_second: float | UnsetType = UNSET
+    named_ns: dict[str, int] = {}  # when a file got its name (ctime): one that nobody touched since needs no reading
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What goes in and what is asked."""
+
+    schema_version: int = SCHEMA_VERSION
+    input: Input
+    model: Model
+    options: dict[str, Any]
+    pre_macro: str | UnsetType = UNSET  # SHA-256
+    versions: dict[str, str] = {}
+
+
+class Begun(Order, frozen=True, kw_only=True):
+    """And how it is computed."""
+
+    preprocessing: Preprocessing | UnsetType = UNSET
+    warnings: tuple[str, ...] = ()
+    device: str | UnsetType = UNSET
+    precision: Precision | UnsetType = UNSET
+    tiles: Tiles | UnsetType = UNSET
+
+
+class Report(Begun, frozen=True, kw_only=True):
+    """And what came of it."""
+
+    classes: tuple[ClassRow, ...] = ()
+    mean_confidence: float | None = None
+    mean_disagreement_bits: float | None = None  # between the members; None where it was not computed
+    statistics: Statistics | UnsetType = UNSET
+    instances: dict[str, Instances] = {}  # by class
+    outputs: dict[str, FileRecord]  # by kind
+    timings: Timings = Timings()
+    post_macro: PostMacro | UnsetType = UNSET
+
+    def files(self) -> list[FileRecord]:
+        """The files beside the report: outputs, and tables of the second macro."""
+        return [*self.outputs.values(), *(() if self.post_macro is UNSET else self.post_macro.tables)]
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same with other names of some files."""
+
+        def record(entry: Record) -> Record:
+            return msgspec.structs.replace(entry, file=names.get(entry.file, entry.file))
+
+        post = self.post_macro
+        if post is not UNSET:
+            post = msgspec.structs.replace(post, tables=tuple(map(record, post.tables)))
+        outputs = {kind: record(entry) for kind, entry in self.outputs.items()}
+        return self.with_fields(outputs=outputs, post_macro=post)
+
+    def with_fields(self, **changes: Any) -> Self:
+        """The same with other fields."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Content(Struct, frozen=True):
+    """What a stack is, wherever it lies."""
+
+    sha256: str
+    shape: Triple
+    dtype: str
+    voxel_size_um: tuple[float, float, float] | None
+
+
+class Identity(Struct, frozen=True):
+    """All that decides a result. The same identity is the same work: under any path, at any time, on any device."""
+
+    input: Content | None  # None of the work on whatever stack
+    model: Model | None  # None of what is done before the nets
+    options: dict[str, Any]  # those that are declared to shape the result
+    pre_macro: str | None = None
+    version: str | None = None  # of the program
+
+    @classmethod
+    def of(cls, order: Order) -> Self:
+        """That of what a report says, or of what is to become one."""
+        told = order.input
+        return cls(
+            Content(told.sha256, told.shape, told.dtype, told.voxel_size_um),
+            order.model,
+            _shaping(order.options),
+            None if order.pre_macro is UNSET else order.pre_macro,
+            order.versions.get("densecell-batch"),
+        )
+
+    @classmethod
+    def of_any_stack(cls, segmenter: RunSegmenter) -> Self:
+        """That of a watcher's work, which goes on with the next version of the program."""
+        pre = segmenter.options.hooks.pre
+        return cls(None, _model(segmenter), _shaping(segmenter.options.told()), None if pre is None else pre.sha256)
+
+    @classmethod
+    def read(cls, values: Any) -> Self:
+        """That of JSON values; raises ValueError. Watchers of old wrote down options that shape nothing, too."""
+        found = msgspec.convert(values, cls)
+        return msgspec.structs.replace(found, options=_shaping(found.options))
+
+    def on_any_stack(self) -> Self:
+        """Without the stack and the version, to be compared with that of a watcher."""
+        return msgspec.structs.replace(self, input=None, version=None)
+
+    def before_the_nets(self) -> Self:
+        """What decides what the first macro makes of a stack."""
+        return msgspec.structs.replace(self, model=None, options={})
+
+    def as_json(self) -> Any:
+        """JSON values."""
+        return _json(self)
+
+
+def _shaping(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that shape the result, and those that this version does not know."""
+    known, shaping = RunOptions.__dataclass_fields__, RunOptions.marked(SHAPES)
+    return {name: value for name, value in options.items() if name in shaping or name not in known}
+
+
+def _json(values: Any) -> Any:
+    """JSON values as they are after a file: lists, not tuples."""
+    return json.loads(json.dumps(msgspec.to_builtins(values), allow_nan=False))
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +292,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_report(path: Path, report: dict[str, Any], *, mtime_ns: int | None = None) -> None:
+def write_report(path: Path, report: Report, *, mtime_ns: int | None = None) -> None:
     """Write a report so that it is there whole or not at all.
 
     Parameters
@@ -53,60 +301,138 @@ def write_report(path: Path, report: dict[str, Any], *, mtime_ns: int | None = N
         Its name and its values.
     mtime_ns
         Time of change to give it: that of the report that it adds to, since its time says when the outputs were made.
+        What others wrote into that one stays.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    values = msgspec.to_builtins(report)
+    if mtime_ns is not None:
+        found = _read_object(path) or {}
+        values |= {key: value for key, value in found.items() if key not in Report.__struct_fields__}
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(path, text.encode(), mtime_ns=mtime_ns)
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
-    """The report at `path`; None where there is none, or none that can be read: the stack is then not done."""
+def read_report(path: Path) -> Report | None:
+    """The report at `path`; None where there is none that this version knows: the stack is then not done."""
+    values = _read_object(path)
     try:
-        report = read_json(path)
+        report = None if values is None else msgspec.convert(values, Report)
+    except ValueError:
+        return None
+    return report if report is not None and report.schema_version == SCHEMA_VERSION else None
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    try:
+        values = read_json(path)
     except (OSError, ValueError):
         return None
-    return report if isinstance(report, dict) else None
+    return values if isinstance(values, dict) else None
 
 
-def work_of(values: Any) -> dict[str, Any]:
-    """What decides a result, of a report or of what is to be one: the same under any path, at any time, on any device.
-
-    Returns
-    -------
-    dict
-        JSON values: content, shape, dtype and voxel size of the stack; model; options that shape the result; the first
-        macro. What is not there is None.
+def has_labels(path: Path, report: Report) -> bool:
+    """Whether the outputs that the report at `path` speaks of are all there, labels among them; a preview can be drawn
+    again. Whether somebody changed them is another question: see `ownership.compare`.
     """
-    # Through JSON and back, as the written one went: tuples are lists there.
-    values = json.loads(json.dumps(values)) if isinstance(values, dict) else {}
-    stack, options = values.get("input"), values.get("options")
-    if isinstance(stack, dict):
-        stack = {key: stack.get(key) for key in _INPUT}
-    if isinstance(options, dict):
-        options = {key: value for key, value in options.items() if key not in _NOT_OF_THE_WORK}
-    return {"input": stack, "model": values.get("model"), "options": options, "pre_macro": values.get("pre_macro")}
+    files = [path.with_name(entry.file) for kind, entry in report.outputs.items() if kind != "preview"]
+    return "labels" in report.outputs and all(file.is_file() for file in files)
 
 
-def is_same_work(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Whether a report is of the same content, model and options as `wanted`."""
-    if found is None or found.get("schema_version") != wanted.get("schema_version"):
-        return False
-    return work_of(found) == work_of(wanted)
+def order_of(stack: Stack, sha256: str, segmenter: RunSegmenter) -> Order:
+    """What is to be done: the beginning of a report."""
+    info, pre = stack.info, segmenter.options.hooks.pre
+    stamp = Stamp.of(*(stack.reach.stat(file) for file in stack.files))
+    return Order(
+        input=Input(
+            path=str(info.path.absolute()),
+            container=info.container,
+            files=stamp.files,
+            bytes=stamp.bytes,
+            mtime_ns=stamp.mtime_ns,
+            sha256=sha256,
+            shape=info.shape,
+            dtype=info.dtype,
+            voxel_size_um=None if info.voxel_size is None else info.voxel_size.edges,
+        ),
+        model=_model(segmenter),
+        options=segmenter.options.told(),
+        pre_macro=UNSET if pre is None else pre.sha256,
+        versions=versions(),
+    )
 
 
-def has_labels(path: Path, found: dict[str, Any] | None) -> bool:
-    """Whether the outputs that the report `found` at `path` speaks of are all there, labels among them; a preview can
-    be drawn again. Whether somebody changed them is another question: see `ownership.compare`.
-    """
-    outputs = (found or {}).get("outputs")
-    if not isinstance(outputs, dict) or "labels" not in outputs:
-        return False
-    try:
-        files = [path.with_name(output["file"]) for kind, output in outputs.items() if kind != "preview"]
-        return all(file.is_file() for file in files)
-    except (OSError, KeyError, TypeError, ValueError):
-        return False
+def _model(segmenter: RunSegmenter) -> Model:
+    bundle = segmenter.bundle
+    return Model(
+        name=bundle.name,
+        version=bundle.version,
+        licence=bundle.licence,
+        members=tuple(member.sha256 for member in bundle.members),
+    )
+
+
+def begun(
+    order: Order,
+    segmenter: RunSegmenter,
+    plan: Plan,
+    preprocessing: Preprocessing | UnsetType,
+    warnings: Iterable[str],
+) -> Begun:
+    """An order, and how this process computes it."""
+    grid, precision = plan.grid, segmenter.precision
+    return Begun(
+        **msgspec.structs.asdict(order),
+        preprocessing=preprocessing,
+        warnings=tuple(warnings),
+        device=str(segmenter.device),
+        precision=Precision(name=precision.name, reason=precision.reason),
+        tiles=Tiles(
+            input=grid.input,
+            output=grid.output,
+            number=grid.n_tiles,
+            redundancy=round(grid.redundancy, 4),
+            bands=len(plan.bands),
+            memory_bytes=plan.memory,
+        ),
+    )
+
+
+def calibration_warnings(found: VoxelSize | None, trained: VoxelSize | None) -> list[str]:
+    """What to say when a stack is not of the scale that the nets were trained on."""
+    if trained is None:
+        return []
+    if found is None:
+        return [f"the stack has no voxel size; the model was trained on {trained}"]
+    if found.worst_ratio(trained) <= _ALIKE:
+        return []
+    return [
+        f"the voxel size is {found}, the model was trained on {trained}: they differ by a factor of "
+        f"{found.worst_ratio(trained):.2f}; scale the stack (in Fiji: Image > Scale) or take another model"
+    ]
+
+
+class Clock:
+    """When the stages of a run ended."""
+
+    def __init__(self) -> None:
+        self._ends = [time.perf_counter()]
+
+    def stage(self) -> None:
+        """The next stage is over: the stack is measured, segmented, written."""
+        self._ends.append(time.perf_counter())
+
+    def timings(self, voxels: int, named: dict[str, int]) -> Timings:
+        """Of all three stages, and the voxels that were computed in a second."""
+        start, measured, segmented, written = self._ends
+        return Timings(
+            measured=round(measured - start, 3),
+            segmented=round(segmented - measured, 3),
+            written=round(written - segmented, 3),
+            total=round(written - start, 3),
+            voxels_per_second=round(voxels / (written - start), 1),
+            named_ns=named,
+        )

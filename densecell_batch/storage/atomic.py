@@ -19,6 +19,7 @@ from pathlib import Path
 from densecell_batch.errors import DiskFullError, OccupiedError, OutputError
 
 __all__ = [
+    "create_once",
     "explained",
     "link",
     "make_folder",
@@ -271,3 +272,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         _log.debug("%s stays: %s", path, error)
+
+
+def create_once(path: Path, content: bytes) -> None:
+    """Write a file unless another process has; whole or not at all."""
+    temporary = temporary_name(path)
+    with explained(path):
+        try:
+            with open_new(temporary) as stream:
+                stream.write(content)
+                stream.flush()
+                sync_open(stream.fileno())
+            link(temporary, path)
+            sync(path.parent)
+        except FileExistsError:
+            pass
+        finally:
+            temporary.unlink(missing_ok=True)

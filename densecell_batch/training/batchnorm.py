@@ -30,7 +30,7 @@ def statistics_function(net: Any) -> Callable[[list[Any], Any], list[Any]]:
     """(trainable values, images) -> the mean and the variance of the images in each normalization of a net, in the
     order of `net.non_trainable_variables`. Empty for a net without normalizations.
     """
-    from densecell_batch.nets.build import compiled
+    from densecell_batch.nets.backend import compiled
 
     fixed = [variable.value for variable in net.non_trainable_variables]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.io.writing import StackWriter
-from densecell_batch.plots.overlay import write_preview
+from densecell_batch.plots.png import write_png
 from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["border_weights", "class_balance_weights", "diffuse", "error_weights", "write_error_weights"]
@@ -109,4 +109,4 @@ def write_error_weights(path: Path, volume: LabelledVolume, colours: Sequence[tu
     middle = len(weights) // 2
     grey = np.rint(weights[middle] * (255 / highest)).astype(np.uint8)
     picture = [np.array(colours, np.uint8)[volume.labels[middle]], np.repeat(grey[..., None], 3, axis=-1)]
-    write_preview(path.with_suffix(".png"), np.concatenate(picture, axis=1))
+    write_png(path.with_suffix(".png"), np.concatenate(picture, axis=1))

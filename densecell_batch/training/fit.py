@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from densecell_batch.errors import OptionError, Stopped
+from densecell_batch.inference.volume import predict_labels
 from densecell_batch.measure.metrics import Scores, score
 from densecell_batch.nets.architecture import Architecture, UNet2D
 from densecell_batch.nets.predictor import Predictor
@@ -28,7 +29,7 @@ from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 from densecell_batch.training.windows import Batch, flattened
 
-__all__ = ["Arrays", "Member", "fit_member", "predict_labels", "seconds_per_step"]
+__all__ = ["Arrays", "TrainedMember", "fit_member", "seconds_per_step"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _TENSORS = ("weights", "averaged", "means", "squares")
 
 
 @dataclass(frozen=True)
-class Member:
+class TrainedMember:
     """A trained net."""
 
     seed: int
@@ -70,7 +71,7 @@ def fit_member(
     *,
     start: Arrays | None = None,
     progress: Callable[[dict[str, float]], None] = lambda row: None,
-) -> Member:
+) -> TrainedMember:
     """Train a net, from its checkpoint where there is one.
 
     Parameters
@@ -149,7 +150,7 @@ def fit_member(
         _save(checkpoint, net, state)
         raise
     abandoned = state.step < recipe.steps
-    return Member(seed, state.best, evaluate(state.best), state.history, abandoned)
+    return TrainedMember(seed, state.best, evaluate(state.best), state.history, abandoned)
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
@@ -167,24 +168,6 @@ def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], re
     return float(np.median(times[3:]))
 
 
-def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
-    """Class map (z, y, x) uint8 of a normalized volume (z, y, x), with the tiles and the stitch of `segment`."""
-    from densecell_batch.inference.planning import plan_tiles
-    from densecell_batch.inference.stitch import Canvas
-    from densecell_batch.nets.ensemble import combine
-
-    shape, net = (image.shape[0], image.shape[1], image.shape[2]), predictor.architecture
-    plan = plan_tiles(shape, net, window, precision=predictor.precision, members=len(predictor))
-    canvas, labels = Canvas(plan.grid, plan.rule, net.n_classes), np.empty(shape, np.uint8)
-    for row in range(len(plan.grid.z.corners)):
-        for tile in plan.grid.row(row):
-            indices = (axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True))
-            canvas.paint(tile, *combine(predictor(image[np.ix_(*indices)])))
-        for finished in canvas.finished(row):
-            labels[finished.z] = finished.labels
-    return labels
-
-
 def _flat_for(architecture: Architecture, source: Callable[[int], Batch]) -> Callable[[int], Batch]:
     """A source whose windows have the shape that a net takes."""
     return (lambda step: flattened(source(step))) if isinstance(architecture, UNet2D) else source
@@ -194,8 +177,8 @@ def _compiled_step(net: Any, recipe: Recipe) -> Callable[..., Any]:
     """(weights, averaged, means, squares, [rate, count, keep], *batch) -> the first four after the step, and the loss
     before it.
     """
-    from densecell_batch.nets.build import compiled
-    from densecell_batch.training.losses import cropped, value_and_gradients
+    from densecell_batch.nets.backend import compiled, value_and_gradients
+    from densecell_batch.training.losses import cropped
 
     adam, loss = recipe.adam(), recipe.loss()
     fixed = [variable.value for variable in net.non_trainable_variables]

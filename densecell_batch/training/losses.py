@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 from keras import ops
 
-__all__ = [
-    "cropped",
-    "cross_entropy",
-    "improved_loss",
-    "published_loss",
-    "published_penalty",
-    "soft_dice",
-    "value_and_gradients",
-]
+__all__ = ["cropped", "cross_entropy", "improved_loss", "published_loss", "published_penalty", "soft_dice"]
 
 _SECOND = 0.33  # weight of the 2D predictor's loss (ref. Guay et al. 2021, and the published code)
 
@@ -116,18 +107,3 @@ def cropped(labels: Any, sides: tuple[int, ...]) -> Any:
     """The middle of (n, [z,] y, x), with these sides [z,] y, x."""
     starts = [(a - b) // 2 for a, b in zip(labels.shape[1:], sides, strict=True)]
     return labels[(slice(None), *(slice(s, s + b) for s, b in zip(starts, sides, strict=True)))]
-
-
-def value_and_gradients(loss: Any, variables: list[Any]) -> tuple[Any, list[Any]]:
-    """A scalar function of a list of tensors, and its gradient for each of them, with the backend of Keras."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        value, gradients = jax.value_and_grad(loss)(variables)
-        return value, gradients
-    import tensorflow as tf
-
-    with tf.GradientTape() as tape:
-        tape.watch(variables)
-        value = loss(variables)
-    return value, tape.gradient(value, variables)

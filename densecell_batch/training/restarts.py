@@ -26,29 +26,31 @@ import numpy as np
 from densecell_batch._version import __version__
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
+from densecell_batch.inference.volume import predict_labels
 from densecell_batch.measure.metrics import Scores, score
-from densecell_batch.models.bundle import ClassInfo, ModelBundle, load_bundle, write_bundle
+from densecell_batch.models.bundle import ModelBundle, load_bundle, write_bundle
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.golden import golden_pair, verify_bundle
 from densecell_batch.nets.architecture import Architecture, architecture_to_dict
-from densecell_batch.nets.predictor import Predictor, golden_pair, verify_bundle
+from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import render_curves
-from densecell_batch.plots.overlay import render_preview, write_preview
+from densecell_batch.plots.overlay import render_preview
+from densecell_batch.plots.png import write_png
 from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import make_folder, write_file
 from densecell_batch.storage.strict_json import parse_json
-from densecell_batch.training.fit import Arrays, Member, fit_member, predict_labels, seconds_per_step
+from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, seconds_per_step
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 
-__all__ = ["Progress", "Run", "train_ensemble"]
+__all__ = ["Progress", "TrainingRun", "train_ensemble"]
 
 _MAX_RUN_BYTES = 2**20
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[int, dict[str, float]], None]  # (seed, row of the history)
-
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """All that decides what comes out of a run, beside the volumes."""
 
     name: str  # of the bundle
@@ -73,14 +75,17 @@ class Run:
             raise OptionError(f"the class {twice[0]!r} is named twice; expected each once")
 
 
+Progress = Callable[[TrainingRun, int, dict[str, float]], None]  # (run, seed of the member, row of its history)
+
+
 def train_ensemble(
-    run: Run,
+    run: TrainingRun,
     train: list[LabelledVolume],
     evaluation: LabelledVolume,
     folder: Path,
     *,
     start: list[Arrays] | None = None,
-    progress: Progress = lambda seed, row: None,
+    progress: Progress = lambda run, seed, row: None,
 ) -> ModelBundle:
     """Train the members of a run, those that are not trained yet, and make a bundle of the best.
 
@@ -114,7 +119,7 @@ def train_ensemble(
     for seed in range(run.seed, run.seed + run.restarts):
         first = start[(seed - run.seed) % len(start)] if start else None
         members.append(_member(run, train, evaluation, folder, seed, first, progress))
-        write_preview(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
+        write_png(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
     kept = _best(members, run)
     ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
     labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
@@ -124,7 +129,7 @@ def train_ensemble(
     return _write(run, train, evaluation, members, kept, scores, folder)
 
 
-def _best(members: list[Member], run: Run) -> list[Member]:
+def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]:
     """The members of the ensemble, best first."""
     whole = [m for m in members if not m.abandoned]
     for m in members:
@@ -139,20 +144,20 @@ def _best(members: list[Member], run: Run) -> list[Member]:
 
 
 def _member(
-    run: Run,
+    run: TrainingRun,
     train: list[LabelledVolume],
     evaluation: LabelledVolume,
     folder: Path,
     seed: int,
     start: Arrays | None,
     progress: Progress,
-) -> Member:
+) -> TrainedMember:
     """Train a member, or read the state of one that is trained."""
 
     def log(row: dict[str, float]) -> None:
         with (folder / "log.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"seed": seed, **row}) + "\n")
-        progress(seed, row)
+        progress(run, seed, row)
 
     member = fit_member(
         run.architecture,
@@ -169,8 +174,8 @@ def _member(
 
 
 def _same_run(
-    run: Run, train: list[LabelledVolume], evaluation: LabelledVolume, folder: Path, start: list[Arrays] | None
-) -> Run:
+    run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, folder: Path, start: list[Arrays] | None
+) -> TrainingRun:
     """Hold the run to what its folder was begun with; the run with its number of steps."""
     wanted = _identity(run, train, evaluation, start)
     path = folder / "run.json"
@@ -206,7 +211,7 @@ def _same_run(
 
 
 def _identity(
-    run: Run, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
+    run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
 ) -> dict[str, Any]:
     """JSON values of all that decides a member. How many are trained and kept may change: restarts can be added."""
     import hashlib
@@ -229,25 +234,25 @@ def _identity(
     return values
 
 
-def _as_dict(scores: Scores, run: Run) -> dict[str, Any]:
+def _as_dict(scores: Scores, run: TrainingRun) -> dict[str, Any]:
     iou = {c.name: None if np.isnan(v) else round(float(v), 4) for c, v in zip(run.classes, scores.iou, strict=True)}
     return {"mean_iou": round(scores.mean_iou, 4), "accuracy": round(scores.accuracy, 4), "iou": iou}
 
 
-def _write_sample(run: Run, evaluation: LabelledVolume, labels: np.ndarray, folder: Path) -> None:
+def _write_sample(run: TrainingRun, evaluation: LabelledVolume, labels: np.ndarray, folder: Path) -> None:
     depth = len(labels)
     shown = sorted({0, depth // 2, depth - 1})
     images, classes = [(z, evaluation.image[z]) for z in shown], [(c.name, c.colour) for c in run.classes]
     picture = render_preview(images, [labels[z] for z in shown], classes, evaluation.voxel_size, "evaluation volume")
-    write_preview(folder / "sample.png", picture)
+    write_png(folder / "sample.png", picture)
 
 
 def _write(
-    run: Run,
+    run: TrainingRun,
     train: list[LabelledVolume],
     evaluation: LabelledVolume,
-    members: list[Member],
-    kept: list[Member],
+    members: list[TrainedMember],
+    kept: list[TrainedMember],
     scores: Scores,
     folder: Path,
 ) -> ModelBundle:

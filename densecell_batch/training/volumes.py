@@ -9,11 +9,11 @@ import numpy as np
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
-from densecell_batch.inference.device import need_memory
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.prepare.normalize import measure, normalize
 from densecell_batch.storage.opening import Reach
+from densecell_batch.system import need_memory
 
 __all__ = ["LabelledVolume", "load_labelled"]
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from densecell_batch.io.discovery import natural_key
-from densecell_batch.runs.outputs import OutputPaths
+from densecell_batch.runs.paths import StackPaths
 from densecell_batch.watch.inbox import Inbox, Sighting
 from densecell_batch.watch.ledger import Ledger, Row
 from densecell_batch.watch.results import Result, Results
@@ -118,7 +118,7 @@ class Board:
         """As it was at the last look."""
         return self._sightings[row.name]
 
-    def paths(self, row: Row) -> OutputPaths:
+    def paths(self, row: Row) -> StackPaths:
         """Where its results go."""
         return self._results.paths(self._sightings[row.name].path)
 
@@ -144,8 +144,7 @@ class Board:
         row.state, row.reason, row.progress, row.retry_at, row.crashes = "done", "", 1.0, 0.0, 0
         row.sha256 = found.sha256
         row.labels, row.report = self._results.shown(found.labels), self._results.shown(found.report)
-        confidence = found.content.get("mean_confidence")
-        row.confidence = float(confidence) if isinstance(confidence, int | float) else None
+        row.confidence = found.content.mean_confidence
         with suppress(OSError):
             row.finished = found.report.stat().st_mtime
 

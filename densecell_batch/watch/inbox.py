@@ -21,7 +21,7 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, explained_reading
 from densecell_batch.printable import printable
 from densecell_batch.runs.checks import check_image
-from densecell_batch.runs.outputs import without_suffix
+from densecell_batch.runs.paths import without_suffix
 from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.ome_sets import OmeSets
 

@@ -20,11 +20,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
-from densecell_batch.runs.report import work_of
+from densecell_batch.runs.report import Identity
 from densecell_batch.storage.atomic import explained, remove_remains, write_file
 from densecell_batch.storage.claims import Ours, claimed, holder, is_claimed, is_mine
 from densecell_batch.storage.opening import read_json, read_small
@@ -45,7 +44,7 @@ class Place:
     out
         The output folder; made if it is not there.
     identity
-        JSON values of the model, the options and the first macro.
+        Model, options and first macro: of the work on any stack.
     redo
         Whether other ones may take the place of those that earlier runs had.
 
@@ -57,9 +56,9 @@ class Place:
         If the folder cannot be made.
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any], *, redo: bool = False) -> None:
+    def __init__(self, out: Path, identity: Identity, *, redo: bool = False) -> None:
         self.out, self.folder = out, out / _FOLDER
-        self.identity = work_of(identity)
+        self.identity = identity
         self._setup = self.folder / "setup.json"
         for folder in (self.folder, self.folder / "claims", self.folder / "contents"):
             if folder.is_symlink():
@@ -73,7 +72,7 @@ class Place:
         for folder in (self.folder, self.folder / "claims"):
             remove_remains(folder)
         found = self._read_setup()
-        changed = [] if found is None else differences(found, self.identity)
+        changed = [] if found is None else differences(found.as_json(), identity.as_json())
         if changed and not redo:
             raise OptionError(
                 f"{out}: its results were made otherwise: {'; '.join(changed)}. Give another output folder, or --redo "
@@ -82,7 +81,7 @@ class Place:
         if changed and any(is_claimed(owner) for owner in self.folder.glob("ledger-*.owner")):
             raise OptionError(f"{out}: --redo while another watcher works with other options; stop that one first")
         if changed or found is None:
-            write_file(self._setup, json.dumps(self.identity, indent=2).encode())
+            write_file(self._setup, json.dumps(identity.as_json(), indent=2).encode())
         self._tidy()
 
     def _tidy(self) -> None:
@@ -93,12 +92,11 @@ class Place:
                     with claimed(path):
                         pass
 
-    def _read_setup(self) -> Any:
+    def _read_setup(self) -> Identity | None:
         try:
-            found = read_json(self._setup)
+            return Identity.read(read_json(self._setup))
         except (OSError, ValueError):
             return None
-        return work_of(found) if isinstance(found, dict) else None
 
     def check(self) -> None:
         """See that the output folder is still the same: an empty mount point looks as if nothing was done.

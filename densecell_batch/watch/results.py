@@ -12,7 +12,6 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from densecell_batch.errors import OutputError
 from densecell_batch.imagej.macro import Macro
@@ -20,9 +19,9 @@ from densecell_batch.io.discovery import Stamp
 from densecell_batch.printable import printable
 from densecell_batch.runs.checks import longest_name
 from densecell_batch.runs.hooks import post_is_done
-from densecell_batch.runs.outputs import OutputPaths, is_like_result
-from densecell_batch.runs.ownership import entries_of, is_report, set_aside
-from densecell_batch.runs.report import has_labels, read_report, work_of, write_report
+from densecell_batch.runs.ownership import set_aside
+from densecell_batch.runs.paths import StackPaths, is_like_result
+from densecell_batch.runs.report import Identity, Report, has_labels, read_report, write_report
 from densecell_batch.storage.atomic import explained, sync, temporary_name, write_file
 from densecell_batch.storage.opening import read_small
 from densecell_batch.watch.inbox import Sighting
@@ -46,12 +45,12 @@ class Result:
 
     labels: Path
     report: Path
-    content: dict[str, Any]  # of the report
+    content: Report
 
     @property
     def sha256(self) -> str:
         """Of the input."""
-        return str(self.content["input"]["sha256"])
+        return self.content.input.sha256
 
 
 class Results:
@@ -70,11 +69,11 @@ class Results:
     def __init__(self, place: Place, root: Path, post: Macro | None = None) -> None:
         self._place, self._root, self._out, self._post = place, root, place.out, post
 
-    def paths(self, stack: Path) -> OutputPaths:
+    def paths(self, stack: Path) -> StackPaths:
         """Where the results of a stack go."""
-        return OutputPaths(self._out / stack.relative_to(self._root).parent, stack)
+        return StackPaths(self._out / stack.relative_to(self._root).parent, stack)
 
-    def wrong_place(self, paths: OutputPaths) -> str | None:
+    def wrong_place(self, paths: StackPaths) -> str | None:
         """Why results cannot lie where those of a stack would; None if they can. Folders of IN decide how folders of
         OUT are called, and nothing is written outside of it.
         """
@@ -83,7 +82,7 @@ class Results:
         except OSError as error:  # too long, for example
             return f"its results cannot lie below {self._out} ({error.strerror}); rename it or its folders"
 
-    def _wrong_place(self, paths: OutputPaths) -> str | None:
+    def _wrong_place(self, paths: StackPaths) -> str | None:
         folder = self._out
         for part in paths.folder.relative_to(self._out).parts:
             folder /= part
@@ -104,19 +103,19 @@ class Results:
         found = self._result(self._out / report) if report else None
         return found is not None and found.sha256 == sha256
 
-    def current(self, paths: OutputPaths) -> Result | None:
+    def current(self, paths: StackPaths) -> Result | None:
         """The results under some name, whatever they were made of, if it was with this model."""
         return self._result(paths.report)
 
-    def of_stamp(self, paths: OutputPaths, stamp: Stamp) -> Result | None:
+    def of_stamp(self, paths: StackPaths, stamp: Stamp) -> Result | None:
         """The results of a stack, if they were made of a file of the same size and time, with this model."""
         found = self.current(paths)
         if found is None:
             return None
-        entry = found.content["input"]
-        return found if (entry["files"], entry["bytes"], entry["mtime_ns"]) == _numbers(stamp) else None
+        told = found.content.input
+        return found if (told.files, told.bytes, told.mtime_ns) == _numbers(stamp) else None
 
-    def of_content(self, paths: OutputPaths, sha256: str) -> Result | None:
+    def of_content(self, paths: StackPaths, sha256: str) -> Result | None:
         """The results of the same content under the stack's own name, or else under another one."""
         for report in (paths.report, self._place.recall(sha256)):
             found = None if report is None else self._result(report)
@@ -128,25 +127,22 @@ class Results:
         content = read_report(report)
         if content is None or not self._is_ours(content):
             return None
-        entry, outputs = content.get("input"), content.get("outputs")
-        if not isinstance(entry, dict) or not {"files", "bytes", "mtime_ns", "sha256"} <= entry.keys():
-            return None
-        if not isinstance(outputs, dict) or not has_labels(report, content):
+        if not has_labels(report, content):
             return None
         if self._post is not None and not post_is_done(report, content, self._post):
             return None
-        return Result(report.with_name(outputs["labels"]["file"]), report, content)
+        return Result(report.with_name(content.outputs["labels"].file), report, content)
 
-    def _is_ours(self, content: dict[str, Any]) -> bool:
+    def _is_ours(self, content: Report) -> bool:
         """Whether a report is of this model, these options and this first macro."""
-        return work_of({**content, "input": None}) == self._place.identity
+        return Identity.of(content).on_any_stack() == self._place.identity
 
-    def made_from(self, paths: OutputPaths) -> str:
+    def made_from(self, paths: StackPaths) -> str:
         """File name of the stack that the results under some name were made from; "" where there are none."""
-        entry = (read_report(paths.report) or {}).get("input")
-        return Path(str(entry.get("path", ""))).name if isinstance(entry, dict) else ""
+        found = read_report(paths.report)
+        return "" if found is None else Path(found.input.path).name
 
-    def keep_earlier(self, paths: OutputPaths, sha256: str) -> None:
+    def keep_earlier(self, paths: StackPaths, sha256: str) -> None:
         """Rename the results of other content, or of another model, so that new ones can take their names.
 
         The report goes last, and says what the suffix is: a process that is killed in between leaves a state from
@@ -158,43 +154,41 @@ class Results:
             If they cannot be renamed.
         """
         content = read_report(paths.report)
-        if content is None or not is_report(content):
-            return
-        entry = content.get("input")
-        if self._is_ours(content) and isinstance(entry, dict) and entry.get("sha256") == sha256:
+        if content is None or (self._is_ours(content) and content.input.sha256 == sha256):
             return
         with explained(paths.report):
             made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(paths.report.stat().st_mtime))
-            kept, number = f"{paths.base}.old-{made}", 1
+            kept, number = f"{paths.name}.old-{made}", 1
             # One of the same input is of this very renaming, which was interrupted.
-            while (other := read_report(paths.folder / f"{kept}_report.json")) and other.get("input") != entry:
+            while (other := read_report(paths.folder / f"{kept}_report.json")) and other.input != content.input:
                 number += 1
-                kept = f"{paths.base}.old-{made}-{number}"
-            for output in entries_of(content):
-                if not paths.may_be(output["file"]):
+                kept = f"{paths.name}.old-{made}-{number}"
+            names = {}
+            for file in (entry.file for entry in content.files()):
+                if not paths.may_be(file):
                     continue  # a report that somebody edited
-                source, target = paths.folder / output["file"], kept + output["file"].removeprefix(paths.base)
+                source, target = paths.folder / file, kept + file.removeprefix(paths.name)
                 if source.exists():
                     if (paths.folder / target).exists():
                         target = set_aside(source, paths.report).name
                     else:
                         source.rename(paths.folder / target)
-                output["file"] = target
-            write_report(paths.folder / f"{kept}_report.json", content)
+                names[file] = target
+            write_report(paths.folder / f"{kept}_report.json", content.renamed(names))
             paths.report.unlink()
             sync(paths.folder)
-        _log.info("%s: the earlier results are kept as %s_...", paths.folder / paths.base, kept)
+        _log.info("%s: the earlier results are kept as %s_...", paths.folder / paths.name, kept)
 
-    def error_text(self, paths: OutputPaths) -> Path:
+    def error_text(self, paths: StackPaths) -> Path:
         """Where it is said why a stack has no results; shortened, if it is its name that is too long for them."""
-        name = paths.base
+        name = paths.name
         over = len(os.fsencode(temporary_name(Path(name + _SUFFIX)).name)) - longest_name(paths.folder)
         if over > 0:
             digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
             name = f"{os.fsencode(name)[: -over - 9].decode('utf-8', 'ignore')}~{digest}"
         return paths.report.with_name(name + _SUFFIX)
 
-    def error_of(self, paths: OutputPaths, name: str, stamp: Stamp) -> str | None:
+    def error_of(self, paths: StackPaths, name: str, stamp: Stamp) -> str | None:
         """Why a stack failed for good, as it is said in its error text; None if there is none of this version."""
         try:
             text = read_small(self.error_text(paths)).decode()
@@ -208,7 +202,7 @@ class Results:
         reason = re.search(r"^Why: (.*)$", text, re.M)
         return reason[1] if reason else "see its error text"
 
-    def write_error(self, paths: OutputPaths, sighting: Sighting, reason: str, attempts: int) -> Path:
+    def write_error(self, paths: StackPaths, sighting: Sighting, reason: str, attempts: int) -> Path:
         """Say, to the person who dropped the stack, why there are no results.
 
         Raises
@@ -238,7 +232,7 @@ densecell-batch
         write_file(path, text.encode("utf-8", "backslashreplace"))
         return path
 
-    def forget_texts(self, paths: OutputPaths, found: Result) -> None:
+    def forget_texts(self, paths: StackPaths, found: Result) -> None:
         """Remove what was said of a stack that is done now."""
         texts = [text for text in [self.error_text(paths)] if _is_error_text(text)]
         if found.report == paths.report:
@@ -256,8 +250,8 @@ densecell-batch
         except OutputError as error:
             _log.warning("%s", error)
 
-    def _twin_text(self, paths: OutputPaths) -> Path:
-        return paths.folder / f"{paths.base}.same.txt"
+    def _twin_text(self, paths: StackPaths) -> Path:
+        return paths.folder / f"{paths.name}.same.txt"
 
     def name_twin(self, sighting: Sighting, twin: Result) -> None:
         """Leave word where the results of a stack are whose content was done under another name.
@@ -273,7 +267,7 @@ densecell-batch
         path = self._twin_text(paths)
         text = (
             f"{_one_line(sighting.name)} {_TWIN} "
-            f"{Path(str(twin.content['input'].get('path', ''))).name}.\nIts labels: {self.shown(twin.labels)}\n"
+            f"{Path(twin.content.input.path).name}.\nIts labels: {self.shown(twin.labels)}\n"
         )
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize
-from densecell_batch.models.bundle import ClassInfo, load_bundle, write_bundle
+from densecell_batch.models.bundle import load_bundle, write_bundle
+from densecell_batch.models.classes import ClassInfo
 from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
 
 from .driver import Target, mutated, mutated_json

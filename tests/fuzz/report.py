@@ -6,30 +6,35 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from densecell_batch.inference.segmenter import SegmentOptions
 from densecell_batch.runs.hooks import Macro, post_is_done
-from densecell_batch.runs.outputs import OutputPaths
-from densecell_batch.runs.ownership import compare, entries_of, foreign, make_room, set_aside, sha256_of
-from densecell_batch.runs.report import has_labels, is_same_work, read_report
+from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.ownership import compare, foreign, make_room, set_aside, sha256_of
+from densecell_batch.runs.paths import StackPaths
+from densecell_batch.runs.report import Identity, has_labels, read_report
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results
 
 from .driver import Target, mutated, mutated_json
 
 _SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of an empty file
-_IDENTITY = {"model": {"name": "tiny", "members": [_SHA256]}, "options": {"stitch": "crop"}, "pre_macro": None}
+_MODEL = {"name": "tiny", "version": "1", "licence": "CC0", "members": [_SHA256]}
+_IDENTITY = Identity.read({"input": None, "model": _MODEL, "options": {"stitch": "crop"}, "pre_macro": None})
 _REPORT = {
     "schema_version": 1,
-    "input": {"path": "/in/input.tif", "files": 1, "bytes": 5, "mtime_ns": 7, "sha256": _SHA256, "shape": [1, 2, 3]},
-    **_IDENTITY,
+    "input": {"path": "/in/input.tif", "files": 1, "bytes": 5, "mtime_ns": 7, "sha256": _SHA256, "shape": [1, 2, 3],
+              "dtype": "uint8", "voxel_size_um": [1, 2, 3]},
+    "model": _MODEL,
+    "options": {"stitch": "crop"},
     "versions": {"densecell-batch": "1"},
     "warnings": ["a warning"],
     "outputs": {
         "labels": {"file": "input_labels.tif", "bytes": 0, "sha256": _SHA256},
         "preview": {"file": "input_preview.png", "bytes": 0, "sha256": _SHA256},
     },
-    "post_macro": {"sha256": _SHA256, "tables": [{"file": "input_macro_results.csv", "bytes": 0, "sha256": _SHA256}]},
-    "timings": {"seconds": 1.5, "named_ns": {"input_labels.tif": 1}},
+    "post_macro": {"macro": "m.ijm", "sha256": _SHA256, "tables": [
+        {"title": "results", "rows": 0, "file": "input_macro_results.csv", "bytes": 0, "sha256": _SHA256},
+    ]},
+    "timings": {"total": 1.5, "named_ns": {"input_labels.tif": 1}},
 }  # fmt: skip
 
 
@@ -45,23 +50,23 @@ def _read(path: Path) -> None:
     for name in (*mine, *others):
         (folder / name).touch()
     stack = folder / "in" / "input.tif"
-    paths = OutputPaths(folder, stack)
+    paths = StackPaths(folder, stack)
     macro = Macro(folder / "macro.ijm", "return 1;", _SHA256)
     results = Results(Place(folder, _IDENTITY), folder / "in", macro)
     content = read_report(path)
-    entries_of(content)
-    compare(path, content)
-    has_labels(path, content)
-    is_same_work(content, _REPORT)
+    if content is not None:
+        compare(path, content)
+        has_labels(path, content)
+        _ = Identity.of(content) == _IDENTITY
     post_is_done(path, content, macro)
     found = results.current(paths)
     results.made_from(paths)
     if found is not None:
         _ = found.sha256, found.content
-    foreign(path, paths.wanted(SegmentOptions()))
+    foreign(path, paths.wanted(RunOptions()))
     before = path.read_bytes()
     results.keep_earlier(paths, "0" * 64)
-    make_room(path, paths.wanted(SegmentOptions()), keep=True)
+    make_room(path, paths.wanted(RunOptions()), keep=True)
     for name in others:
         assert sha256_of(folder / name) == _SHA256, name
     for kept in folder.glob("*.old-*"):

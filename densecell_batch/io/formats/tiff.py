@@ -19,13 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from densecell_batch.calibration import StackInfo
 from densecell_batch.errors import StackError
 from densecell_batch.io.formats.chain import TiffDirectory, read_at, read_chain
 from densecell_batch.io.formats.grey_values import AS_STORED, GreyValues, grey_values_of
 from densecell_batch.io.formats.slices import Slices, find_slices
 from densecell_batch.io.formats.tiff_tags import voxel_size_of
-from densecell_batch.io.stack import Reader, Stack, explained_reading
+from densecell_batch.io.stack import Reader, Stack, StackInfo, explained_reading
 
 __all__ = ["is_whole_tiff", "open_tiff"]
 

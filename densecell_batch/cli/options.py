@@ -1,0 +1,87 @@
+"""The options of `segment`; `watch` and `slurm` take those of them that make sense for a folder, or for a task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click import Choice, Option
+
+from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE
+from densecell_batch.models.registry import DEFAULT_MODEL
+
+__all__ = ["OF_A_RUN", "OF_THE_RESULT", "as_words", "with_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_FILE = click.Path(path_type=Path)
+
+# What the result is, and how it is come by: for every stack of a run, a folder, or an array of tasks.
+OF_THE_RESULT = (
+    Option(["--model"], default=DEFAULT_MODEL, show_default=True, help="Name or path of a model bundle."),
+    Option(["--stitch"], type=Choice(["crop", "deepest", "blend"]), default="crop", show_default=True,
+           help="How tiles become a volume: each voxel from its best tile, the published rule, or a weighted mean."),
+    Option(["--ensemble"], type=Choice(["mean", "vote"]), default="mean", show_default=True,
+           help="Mean of the members' probabilities, or majority of their classes."),
+    Option(["--probabilities"], is_flag=True, help="Also write the class probabilities."),
+    Option(["--uncertainty"], is_flag=True, help="Also write the disagreement of the members, in bits."),
+    Option(["--instances"], multiple=True, metavar="CLASS",
+           help="Also write the connected objects of a class. Repeatable."),
+    Option(["--min-volume"], type=click.FloatRange(min=0), default=0.0, metavar="UM3",
+           help="Leave out instances below this volume in cubic micrometres."),
+    Option(["--voxel-size"], type=VOXEL_SIZE,
+           help="Voxel size in nm (or with a unit), instead of that of the file."),
+    Option(["--precision"], type=Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
+           help="What the nets compute in; auto takes the faster of float32 and bfloat16."),
+    Option(["--tile"], type=TILE, help="Output region of a tile, instead of the largest that fits the memory."),
+    Option(["--memory"], type=MEMORY, help="Memory to use, such as 4G.  [default: half of what is free]"),
+    Option(["--device"], type=Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True),
+    Option(["--format", "file_format"], type=Choice(["imagej", "ome-tiff"]), default="imagej", show_default=True,
+           help="Of all images written."),
+    Option(["--no-preview"], is_flag=True, help="Write no preview picture."),
+    Option(["--pre-macro"], type=_FILE, metavar="FILE.ijm",
+           help="ImageJ macro to run on each stack before; what it leaves active is segmented."),
+    Option(["--post-macro"], type=_FILE, metavar="FILE.ijm",
+           help="ImageJ macro to run on the labels after; its tables are saved as CSV."),
+    Option(["--macro-timeout"], type=SECONDS, default=1800.0, show_default=True,
+           help="Seconds that a macro may take on a stack."),
+    Option(["--imagej"], metavar="WHERE",
+           help="Fiji or ImageJ folder, or ij.jar, for the macros.  [default: usual places]"),
+    Option(["--follow-links"], is_flag=True,
+           help="Follow links in the folders that you name, too: you know where they lead."),
+)  # fmt: skip
+
+# What one run does of the work. Watchers and scripts decide that themselves.
+OF_A_RUN = (
+    Option(["--overwrite"], is_flag=True, help="Segment again what was already done."),
+    Option(["--workers"], default="1", metavar="N|auto", help="Processes to share the work; auto: one for each GPU."),
+    Option(["--shard"], type=SHARD, help="Compute only part I of N; whoever is last writes the results."),
+    Option(["--array-task"], is_flag=True, hidden=True),  # with --shard: another job tells of stacks that fail for all
+    Option(["--assemble"], is_flag=True, help="Compute nothing: write the results of the parts that are there."),
+    Option(["--dry-run"], is_flag=True, help="Only say what would be done: tiles, memory, time."),
+)
+
+
+def with_options(*options: Option) -> Callable[[Command], Command]:
+    """Decorate a command with options that other commands have, too."""
+
+    def decorate(command: Command) -> Command:
+        memo = getattr(command, "__click_params__", [])  # of decorators, the last one first
+        command.__click_params__ = memo + [copy.copy(option) for option in reversed(options)]  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def as_words(options: Sequence[Option]) -> list[Option]:
+    """The same options with their values as they were written, and no defaults: to be handed on to another command."""
+    found = []
+    for option in options:
+        copied = copy.copy(option)
+        if not option.is_flag:
+            copied.type, copied.default, copied.show_default = click.STRING, None, False
+        found.append(copied)
+    return found

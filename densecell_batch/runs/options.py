@@ -1,0 +1,65 @@
+"""What the user asks of a run: how a volume goes through the nets, and what files come of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.errors import OptionError
+from densecell_batch.imagej.macro import MacroHooks
+from densecell_batch.inference.options import SHAPES, TOLD, InferenceOptions
+from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.storage.opening import Reach
+
+__all__ = ["RunOptions", "RunSegmenter"]
+
+
+@dataclass(frozen=True)
+class RunOptions(InferenceOptions):
+    """What the user asks of every stack of a run; the flags of `densecell-batch segment`."""
+
+    instances: Annotated[tuple[str, ...], SHAPES] = ()  # class names
+    min_volume: Annotated[float, SHAPES] = 0.0  # cubic micrometres; smaller instances are left out
+    voxel_size: Annotated[VoxelSize | None, SHAPES] = None  # overrides that of the file
+    file_format: Annotated[str, SHAPES] = "imagej"
+    preview: Annotated[bool, TOLD] = True  # drawn of labels that are there
+    overwrite: bool = False
+    shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
+    assemble: bool = False  # compute nothing
+    unattended: bool = False  # nobody can be asked: keep the user's files under other names, do not wait for others
+    inbox: Path | None = None  # folder below which links are not followed; None: only the stack itself may be one
+    follow_links: bool = False  # follow all links
+    hooks: MacroHooks = field(default_factory=MacroHooks)
+
+    def check(self, classes: Sequence[str]) -> None:
+        """See that a model with these classes can do what is asked.
+
+        Raises
+        ------
+        OptionError
+            If a class of `instances` is none of them, or there is a smallest volume of no class.
+        """
+        for name in self.instances:
+            if name not in classes:
+                raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(classes)}")
+        if self.min_volume > 0 and not self.instances:
+            raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
+
+    def told(self) -> dict[str, Any]:
+        """JSON values of what the report says of them."""
+        told = self.marked(SHAPES, TOLD)
+        values = {name: value for name, value in asdict(self).items() if name in told}
+        return dict(json.loads(json.dumps(values)))  # as they are after a file: lists, not tuples
+
+    def reach(self, path: Path) -> Reach:
+        """Which links are followed on the way to the files of a stack."""
+        if self.inbox is None:
+            return Reach.of(path, links=self.follow_links)
+        return Reach(self.inbox, links=self.follow_links)
+
+
+RunSegmenter: TypeAlias = Segmenter[RunOptions]

@@ -1,0 +1,37 @@
+"""What is written down of a file, so that it can be told later whether it is still that one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+from msgspec import UNSET, Struct, UnsetType
+
+__all__ = ["FileRecord", "described"]
+
+_NAME_MAX = 255  # bytes, on all file systems in use
+
+
+class FileRecord(Struct, frozen=True, kw_only=True):
+    """A file beside the one that holds this record.
+
+    Raises
+    ------
+    ValueError
+        If `file` is no name that a file in some folder can have.
+    """
+
+    file: str
+    bytes: int
+    sha256: str | UnsetType = UNSET  # hexadecimal; reports of old have none
+
+    def __post_init__(self) -> None:
+        if self.file in ("", ".", "..") or "/" in self.file or "\0" in self.file:
+            raise ValueError("expected the name of a file")
+        if len(os.fsencode(self.file)) > _NAME_MAX:  # raises for what no file is called
+            raise ValueError("the name of the file is too long")
+
+
+def described(name: str, content: bytes) -> FileRecord:
+    """The record of a small file."""
+    return FileRecord(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

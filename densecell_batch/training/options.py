@@ -1,0 +1,112 @@
+"""What is asked of a training, and the run that comes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from densecell_batch.errors import OptionError
+from densecell_batch.inference.device import choose_precision, select_device
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.fetching import find_bundle
+from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, UNet2D
+from densecell_batch.training.fit import Arrays
+from densecell_batch.training.recipes import Improved, Published, Recipe
+from densecell_batch.training.restarts import TrainingRun
+
+__all__ = ["TrainingOptions", "training_run"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the user asks of a training; the flags of `densecell-batch train`. One of `steps`, `epochs` and `minutes`
+    says how long each member is trained.
+    """
+
+    name: str = "mine"  # of the bundle
+    net: str = "2d3d"  # or "unet"
+    preset: str = "improved"  # or "published"
+    kernels: int = 16  # filters of the first block; even
+    pyramid_kernels: int = 12  # filters of the 3D pyramid
+    window: tuple[int, int, int] | None = None  # of the training (z, y, x); None: 5,160,160, of a U-Net 5,252,252
+    batch: int = 1  # windows a step (improved)
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    learning_rate: float | None = None  # None: that of the preset
+    restarts: int = 1  # members to train
+    keep: int | None = None  # best members to keep; None: all, at most 4
+    floor: float = 0.3  # mean IoU below which a member is abandoned after its trial
+    seed: int = 0
+    init: str | None = None  # bundle to start from; it decides the architecture
+    precision: str = "auto"
+    licence: str = "not stated"
+    citation: str = "not stated"
+
+
+def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tuple[list[Arrays] | None, TrainingRun]:
+    """The run that is asked for, and the weights that its members start from.
+
+    Raises
+    ------
+    OptionError
+        If the options contradict each other.
+    ModelError
+        If there is no model `options.init`.
+    """
+    if sum(given is not None for given in (options.steps, options.epochs, options.minutes)) != 1:
+        raise OptionError("give one of --steps, --epochs and --minutes: how long each member is trained")
+    architecture, start = _architecture(len(classes), options), None
+    if options.init:
+        bundle = find_bundle(options.init)
+        architecture = bundle.architecture
+        start = [bundle.weights(i) for i in range(len(bundle.members))]
+        if architecture.n_classes != len(classes):
+            raise OptionError(f"--init {options.init} has {architecture.n_classes} classes, --classes {len(classes)}")
+    return start, TrainingRun(
+        name=options.name,
+        architecture=architecture,
+        classes=tuple(classes),
+        recipe=_recipe(architecture, options, normalized=start is None),
+        restarts=options.restarts,
+        keep=options.keep or min(4, options.restarts),
+        seed=options.seed,
+        minutes=options.minutes,
+        licence=options.licence,
+        citation=options.citation,
+    )
+
+
+def _recipe(architecture: Architecture, options: TrainingOptions, *, normalized: bool) -> Recipe:
+    """The recipe of a preset; a net that is trained already has no normalizations, and needs none."""
+    precision = choose_precision(options.precision, select_device("auto"))
+    _log.info("precision %s (%s)", precision.name, precision.reason)
+    window = options.window or ((5, 252, 252) if options.net == "unet" else (5, 160, 160))
+    name = "float32" if precision.name == "float32" else f"mixed_{precision.name}"
+    recipe: Recipe
+    if options.preset == "published":
+        recipe = Published.of(architecture, window=window, floor=options.floor, precision=name)
+    else:
+        recipe = Improved(
+            window=window, floor=options.floor, precision=name, batch=options.batch, normalized=normalized
+        )
+    if options.learning_rate is not None:
+        recipe = replace(recipe, learning_rate=options.learning_rate)
+    return recipe if options.steps is None else recipe.over(options.steps)
+
+
+def _architecture(n_classes: int, options: TrainingOptions) -> Architecture:
+    """The net of a preset; without the quirks of the published ones in the improved preset."""
+    published = options.preset == "published"
+    if options.net == "unet":
+        return UNet2D(n_classes, options.kernels, n_blocks=4 if published else 3, relu_on_logits=published)
+    return Hybrid2D3D(
+        n_classes,
+        options.kernels,
+        pyramid_kernels=options.pyramid_kernels,
+        relu_on_logits=published,
+        pyramid_unpools_z=published,
+    )

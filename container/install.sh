@@ -95,9 +95,8 @@ PYTHON
 }
 
 install_package() {
-    cp -R "$src" /opt/build/src # the source may be read-only, and building leaves files in it
     # With the pinned setuptools that is there: one of its own would be fetched unpinned.
-    pip_install --no-deps --no-build-isolation --target "$root/app" /opt/build/src
+    pip_install --no-deps --no-build-isolation --target "$root/app" "$src"
     sed "1s|.*|#!$python|" "$root/app/bin/densecell-batch" > "$root/venv/bin/densecell-batch"
     chmod 755 "$root/venv/bin/densecell-batch"
     rm -rf "$root/app/bin"

@@ -179,7 +179,7 @@ def test_a_wheel_has_the_macros(tmp_path, imagej):
     source, site = tmp_path / "source", tmp_path / "site"
     for name in ("densecell_batch", "macros"):
         shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", tmp_path, source]
     subprocess.run(list(map(str, build)), check=True, timeout=300)

@@ -82,7 +82,7 @@ def test_another_parser_reads_the_same_definition():
     sections = definition(DEFINITION)[1]
     assert command == sections["runscript"].strip()
     assert set(files) == {line.strip() for line in sections["files"].splitlines() if line.strip()}
-    assert "org.opencontainers.image.licenses BSD-3-Clause" in labels
+    assert "org.opencontainers.image.licenses BSD-3-Clause AND CC-BY-NC-SA-3.0" in labels
 
 
 def test_both_run_the_same_script():

@@ -1,0 +1,24 @@
+"""What pyproject.toml cannot say; pip and `build` run this by themselves.
+
+All is built in a temporary folder: from `build/` in the clone, a module that was deleted comes back in the next wheel.
+On a package index the README's links lead to the repository, if pyproject.toml names its address, and are plain text if
+it does not: there the files are not beside it.
+"""
+
+import re
+import tempfile
+import tomllib
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+repository = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"].get("Repository")
+link = rf"[\1]({repository}/blob/main/\2)" if repository else r"\1"
+readme = re.sub(r"\[([^]]+)\]\((?!https:)([^)]+)\)", link, (here / "README.md").read_text(encoding="utf-8"))
+with tempfile.TemporaryDirectory() as folder:
+    setup(
+        long_description=readme,
+        long_description_content_type="text/markdown",
+        options={"build": {"build_base": folder}, "egg_info": {"egg_base": folder}},
+    )

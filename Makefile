@@ -16,7 +16,7 @@ ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 &&
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
-.PHONY: help demo test test-slow test-lowest fuzz check format bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-slow test-lowest fuzz check format docs bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -25,7 +25,7 @@ help:  ## list the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test,fiji]'
+	$(BIN)/pip install --quiet --editable '.[test,fiji,docs]'
 	touch $@
 
 demo: $(VENV)/.installed  ## segment a real EM stack into ./demo-out
@@ -59,6 +59,9 @@ format: $(VENV)/.installed  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed  ## make the documentation a site, in site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(VENV)/.installed  ## print the tables of benchmarks/
 	$(BIN)/python benchmarks/inference.py
 
@@ -84,4 +87,4 @@ image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the
 	PYTHON=$(BIN)/python container/constraints.sh gpu
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest demo-out build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,41 @@
+"""The documentation as a site: links lead somewhere, nothing is loaded from elsewhere, all public names are there."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from images import ROOT
+
+import densecell_batch
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_public_name_is_described(site):
+    """A name that the site's reader of the source cannot follow, or without a docstring, is left out in silence."""
+    page = (site / "api/index.html").read_text(encoding="utf-8")
+    for name in densecell_batch.__all__:
+        assert name.startswith("__") or f'id="densecell_batch.{name}"' in page, name
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        assert not re.search(r'<(?:link|script|img)[^>]* (?:href|src)="?(?:https?:)?//', page.read_text("utf-8")), page
+
+
+def test_the_first_page_is_the_readme(site):
+    page = (site / "index.html").read_text(encoding="utf-8")
+    assert "What it does" in page
+    assert 'href="install/"' in page
+    assert "All pages" in page

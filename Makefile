@@ -49,11 +49,12 @@ test-lowest:  ## the quick tests of functions with the oldest dependencies that 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-check: $(VENV)/.installed  ## lint, format, types, the order of imports
+check: $(VENV)/.installed  ## lint, format, types, the order of imports, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 
 format: $(VENV)/.installed  ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .

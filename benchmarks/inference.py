@@ -89,14 +89,13 @@ def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
 
 def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
     """One row of the first table."""
-    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.nets.architecture import flop_per_voxel
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        segmenter = Segmenter(
+        segmenter = RunSegmenter(
             random_bundle(folder, 64, (5, 300, 300)), RunOptions(stitch=stitch, precision=precision, overwrite=True)
         )
         stack = random_stack(folder / "stack.tif", shape)
@@ -133,14 +132,13 @@ def seconds_once(function) -> float:
 
 def growth_row(slices: int, side: int) -> dict[str, float]:
     """One row of the second table."""
-    from densecell_batch.inference.segmenter import Segmenter
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         options = RunOptions(precision="float32", memory=4 * 2**30, preview=False)
-        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
+        segmenter = RunSegmenter(random_bundle(folder, 4, (5, 60, 60)), options)
         stack = random_stack(folder / "stack.tif", (slices, side, side))
         spent = seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))
         estimate = segmenter.plan((slices, side, side)).memory / 2**30

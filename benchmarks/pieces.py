@@ -40,7 +40,7 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
     from densecell_batch.io.reading import open_stack
     from densecell_batch.io.stack import content_sha256
     from densecell_batch.measure.tally import Tally, slice_sums
-    from densecell_batch.prepare.normalize import measure
+    from densecell_batch.prepare.normalize import measure, normalize
     from densecell_batch.runs.outputs import StackOutputs
     from densecell_batch.runs.paths import StackPaths
     from densecell_batch.runs.pieces import StoredSlice
@@ -57,23 +57,22 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
                 tally.add(sums)
                 outputs.write(StoredSlice(found.z, found.labels, sums, found.probabilities, found.disagreement))
 
-            z, y, _ = stack.info.shape
-            segment_slices(stack, measure(stack), plan, segmenter, finish, (0, z), (0, y))
+            statistics = measure(stack)
+            segment_slices(lambda z, rows: normalize(stack.read(z, rows), statistics), plan, segmenter.look, n, finish)
             outputs.commit()
 
 
 def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> None:
     """Print a table for a net of so many kernels, or for the bundled ensemble."""
-    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.models.fetching import find_bundle
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         options = RunOptions(precision="float32", memory=4 * 2**30, preview=False)
         bundle = random_bundle(folder, kernels, (5, 60, 60)) if kernels else find_bundle("fly-vnc-2d3d")
-        segmenter = Segmenter(bundle, options)
+        segmenter = RunSegmenter(bundle, options)
         stack = random_stack(folder / "stack.tif", shape)
         again = replace(options, overwrite=True)
         segmenter.options = again
@@ -108,14 +107,13 @@ def overhead(kernels: int | None, shape: tuple[int, int, int], repeats: int) -> 
 
 def large_slices(side: int) -> dict[str, float]:
     """Segment 6 slices of side x side; the peak of memory in GiB."""
-    from densecell_batch.inference.segmenter import Segmenter
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.pipeline import segment_stack
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         options = RunOptions(precision="float32", memory=MEMORY, preview=True)
-        segmenter = Segmenter(random_bundle(folder, 4, (5, 60, 60)), options)
+        segmenter = RunSegmenter(random_bundle(folder, 4, (5, 60, 60)), options)
         stack = random_stack(folder / "stack.tif", (6, side, side))
         plan = segmenter.plan((6, side, side))
         spent, _ = timed(lambda: segment_stack(stack, folder / "out", segmenter))

@@ -11,7 +11,6 @@ import tifffile
 from watched import BUNDLE, save
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.reading import open_stack
@@ -20,7 +19,7 @@ from densecell_batch.io.writing import FORMATS, StackWriter
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.batch import Verdict, segment_batch, without_outputs
 from densecell_batch.runs.checks import check_image, check_result_names, longest_name, printable
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.paths import StackPaths
 
 NAMES, COLOURS = ["background", "cell"], np.array([[0, 0, 0], [0, 0, 255]], np.uint8)
@@ -66,7 +65,7 @@ def test_a_long_path(tmp_path):
 @pytest.fixture(scope="module")
 def nets():
     """Never loaded: what is tested here ends before."""
-    return Segmenter(load_bundle(BUNDLE), RunOptions())
+    return RunSegmenter(load_bundle(BUNDLE), RunOptions())
 
 
 def test_names_fail_alone_and_before_anything_is_read(tmp_path, nets):

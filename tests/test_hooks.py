@@ -21,11 +21,10 @@ from imagej import MISSING_PYTHON
 from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
 from densecell_batch.identity import digest
 from densecell_batch.imagej.macro import Macro, MacroHooks, Table, read_hooks
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.hooks import _csv, prepared
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
 
 needs_imagej = [
@@ -56,7 +55,7 @@ def counting(text: str, path) -> str:
 @pytest.fixture(scope="module")
 def segmenter(data):
     options = RunOptions(precision="float32", preview=False)
-    found = Segmenter(load_bundle(data / "fly-vnc-small.zip"), options)
+    found = RunSegmenter(load_bundle(data / "fly-vnc-small.zip"), options)
     found.load()
     return found
 
@@ -65,7 +64,7 @@ def segmenter(data):
 def asked(segmenter, tmp_path):
     """The nets, loaded once, with macros and other options."""
 
-    def ask(pre: str | None = None, post: str | None = None, time_limit: float = 60.0, **changes) -> Segmenter:
+    def ask(pre: str | None = None, post: str | None = None, time_limit: float = 60.0, **changes) -> RunSegmenter:
         macros = []
         for name, text in (("before é.ijm", pre), ("after.ijm", post)):
             path = tmp_path / name
@@ -73,7 +72,7 @@ def asked(segmenter, tmp_path):
                 path.write_text(text)
             macros.append(None if text is None else Macro.read(path))
         hooks = MacroHooks(*macros, time_limit)
-        other = Segmenter(segmenter.bundle, replace(segmenter.options, hooks=hooks, **changes))
+        other = RunSegmenter(segmenter.bundle, replace(segmenter.options, hooks=hooks, **changes))
         other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
         return other
 

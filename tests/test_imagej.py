@@ -7,10 +7,9 @@ from imagej import MISSING, look
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.data import SAMPLE
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.writing import StackWriter, instance_colours
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
 
 pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
@@ -28,7 +27,7 @@ def outputs(bundle, tmp_path_factory):
     """Kind of output -> its path, what ImageJ sees of it."""
     folder = tmp_path_factory.mktemp("out, with a comma")
     options = RunOptions(probabilities=True, uncertainty=True, instances=("mitochondrion",), precision="float32")
-    segment_stack(SAMPLE, folder, Segmenter(bundle, options))
+    segment_stack(SAMPLE, folder, RunSegmenter(bundle, options))
     paths = [folder / f"fly-vnc-sample_{kind}.tif" for kind in KINDS]
     return {kind: (path, seen) for kind, path, seen in zip(KINDS, paths, look(paths, folder / "ij"), strict=True)}
 

@@ -13,14 +13,13 @@ from ome import identifier, image, write, write_set, xml
 from watched import BUNDLE, save
 
 from densecell_batch.errors import StackError
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.discovery import find_stacks, stamp_of
 from densecell_batch.io.formats.ome_set import files_of, find_set
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import content_sha256
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.batch import segment_batch
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 
 VOLUME = np.random.default_rng(0).integers(0, 255, (6, 20, 22), np.uint8)
 TWO = {"a.ome.tif": [0, 1, 2, 3], "b.ome.tif": [4, 5]}
@@ -284,7 +283,7 @@ def test_what_is_no_set(tmp_path):
 
 @pytest.fixture(scope="module")
 def nets():
-    segmenter = Segmenter(load_bundle(BUNDLE), RunOptions(precision="float32"))
+    segmenter = RunSegmenter(load_bundle(BUNDLE), RunOptions(precision="float32"))
     segmenter.load()
     return segmenter
 

@@ -93,8 +93,8 @@ def test_workers_and_macros_are_started_so(handed_over, monkeypatch):
 
 
 def test_no_other_part_starts_python_modules():
-    """`cluster` writes scripts, which have a start of their own."""
+    """`runs.slurm` writes scripts, which have a start of their own."""
     starts = [
         path.name for path in sorted(PACKAGE.rglob("*.py")) if "sys.executable" in path.read_text(encoding="utf-8")
     ]
-    assert set(starts) <= {"own_python.py", "cluster.py", "fiji_install.py"}
+    assert set(starts) <= {"own_python.py", "slurm.py", "install.py"}

@@ -18,11 +18,10 @@ import tifffile
 import watched
 
 from densecell_batch.errors import OccupiedError
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs import outputs, pipeline
 from densecell_batch.runs.batch import segment_batch
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.ownership import announce, compare, foreign, make_room, set_aside
 from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.runs.report import Input, Model, Report, read_report, write_report
@@ -33,7 +32,7 @@ NAMES = ("labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_in
 
 @pytest.fixture(scope="module")
 def loaded(data):
-    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32"))
+    segmenter = RunSegmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32"))
     segmenter.load()
     return segmenter
 
@@ -43,7 +42,7 @@ def asked(loaded):
     """The nets, loaded once, with some options."""
 
     def ask(**options):
-        other = Segmenter(loaded.bundle, RunOptions(precision="float32", **options))
+        other = RunSegmenter(loaded.bundle, RunOptions(precision="float32", **options))
         other.__dict__ |= {name: getattr(loaded, name) for name in ("device", "precision", "predictor")}
         return other
 

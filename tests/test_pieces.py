@@ -17,13 +17,12 @@ from test_bundle import fields
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.published import import_published
 from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
 from densecell_batch.runs.journal import shard_of
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.storage import claims as claim
 
@@ -67,12 +66,12 @@ def segmenter(request, data, tmp_path_factory):
         stitch=request.param, probabilities=True, uncertainty=True, precision="float32", tile=tile,
         instances=(bundle.classes[1].name,),
     )  # fmt: skip
-    return Segmenter(bundle, options)
+    return RunSegmenter(bundle, options)
 
 
 def asked(segmenter, **changes):
     """The same nets, loaded once, with other options."""
-    other = Segmenter(segmenter.bundle, replace(segmenter.options, **changes))
+    other = RunSegmenter(segmenter.bundle, replace(segmenter.options, **changes))
     other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
     return other
 
@@ -234,14 +233,14 @@ def test_bands_of_slices_make_the_same_bytes(stack, segmenter, whole, tmp_path):
 
 def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, whole, tmp_path):
     segment_stack(stack, tmp_path, asked(segmenter, shard=(1, 2)))
-    assembler = Segmenter(segmenter.bundle, replace(segmenter.options, assemble=True))
+    assembler = RunSegmenter(segmenter.bundle, replace(segmenter.options, assemble=True))
     result = segment_stack(stack, tmp_path, assembler)
     assert result.missing > 0
     (job,) = tmp_path.glob(".cells.parts-*")
     with claim.claimed(job / "assembling"):  # the second shard finds somebody else assembling
         assert segment_stack(stack, tmp_path, asked(segmenter, shard=(2, 2))).left_to_another
         with pytest.raises(BusyError, match="another process is writing it"):  # who waits for nobody
-            segment_stack(stack, tmp_path, Segmenter(segmenter.bundle, replace(assembler.options, unattended=True)))
+            segment_stack(stack, tmp_path, RunSegmenter(segmenter.bundle, replace(assembler.options, unattended=True)))
     assert not segment_stack(stack, tmp_path, assembler).missing
     assert "predictor" not in assembler.__dict__
     assert files(tmp_path) == whole
@@ -264,7 +263,7 @@ def test_damaged_pieces_are_found_and_made_again(stack, segmenter, whole, tmp_pa
 
 @pytest.fixture(scope="module")
 def small(data):
-    return Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", preview=False))
+    return RunSegmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", preview=False))
 
 
 def test_other_options_begin_anew_and_say_so(stack, small, tmp_path, caplog):

@@ -13,9 +13,8 @@ import watched
 
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.options import SHAPES
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.runs.report import Identity, read_report, write_report
 from densecell_batch.watch.place import Place
@@ -23,7 +22,7 @@ from densecell_batch.watch.place import Place
 
 @pytest.fixture(scope="module")
 def loaded(data):
-    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", device="cpu"))
+    segmenter = RunSegmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(precision="float32", device="cpu"))
     segmenter.load()
     return segmenter
 
@@ -31,7 +30,7 @@ def loaded(data):
 @pytest.fixture
 def asked(loaded):
     def ask(**options):
-        other = Segmenter(loaded.bundle, RunOptions(**{"precision": "float32", "device": "cpu"} | options))
+        other = RunSegmenter(loaded.bundle, RunOptions(**{"precision": "float32", "device": "cpu"} | options))
         other.__dict__ |= {name: getattr(loaded, name) for name in ("device", "precision", "predictor")}
         return other
 

@@ -17,11 +17,10 @@ from ome import image, write, write_set, xml
 
 from densecell_batch.cli import cli
 from densecell_batch.errors import StackError
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.storage.atomic import open_new, temporary_name, write_file
 from densecell_batch.storage.opening import Reach
@@ -157,7 +156,7 @@ def test_what_is_packed_as_one_piece_is_held_against_the_memory(tmp_path, data, 
         stack = path.parent
         for name in ("b", "c"):
             path.with_name(f"{name}.tif").write_bytes(path.read_bytes())
-    segmenter = Segmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(memory=96 * 2**20))
+    segmenter = RunSegmenter(load_bundle(data / "fly-vnc-small.zip"), RunOptions(memory=96 * 2**20))
     with open_stack(stack) as opened:
         if kind in ("fine strips", "plain"):
             segmenter.check_memory(opened)

@@ -10,7 +10,7 @@ import pytest
 START = """
 import sys, time
 from densecell_batch.errors import Stopped
-from densecell_batch.watch.stopping import Stop
+from densecell_batch.signals import Stop
 stop = Stop()
 stop.install()
 def say(*words):

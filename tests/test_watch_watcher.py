@@ -15,9 +15,8 @@ import pytest
 from watched import BUNDLE, partial_outputs, rows, save, wait_until
 
 from densecell_batch.errors import OptionError, OutputError, Stopped
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.runs.options import RunOptions
+from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.report import Identity
 from densecell_batch.signals import Stop
 from densecell_batch.watch.ledger import Ledger
@@ -31,7 +30,7 @@ QUICK = WatchOptions(interval=0.3, quiet=0.2, attempts=2, backoff=0.2, poll=True
 @pytest.fixture(scope="module")
 def segmenter():
     """Loaded once for all tests."""
-    made = Segmenter(load_bundle(BUNDLE), RunOptions(precision="float32", preview=False))
+    made = RunSegmenter(load_bundle(BUNDLE), RunOptions(precision="float32", preview=False))
     made.load()
     return made
 
@@ -274,7 +273,7 @@ def test_another_model_needs_another_folder_or_redo(folders, segmenter):
     inbox, out = folders
     save(inbox / "a.tif", 18)
     drain(folders, segmenter)
-    other = Segmenter(segmenter.bundle, replace(segmenter.options, stitch="blend"))
+    other = RunSegmenter(segmenter.bundle, replace(segmenter.options, stitch="blend"))
     other.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
     with pytest.raises(OptionError, match="options stitch was"):
         Place(out, Identity.of_any_stack(other))

@@ -169,13 +169,12 @@ def registry(
             contents={f"stacks/{name}.tif": hashlib.md5(name.encode()).hexdigest() for name in "ab"},
         ),
     }
-    for module in (known, weights):
-        monkeypatch.setattr(module, "REGISTRY", entries)
+    monkeypatch.setattr(known, "REGISTRY", entries)
     return entries
 
 
 def test_registry_is_what_was_published() -> None:
-    nets, stacks = weights.REGISTRY["platelet-2d3d"], weights.REGISTRY["platelet-data"]
+    nets, stacks = known.REGISTRY["platelet-2d3d"], known.REGISTRY["platelet-data"]
     assert [file.url for file in nets.files] == [
         "https://www.dropbox.com/s/peroaqonnq1chtv/2d3d-3x3x3_0.zip?dl=1",
         "https://www.dropbox.com/s/seqjvr7ulx9j8cp/2d3d-3x3x3_1.zip?dl=1",
@@ -362,17 +361,17 @@ def test_read_only_cache_that_holds_all(registry: dict[str, RegistryEntry], monk
     code = (
         "import os\n"
         "from pathlib import Path\n"
-        "from densecell_batch.models import fetching as weights\n"
-        "weights.REGISTRY = {'nets': weights.REGISTRY['platelet-2d3d']}\n"
+        "from densecell_batch.models import fetching, registry\n"
+        "registry.REGISTRY = {'nets': registry.REGISTRY['platelet-2d3d']}\n"
         "try:\n"
         "    Path(os.environ['DENSECELL_CACHE'], 'probe').touch()\n"
         "except PermissionError:\n"
-        "    print(len(weights.find_bundle('nets').weights(1)))\n"
+        "    print(len(fetching.find_bundle('nets').weights(1)))\n"
     )
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are private to the user
         cache = Path(folder)
         monkeypatch.setenv("DENSECELL_CACHE", folder)
-        monkeypatch.setenv("PYTHONPATH", str(Path(weights.__file__).parents[1]))
+        monkeypatch.setenv("PYTHONPATH", str(Path(weights.__file__).parents[2]))
         fetch("nets")
         for path in (cache, *cache.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)

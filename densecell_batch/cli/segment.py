@@ -57,11 +57,10 @@ def run_segment(
     told once, by the job after the array.
     """
     from densecell_batch.cli.workers import SHARD_VARIABLE, count_workers, run_workers
-    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.io.discovery import find_stacks
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.runs.batch import segment_batch, without_outputs
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.system import available_memory
 
     if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
@@ -81,11 +80,11 @@ def run_segment(
     elif n_workers > 1 and not dry_run:
         if flags.get("shard") or flags.get("assemble") or flags.get("overwrite"):
             raise OptionError("--workers goes neither with --shard, --assemble nor --overwrite")
-        Segmenter(bundle, RunOptions(**flags))  # complains once, not in each worker
+        RunSegmenter(bundle, RunOptions(**flags))  # complains once, not in each worker
         stop_on_signals()
         reasons = run_workers(n_workers)
         flags["assemble"] = True
-    segmenter = Segmenter(bundle, RunOptions(**flags))
+    segmenter = RunSegmenter(bundle, RunOptions(**flags))
     if not segmenter.options.assemble:
         segmenter.load()
     if dry_run:

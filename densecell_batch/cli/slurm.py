@@ -89,10 +89,9 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
     What is no file here can be one of the image.
     """
     from densecell_batch.imagej.macro import Macro
-    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.models.registry import bundled_names
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
 
     for path in (asked["pre_macro"], asked["post_macro"]):
         if path is not None and (path.exists() or not in_image):
@@ -102,7 +101,7 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
             _log.info("whether the image has a model %s is seen when the tasks run", asked["model"])
         return
     options = RunOptions.__dataclass_fields__
-    Segmenter(find_bundle(asked["model"]), RunOptions(**{k: v for k, v in asked.items() if k in options}))
+    RunSegmenter(find_bundle(asked["model"]), RunOptions(**{k: v for k, v in asked.items() if k in options}))
 
 
 def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:

@@ -91,9 +91,8 @@ def _retry(out: Path) -> None:
 
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
-    from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.models.fetching import find_bundle
-    from densecell_batch.runs.options import RunOptions
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.report import Identity
     from densecell_batch.signals import Stop
     from densecell_batch.watch.command import parse_hook
@@ -111,7 +110,7 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
         of_segment["hooks"] = take_hooks(of_segment)
-        segmenter = Segmenter(find_bundle(model), RunOptions(unattended=True, inbox=inbox, **of_segment))
+        segmenter = RunSegmenter(find_bundle(model), RunOptions(unattended=True, inbox=inbox, **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now
     place = Place(out, Identity.of_any_stack(segmenter), redo=redo)

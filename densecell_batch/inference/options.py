@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, get_type_hints
 
@@ -24,9 +23,6 @@ class InferenceOptions:
     tile: Annotated[tuple[int, int, int] | None, SHAPES] = None  # output region (z, y, x)
     device: Annotated[str, TOLD] = "auto"
     memory: int | None = None  # bytes; None: half of what is free
-
-    def check(self, classes: Sequence[str]) -> None:
-        """See that a model with these classes can do what is asked; raises OptionError."""
 
     @classmethod
     def marked(cls, *marks: str) -> frozenset[str]:

@@ -1,19 +1,26 @@
-"""An ensemble, loaded once, and what the user asks of it."""
+"""An ensemble, loaded once, for any number of volumes."""
 
 from __future__ import annotations
 
 import logging
 from functools import cached_property
 from math import ceil
-from typing import Generic, TypeVar
+from pathlib import Path
 
+import numpy as np
+
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
+from densecell_batch.models.fetching import find_bundle
+from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
+from densecell_batch.prepare.normalize import measure, normalize
 from densecell_batch.system import available_memory
 
 __all__ = ["Segmenter"]
@@ -21,28 +28,60 @@ __all__ = ["Segmenter"]
 _log = logging.getLogger(__name__)
 
 
-Options = TypeVar("Options", bound=InferenceOptions, covariant=True)
-
-
-class Segmenter(Generic[Options]):
-    """An ensemble loaded once, for any number of stacks: when it is first needed, or by `load`.
+class Segmenter:
+    """An ensemble loaded once, for any number of volumes: when it is first needed, or by `load`.
 
     Parameters
     ----------
-    bundle
-        The model.
-    options
-        What is asked of it.
+    model
+        A model, its name, or the path of its bundle.
+    stitch
+        How tiles become a volume: "crop", each voxel from its best tile; "deepest", the published rule; or "blend", a
+        weighted mean.
+    ensemble
+        "mean" of the members' probabilities, or "vote", the majority of their classes.
+    probabilities, uncertainty
+        Whether to keep the probabilities of all classes, and the disagreement of the members.
+    precision
+        What the nets compute in: "auto", "float32", "bfloat16" or "float16".
+    device
+        "auto", "cpu" or "gpu".
+    tile
+        Output region (z, y, x) of a tile; None for the largest that fits the memory.
+    memory
+        Bytes that may be used; None for half of what is free.
 
     Raises
     ------
-    OptionError
-        If the model cannot do what is asked.
+    ModelError
+        If there is no such model, or it is not whole.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from densecell_batch import Segmenter
+    >>> segmenter = Segmenter("fly-vnc-2d3d", precision="float32")
+    >>> volume = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+    >>> found = segmenter(volume)
+    >>> found.labels.shape, found.labels.dtype
+    ((5, 64, 64), dtype('uint8'))
     """
 
-    def __init__(self, bundle: ModelBundle, options: Options) -> None:
-        self.bundle, self.options = bundle, options
-        options.check([c.name for c in bundle.classes])
+    def __init__(
+        self,
+        model: ModelBundle | str | Path,
+        *,
+        stitch: str = "crop",
+        ensemble: str = "mean",
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        precision: str = "auto",
+        device: str = "auto",
+        tile: tuple[int, int, int] | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.bundle = model if isinstance(model, ModelBundle) else find_bundle(str(model))
+        self.options = InferenceOptions(stitch, ensemble, probabilities, uncertainty, precision, tile, device, memory)
 
     @cached_property
     def device(self) -> DeviceInfo:
@@ -118,4 +157,39 @@ class Segmenter(Generic[Options]):
             budget=self._budget,
             tile=options.tile,
             keep_probabilities=options.probabilities,
+        )
+
+    def look(self, tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the ensemble says of a normalized tile (z, y, x): probabilities and, if asked for, disagreement."""
+        return combine(self.predictor(tile), self.options.ensemble, with_disagreement=self.options.uncertainty)
+
+    def __call__(self, volume: np.ndarray, voxel_size: VoxelSize | None = None) -> Segmentation:
+        """Segment a volume.
+
+        Parameters
+        ----------
+        volume
+            (z, y, x) uint8, uint16, int16 or float32: grey values.
+        voxel_size
+            Of the volume, to be handed on.
+
+        Returns
+        -------
+        Segmentation
+
+        Raises
+        ------
+        StackError
+            If the volume is none of these, or has no contrast, or the memory does not suffice.
+        """
+        stack = Stack.of_array(volume, voxel_size)
+        statistics = measure(stack)
+        return segment_volume(
+            lambda z, rows: normalize(stack.read(z, rows), statistics),
+            self.plan(stack.info.shape),
+            self.look,
+            self.bundle.classes,
+            keep_probabilities=self.options.probabilities,
+            keep_disagreement=self.options.uncertainty,
+            voxel_size=voxel_size,
         )

@@ -1,4 +1,4 @@
-"""A stack through the nets, slice after slice, in the memory of a row of tiles.
+"""A volume through the nets, slice after slice, in the memory of a row of tiles.
 
 ::
 
@@ -18,49 +18,65 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan
-from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.stitch import Canvas, FinishedSlice
 from densecell_batch.inference.tiling import Tile, TileGrid
-from densecell_batch.io.stack import Stack
-from densecell_batch.nets.ensemble import combine
-from densecell_batch.prepare.normalize import Statistics, normalize
 
-__all__ = ["segment_slices"]
+__all__ = ["Look", "Slices", "segment_slices"]
+
+
+Slices = Callable[[int, tuple[int, int]], np.ndarray]  # (slice, rows [start, stop)) -> (y, x) float32, normalized
+Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # tile -> probabilities, disagreement
 
 
 def segment_slices(
-    stack: Stack,
-    statistics: Statistics,
+    read: Slices,
     plan: Plan,
-    segmenter: Segmenter[InferenceOptions],
+    look: Look,
+    n_classes: int,
     finish: Callable[[FinishedSlice], None],
-    slices: tuple[int, int],
-    band: tuple[int, int],
+    *,
+    slices: tuple[int, int] | None = None,
+    band: tuple[int, int] | None = None,
+    keep_probabilities: bool = False,
+    keep_disagreement: bool = False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
-    """Run the nets over the tiles that decide the slices [start, stop) of a stack, or a band of rows [start, stop) of
-    them, and hand each slice to `finish` as soon as no later tile touches it.
+    """Run the nets over the tiles that decide the slices [start, stop) of a volume, or a band of rows [start, stop) of
+    them, and hand each slice to `finish` as soon as no later tile touches it. The one loop over tiles that there is.
 
-    `finish` is called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It
-    gets slices outside of `slices`, too, those that the tiles touch: they are not right. `progress` gets the share of
-    the tiles that is done.
+    Parameters
+    ----------
+    read
+        Called in another thread, with slices in ascending z, each once for a row of tiles.
+    plan
+        The tiles.
+    look
+        What the ensemble says of a tile (z, y, x): probabilities (z', y', x', class) and disagreement (z', y', x').
+    n_classes
+        Classes of the nets.
+    finish
+        Called in another thread, with slices in ascending z; what it gets is overwritten after it returns. It gets
+        slices outside of `slices`, too, those that the tiles touch: they are not right.
+    slices, band
+        What is to be decided; None for all.
+    keep_probabilities, keep_disagreement
+        Whether finished slices have them.
+    progress
+        Gets the share of the tiles that is done.
     """
-    options, grid = segmenter.options, plan.grid
+    grid = plan.grid
+    slices, band = slices or (0, grid.z.length), band or (0, grid.y.length)
     rows, ys = grid.z.touching(plan.rule, *slices), grid.y.touching(plan.rule, *band)
     canvas = Canvas(
         grid,
         plan.rule,
-        len(segmenter.bundle.classes),
-        keep_probabilities=options.probabilities,
-        keep_disagreement=options.uncertainty,
+        n_classes,
+        keep_probabilities=keep_probabilities,
+        keep_disagreement=keep_disagreement,
         first_row=rows[0],
         band=band,
     )
-
-    def look(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return combine(segmenter.predictor(voxels), options.ensemble, with_disagreement=options.uncertainty)
 
     def paint(tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None, last: bool) -> None:
         canvas.paint(tile, probabilities, disagreement)
@@ -75,8 +91,7 @@ def segment_slices(
         reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
         net = threads.enter_context(_Thread("net", patient=False))
         painting: deque[Future[None]] = deque()
-        tiles = _read_ahead(stack, statistics, plan.grid, rows, ys, reader)
-        for n, (tile, voxels) in enumerate(tiles, start=1):
+        for n, (tile, voxels) in enumerate(_read_ahead(read, grid, rows, ys, reader), start=1):
             # The main thread only waits, so that a signal is answered at once.
             probabilities, disagreement = net.submit(look, voxels).result()
             last = n % per_row == 0
@@ -102,10 +117,10 @@ class _Thread(ThreadPoolExecutor):
 
 
 def _read_ahead(
-    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
+    read: Slices, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
 ) -> Iterator[tuple[Tile, np.ndarray]]:
     """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
-    voxels = _input_regions(stack, statistics, grid, rows, ys)
+    voxels = _input_regions(read, grid, rows, ys)
     upcoming = reader.submit(next, voxels, None)
     while True:
         current = upcoming.result()
@@ -115,18 +130,13 @@ def _read_ahead(
         yield current
 
 
-def _input_regions(
-    stack: Stack, statistics: Statistics, grid: TileGrid, rows: range, ys: range
-) -> Iterator[tuple[Tile, np.ndarray]]:
+def _input_regions(read: Slices, grid: TileGrid, rows: range, ys: range) -> Iterator[tuple[Tile, np.ndarray]]:
     """Read each slice once: a row keeps the normalized slices that the next one shares."""
     slices: dict[int, np.ndarray] = {}
     top, bottom = grid.y.read_by(ys)
     for row in rows:
         needed = grid.z.input_indices(row)
-        slices = {
-            z: slices[z] if z in slices else normalize(stack.read(z, (top, bottom)), statistics)
-            for z in sorted(set(needed.tolist()))
-        }
+        slices = {z: slices[z] if z in slices else read(z, (top, bottom)) for z in sorted(set(needed.tolist()))}
         for tile in grid.row(row, ys):
             y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
             yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])

@@ -1,27 +1,82 @@
-"""A volume in memory through a model."""
+"""A volume in memory through the loop over tiles."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.inference.stitch import FinishedSlice
+from densecell_batch.inference.streaming import Look, Slices, segment_slices
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 
-__all__ = ["predict_labels"]
+__all__ = ["Segmentation", "predict_labels", "segment_volume"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmented volume."""
+
+    labels: np.ndarray  # (z, y, x) uint8, class indices
+    confidence: np.ndarray  # (z, y, x) float32, probability of the class
+    probabilities: np.ndarray | None  # (z, y, x, class) float32, summing to 1, where asked for
+    uncertainty: np.ndarray | None  # (z, y, x) float32, disagreement of the members in bits, where asked for
+    classes: tuple[ClassInfo, ...]
+    voxel_size: VoxelSize | None
+
+
+def segment_volume(
+    read: Slices,
+    plan: Plan,
+    look: Look,
+    classes: tuple[ClassInfo, ...],
+    *,
+    keep_probabilities: bool = False,
+    keep_disagreement: bool = False,
+    voxel_size: VoxelSize | None = None,
+) -> Segmentation:
+    """Segment a volume into arrays; the parameters are those of `streaming.segment_slices`."""
+    shape = plan.grid.shape
+    found = Segmentation(
+        np.empty(shape, np.uint8),
+        np.empty(shape, np.float32),
+        np.empty((*shape, len(classes)), np.float32) if keep_probabilities else None,
+        np.empty(shape, np.float32) if keep_disagreement else None,
+        classes,
+        voxel_size,
+    )
+    for band in plan.bands:
+        rows = slice(*band)
+
+        def keep(finished: FinishedSlice, rows: slice = rows) -> None:
+            found.labels[finished.z, rows] = finished.labels
+            found.confidence[finished.z, rows] = finished.confidence
+            if found.probabilities is not None:
+                found.probabilities[finished.z, rows] = finished.probabilities
+            if found.uncertainty is not None:
+                found.uncertainty[finished.z, rows] = finished.disagreement
+
+        segment_slices(
+            read, plan, look, len(classes), keep, band=band,
+            keep_probabilities=keep_probabilities, keep_disagreement=keep_disagreement,
+        )  # fmt: skip
+    return found
 
 
 def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
     """Class map (z, y, x) uint8 of a normalized volume (z, y, x), with the tiles and the stitch of `segment`."""
-    from densecell_batch.inference.planning import plan_tiles
-    from densecell_batch.inference.stitch import Canvas
-    from densecell_batch.nets.ensemble import combine
-
-    shape, net = (image.shape[0], image.shape[1], image.shape[2]), predictor.architecture
+    net, labels = predictor.architecture, np.empty(image.shape, np.uint8)
+    shape = (image.shape[0], image.shape[1], image.shape[2])
     plan = plan_tiles(shape, net, window, precision=predictor.precision, members=len(predictor))
-    canvas, labels = Canvas(plan.grid, plan.rule, net.n_classes), np.empty(shape, np.uint8)
-    for row in range(len(plan.grid.z.corners)):
-        for tile in plan.grid.row(row):
-            indices = (axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True))
-            canvas.paint(tile, *combine(predictor(image[np.ix_(*indices)])))
-        for finished in canvas.finished(row):
-            labels[finished.z] = finished.labels
+
+    def keep(finished: FinishedSlice) -> None:
+        labels[finished.z] = finished.labels
+
+    segment_slices(
+        lambda z, rows: image[z, rows[0] : rows[1]], plan, lambda tile: combine(predictor(tile)), net.n_classes, keep
+    )
     return labels

@@ -60,6 +60,43 @@ class Stack:
         self._read, self._close = read, close
         self._lock = threading.Lock()
 
+    @classmethod
+    def of_array(cls, volume: np.ndarray, voxel_size: VoxelSize | None = None) -> Self:
+        """A volume (z, y, x) in memory as a stack; it is not copied.
+
+        Raises
+        ------
+        StackError
+            If its shape or dtype is none that a stack can have.
+        """
+        if volume.ndim != 3 or 0 in volume.shape:
+            raise StackError(f"the array has the shape {volume.shape}; expected (z, y, x): of one slice, image[None]")
+        if volume.dtype.name not in DTYPES:
+            raise StackError(f"the array is {volume.dtype.name}; expected {', '.join(DTYPES)}: convert it with astype")
+        z, y, x = volume.shape
+        info = StackInfo(Path("array"), (z, y, x), volume.dtype.name, voxel_size, "array")
+        return cls(info, (), lambda z, start, stop: volume[z, start:stop], lambda: None)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x)."""
+        return self.info.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the grey values."""
+        return np.dtype(self.info.dtype)
+
+    def __len__(self) -> int:
+        return self.info.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The volume (z, y, x), read as a whole."""
+        volume = np.empty(self.shape, self.dtype)
+        for z in range(len(self)):
+            volume[z] = self.read(z)
+        return volume if dtype is None else volume.astype(dtype, copy=False)
+
     def read(self, z: int, rows: tuple[int, int] | None = None) -> np.ndarray:
         """Slice `z`, or its rows [start, stop), as (y, x), of dtype `info.dtype` in native byte order.
 

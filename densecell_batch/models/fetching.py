@@ -21,12 +21,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from densecell_batch.errors import FetchError, ModelError, OptionError, OutputError
+from densecell_batch.models import registry
 from densecell_batch.models.bundle import ModelBundle, load_bundle
 from densecell_batch.models.cache_owner import distrusted
 from densecell_batch.models.download import download
 from densecell_batch.models.download_record import add_to_record, read_record
 from densecell_batch.models.registry import (
-    REGISTRY,
     RegistryEntry,
     RemoteFile,
     bundled,
@@ -67,14 +67,16 @@ def find_bundle(name_or_path: str) -> ModelBundle:
     here = {path.name: path for path in bundled()}
     if name_or_path in here:
         return load_bundle(here[name_or_path])
-    models = [name for name, entry in REGISTRY.items() if entry.kind == "model"]
+    models = [name for name, entry in registry.REGISTRY.items() if entry.kind == "model"]
     if name_or_path in models:
         return load_bundle(fetch(name_or_path))
     path = Path(name_or_path)
     if path.exists():
         return load_bundle(path)
-    if name_or_path in REGISTRY:
-        raise ModelError(f"{name_or_path} is a {REGISTRY[name_or_path].kind}, not a model; models: {', '.join(models)}")
+    if name_or_path in registry.REGISTRY:
+        raise ModelError(
+            f"{name_or_path} is a {registry.REGISTRY[name_or_path].kind}, not a model; models: {', '.join(models)}"
+        )
     known = [*here, *models]
     close = difflib.get_close_matches(name_or_path, known, 1)
     raise ModelError(
@@ -113,9 +115,9 @@ def fetch(name: str, sha256: Mapping[str, str] = MappingProxyType({})) -> Path:
     PublishedModelError
         If a download is what it was but holds no model.
     """
-    if name not in REGISTRY:
-        raise ModelError(f"nothing named {name!r} can be fetched; expected one of {', '.join(REGISTRY)}")
-    entry = REGISTRY[name]
+    if name not in registry.REGISTRY:
+        raise ModelError(f"nothing named {name!r} can be fetched; expected one of {', '.join(registry.REGISTRY)}")
+    entry = registry.REGISTRY[name]
     strange = sorted(set(sha256) - {file.name for file in entry.files})
     if strange:
         names = ", ".join(file.name for file in entry.files)
@@ -190,7 +192,7 @@ def _import(name: str, zips: list[Path], place: Path) -> None:
     """Make the bundle of a model of the registry."""
     from densecell_batch.models.published import import_published
 
-    entry = REGISTRY[name]
+    entry = registry.REGISTRY[name]
     import_published(zips, place, name, licence=entry.licence, citation=entry.citation, voxel_size=entry.voxel_size)
 
 

@@ -1,4 +1,4 @@
-"""Import TensorFlow without its greetings, and with its fast kernels."""
+"""What computes the nets, behind Keras: TensorFlow, without its greetings and with its fast kernels; or JAX."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-import keras
 
 from densecell_batch.errors import DeviceError
 
@@ -67,6 +65,9 @@ def quiet_stderr() -> Iterator[None]:
 
 def backend() -> str:
     """Name of the Keras backend: "tensorflow" (default, tested, shipped) or "jax"."""
+    with quiet_stderr():  # where nobody has imported it yet
+        import keras
+
     return str(keras.backend.backend())
 
 
@@ -83,7 +84,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def value_and_gradients(loss: Any, variables: list[Any]) -> tuple[Any, list[Any]]:
     """A scalar function of a list of tensors, and its gradient for each of them, with the backend of Keras."""
-    if keras.backend.backend() == "jax":
+    if backend() == "jax":
         import jax
 
         value, gradients = jax.value_and_grad(loss)(variables)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.imagej.macro import MacroHooks
 from densecell_batch.inference.options import SHAPES, TOLD, InferenceOptions
 from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.storage.opening import Reach
 
 __all__ = ["RunOptions", "RunSegmenter"]
@@ -62,4 +63,19 @@ class RunOptions(InferenceOptions):
         return Reach(self.inbox, links=self.follow_links)
 
 
-RunSegmenter: TypeAlias = Segmenter[RunOptions]
+class RunSegmenter(Segmenter):
+    """An ensemble for the stacks of a run.
+
+    Raises
+    ------
+    OptionError
+        If the model cannot do what is asked.
+    """
+
+    options: RunOptions
+
+    def __init__(self, model: ModelBundle | str | Path, options: RunOptions | None = None) -> None:
+        asked = options or RunOptions()
+        super().__init__(model, **{field.name: getattr(asked, field.name) for field in fields(InferenceOptions)})
+        self.options = asked
+        asked.check([c.name for c in self.bundle.classes])

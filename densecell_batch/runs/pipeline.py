@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
@@ -29,7 +30,7 @@ from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.measure.tally import Tally
-from densecell_batch.prepare.normalize import measure
+from densecell_batch.prepare.normalize import measure, normalize
 from densecell_batch.runs.at_work import at_work, nobody_at_work
 from densecell_batch.runs.checks import check_image, check_result_names
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
@@ -305,6 +306,10 @@ def _make_pieces(job: Job, stack: Stack, segmenter: RunSegmenter, clock: Clock, 
     missing = [] if options.assemble else job.missing(share)
     if missing:
         statistics = job.statistics(lambda: measure(stack, lambda z: progress("measuring", z + 1, depth)))
+
+        def read(z: int, rows: tuple[int, int]) -> np.ndarray:
+            return normalize(stack.read(z, rows), statistics)
+
     clock.stage()
     if len(missing) < len(share) and not options.assemble:
         _log.info("%s: %d of %d pieces are there already", stack.info.path, len(share) - len(missing), len(share))
@@ -319,7 +324,11 @@ def _make_pieces(job: Job, stack: Stack, segmenter: RunSegmenter, clock: Clock, 
             progress("segmenting", round(done + size * share_done), total)
 
         with job.writer(pieces, len(segmenter.bundle.classes)) as finish:
-            segment_slices(stack, statistics, job.plan, segmenter, finish, (first.z[0], last.z[1]), first.y, say)
+            segment_slices(
+                read, job.plan, segmenter.look, len(segmenter.bundle.classes), finish,
+                slices=(first.z[0], last.z[1]), band=first.y, progress=say,
+                keep_probabilities=options.probabilities, keep_disagreement=options.uncertainty,
+            )  # fmt: skip
         done += size
     clock.stage()
     return done - begun

@@ -73,7 +73,8 @@ def find_slices(tiff: tifffile.TiffFile, pages: Sequence[TiffDirectory], path: P
         raise StackError(f"{path}: the file has no image (zero pages); export it again")
     check_samples(pages[0], path)
     try:
-        series = tiff.series
+        # From tifffile 2026.5.2 on a series has all its axes only if asked, and is made when it is looked at.
+        series = list(tiff.series(squeeze=False) if callable(tiff.series) else tiff.series)
     except _ODD:  # pages that are packed in different ways, metadata that are no such
         series = []
     alike = all(page.kind == pages[0].kind for page in pages)
@@ -95,7 +96,10 @@ def _of_series(
     stored: bool,
 ) -> Slices:
     """The volume that metadata describe, or all pages of the file where they are of another image."""
-    axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    if hasattr(series, "get_axes"):  # tifffile before 2026.5.2
+        axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    else:
+        axes, shape = series.axes, series.shape
     if axes[-1] == "S" and shape[-1] == 1:
         axes, shape = axes[:-1], shape[:-1]
     if series.kind == "shaped" and not _shaped_axes(tiff) and shape[-1] == 1 < pages[0].width:

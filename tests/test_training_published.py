@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from densecell_batch.models.published import read_published
+from densecell_batch.nets.architecture import layer_name
 from densecell_batch.nets.backend import compiled, value_and_gradients
 from densecell_batch.nets.build import build_net
-from densecell_batch.nets.layers import layer_name
 from densecell_batch.training.adam import PUBLISHED
 from densecell_batch.training.error_weights import border_weights, class_balance_weights, diffuse, error_weights
 from densecell_batch.training.losses import published_loss, published_penalty

@@ -42,6 +42,8 @@ def evaluate(
     Prints a table: mean IoU with and without class 0, accuracy, adjusted Rand index, variation of information in bits,
     boundary F-score (2 voxels of tolerance), and the IoU of each class.
     """
+    from msgspec import to_builtins
+
     from densecell_batch.measure.compare import as_table, compare, read_classes
     from densecell_batch.plots.confusion import render_confusion
     from densecell_batch.plots.png import write_png
@@ -65,7 +67,9 @@ def evaluate(
     results = [(name, *compare(truth, volume, n_classes, counted)) for name, volume in found]
     click.echo(as_table([(name, summary) for name, _, summary in results], names))
     if json_path is not None:
-        write_file(json_path, json.dumps({name: summary for name, _, summary in results}, indent=2).encode())
+        write_file(
+            json_path, json.dumps({name: to_builtins(summary) for name, _, summary in results}, indent=2).encode()
+        )
     if confusion is not None:
         write_png(confusion, render_confusion(results[0][1].confusion, names))
 

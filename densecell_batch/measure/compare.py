@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
@@ -20,9 +20,27 @@ from densecell_batch.measure.metrics import (
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
 
-__all__ = ["MAX_CLASSES", "as_table", "compare", "read_classes", "read_mask"]
+__all__ = ["MAX_CLASSES", "Comparison", "as_table", "compare", "read_classes", "read_mask"]
 
 MAX_CLASSES = 256  # a class map has 8 bits; the memory that scores take grows with the square
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """How well a class map agrees with the truth; see `metrics` for what each score is."""
+
+    mean_iou: float
+    mean_iou_without_class_0: float
+    accuracy: float
+    adjusted_rand_index: float
+    variation_of_information_split: float  # bits
+    variation_of_information_merge: float  # bits
+    boundary_f_score: float
+    iou: list[float | None]  # of each class; None of one that is neither true nor found
+    confusion: list[list[int]]  # voxels by true class and found class
+    voxels: int  # that counted
+
+
+_SHOWN = Comparison.__struct_fields__[:7]
 
 
 def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -80,7 +98,7 @@ def read_mask(path: Path) -> np.ndarray:
 
 def compare(
     truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None
-) -> tuple[Scores, dict[str, Any]]:
+) -> tuple[Scores, Comparison]:
     """Score a class map.
 
     Parameters
@@ -93,35 +111,36 @@ def compare(
     Returns
     -------
     scores : Scores
-    summary : dict
-        JSON values of all scores.
+    comparison : Comparison
+        All scores.
     """
     scores = score(truth, found, n_classes, counted)
     if counted is not None:  # where nothing counts, there shall be no boundary of the one and not of the other
         truth, found = np.where(counted, truth, 0), np.where(counted, found, 0)
     split, merge = variation_of_information(scores.confusion)
-    return scores, {
-        "mean_iou": scores.mean_iou,
-        "mean_iou_without_class_0": scores.mean_iou_without_first,
-        "accuracy": scores.accuracy,
-        "adjusted_rand_index": adjusted_rand_index(scores.confusion),
-        "variation_of_information_split": split,
-        "variation_of_information_merge": merge,
-        "boundary_f_score": boundary_f_score(truth, found),
-        "iou": [None if np.isnan(value) else float(value) for value in scores.iou],
-        "confusion": scores.confusion.tolist(),
-        "voxels": int(scores.confusion.sum()),
-    }
+    return scores, Comparison(
+        mean_iou=scores.mean_iou,
+        mean_iou_without_class_0=scores.mean_iou_without_first,
+        accuracy=scores.accuracy,
+        adjusted_rand_index=adjusted_rand_index(scores.confusion),
+        variation_of_information_split=split,
+        variation_of_information_merge=merge,
+        boundary_f_score=boundary_f_score(truth, found),
+        iou=[None if np.isnan(value) else float(value) for value in scores.iou],
+        confusion=scores.confusion.tolist(),
+        voxels=int(scores.confusion.sum()),
+    )
 
 
-def as_table(summaries: Sequence[tuple[str, dict[str, Any]]], names: Sequence[str]) -> str:
+def as_table(compared: Sequence[tuple[str, Comparison]], names: Sequence[str]) -> str:
     """Scores of several class maps side by side, a line each score."""
-    keys = [key for key, value in summaries[0][1].items() if isinstance(value, float)]
-    rows = [(key.replace("_", " "), [summary[key] for _, summary in summaries]) for key in keys]
-    rows += [(f"IoU {name}", [summary["iou"][i] for _, summary in summaries]) for i, name in enumerate(names)]
+    rows: list[tuple[str, list[float | None]]] = [
+        (key.replace("_", " "), [getattr(scores, key) for _, scores in compared]) for key in _SHOWN
+    ]
+    rows += [(f"IoU {name}", [scores.iou[i] for _, scores in compared]) for i, name in enumerate(names)]
     width = max(len(title) for title, _ in rows)
-    columns = [max(len(name), 6) for name, _ in summaries]
-    lines = [" " * width + "".join(f"  {name:>{n}}" for (name, _), n in zip(summaries, columns, strict=True))]
+    columns = [max(len(name), 6) for name, _ in compared]
+    lines = [" " * width + "".join(f"  {name:>{n}}" for (name, _), n in zip(compared, columns, strict=True))]
     for title, values in rows:
         cells = ("-" if value is None else f"{value:.4f}" for value in values)
         lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{n}}" for cell, n in zip(cells, columns, strict=True)))

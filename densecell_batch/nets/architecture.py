@@ -29,6 +29,7 @@ __all__ = [
     "architecture_to_dict",
     "flop_per_voxel",
     "forward_bytes",
+    "layer_name",
     "live_channels",
     "n_parameters",
     "published",
@@ -428,3 +429,8 @@ def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
     return {"family": architecture.family} | {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(architecture).items()
     }
+
+
+def layer_name(canonical: str) -> str:
+    """Keras name of the layer with this canonical tensor prefix (Keras allows no "/" in names)."""
+    return canonical.replace("/", ".")

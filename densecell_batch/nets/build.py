@@ -14,9 +14,8 @@ with quiet_stderr():
     from keras import ops
 
 from densecell_batch.errors import OptionError
-from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, tensor_shapes
+from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, layer_name, tensor_shapes
 from densecell_batch.nets.hybrid_2d3d import hybrid_2d3d
-from densecell_batch.nets.layers import layer_name
 from densecell_batch.nets.unet_2d import unet_2d
 
 __all__ = ["assign_weights", "build_net", "extract_weights", "ops"]

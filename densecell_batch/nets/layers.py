@@ -5,12 +5,9 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-__all__ = ["conv", "crop_concat", "crop_to", "layer_name", "predictor", "upsample"]
+from densecell_batch.nets.architecture import layer_name
 
-
-def layer_name(canonical: str) -> str:
-    """Keras name of the layer with this canonical tensor prefix (Keras allows no "/" in names)."""
-    return canonical.replace("/", ".")
+__all__ = ["conv", "crop_concat", "crop_to", "predictor", "upsample"]
 
 
 def conv(

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
+from densecell_batch.nets.build import ops
 
 __all__ = ["PUBLISHED", "Adam"]
 

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.nets.architecture import Architecture, tensor_shapes
-from densecell_batch.nets.layers import layer_name
+from densecell_batch.nets.architecture import Architecture, layer_name, tensor_shapes
 
 __all__ = ["folded", "statistics_function"]
 

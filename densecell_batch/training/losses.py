@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from keras import ops
+from densecell_batch.nets.build import ops
 
 __all__ = ["cropped", "cross_entropy", "improved_loss", "published_loss", "published_penalty", "soft_dice"]
 

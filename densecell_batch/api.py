@@ -1,0 +1,347 @@
+"""The verbs of the command line as functions, for notebooks and scripts. `densecell_batch` itself is the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.errors import OptionError
+from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.inference.volume import Segmentation
+from densecell_batch.io.writing import StackWriter
+from densecell_batch.measure import compare, instances
+from densecell_batch.measure.compare import Comparison
+from densecell_batch.models.bundle import ModelBundle
+from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.fetching import find_bundle
+from densecell_batch.models.registry import DEFAULT_MODEL
+from densecell_batch.runs import batch, pipeline
+from densecell_batch.runs.batch import Verdict
+from densecell_batch.runs.options import RunOptions, RunSegmenter
+from densecell_batch.runs.pipeline import SegmentedStack
+from densecell_batch.training import train as training
+from densecell_batch.training.options import TrainingOptions
+from densecell_batch.training.restarts import Progress
+
+__all__ = [
+    "evaluate",
+    "find_instances",
+    "load_model",
+    "segment",
+    "segment_batch",
+    "segment_stack",
+    "train",
+    "write_stack",
+]
+
+Model = ModelBundle | str | Path
+Files = str | Path
+
+
+def load_model(name_or_path: Files) -> ModelBundle:
+    """Load a model by its name, or by the path of its bundle. Its weights are read when they are needed.
+
+    Parameters
+    ----------
+    name_or_path
+        "fly-vnc-2d3d", which comes with the package; a name of `densecell-batch models list`, which is fetched if it
+        is not there; or a folder or zip.
+
+    Returns
+    -------
+    ModelBundle
+
+    Raises
+    ------
+    ModelError
+        If there is no such model, or it is not whole.
+
+    Examples
+    --------
+    >>> from densecell_batch import load_model
+    >>> [c.name for c in load_model("fly-vnc-2d3d").classes]
+    ['glia and extracellular', 'intracellular', 'mitochondrion', 'synapse', 'membrane']
+    """
+    return find_bundle(str(name_or_path))
+
+
+def segment(
+    volume: np.ndarray, model: Model = DEFAULT_MODEL, *, voxel_size: VoxelSize | None = None, **options: Any
+) -> Segmentation:
+    """Segment a volume in memory. For several, make a `Segmenter` once.
+
+    Parameters
+    ----------
+    volume
+        Grey values (z, y, x), uint8, uint16, int16 or float32.
+    model
+        A model, its name, or the path of its bundle.
+    voxel_size
+        Of the volume, to be handed on.
+    options
+        As for `Segmenter`.
+
+    Returns
+    -------
+    Segmentation
+
+    Raises
+    ------
+    ModelError, StackError
+        As `Segmenter` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from densecell_batch import SAMPLE, open_stack, segment
+    >>> with open_stack(SAMPLE) as stack:
+    ...     volume = np.asarray(stack)[:5, :96, :96]
+    >>> found = segment(volume, uncertainty=True)
+    >>> found.labels.shape, found.uncertainty.dtype
+    ((5, 96, 96), dtype('float32'))
+    """
+    return Segmenter(model, **options)(volume, voxel_size)
+
+
+def segment_stack(
+    path: Files,
+    out: Files,
+    model: Model | RunSegmenter = DEFAULT_MODEL,
+    *,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    **options: Any,
+) -> SegmentedStack:
+    """Segment one stack into files, as `densecell-batch segment` does: it goes on where an earlier call was stopped,
+    and skips what is done.
+
+    Parameters
+    ----------
+    path
+        TIFF file, or folder of single-slice TIFFs.
+    out
+        Folder for the results; made if it is not there.
+    model
+        A model, its name, or the path of its bundle; or a `RunSegmenter`, which stays loaded.
+    progress
+        Called with what is being done, voxels done and voxels in all.
+    options
+        Fields of `RunOptions`.
+
+    Returns
+    -------
+    SegmentedStack
+        The paths of labels and report.
+
+    Raises
+    ------
+    DensecellError
+        Of the kind that says what is wrong: with the stack, the options, the model or the output.
+    """
+    return pipeline.segment_stack(Path(path), Path(out), _segmenter(model, options), progress)
+
+
+def segment_batch(
+    paths: Sequence[Files], out: Files, model: Model | RunSegmenter = DEFAULT_MODEL, **options: Any
+) -> Iterator[Verdict]:
+    """Segment stacks one after the other; one that fails fails alone. Parameters are those of `segment_stack`.
+
+    Yields
+    ------
+    Verdict
+        How each stack ended.
+    """
+    return batch.segment_batch([Path(path) for path in paths], Path(out), _segmenter(model, options))
+
+
+def _segmenter(model: Model | RunSegmenter, options: dict[str, Any]) -> RunSegmenter:
+    if not isinstance(model, RunSegmenter):
+        return RunSegmenter(model, RunOptions(**options))
+    if options:
+        raise OptionError(f"{', '.join(options)}: the segmenter has its options already")
+    return model
+
+
+def write_stack(
+    path: Files,
+    volume: np.ndarray,
+    *,
+    voxel_size: VoxelSize | None = None,
+    classes: Sequence[ClassInfo] | None = None,
+    file_format: str = "imagej",
+) -> Path:
+    """Write a volume as a TIFF that ImageJ opens with its calibration; labels with their colours and names.
+
+    Parameters
+    ----------
+    path
+        Of the file; an earlier one is replaced, by a whole one or not at all.
+    volume
+        (z, y, x) uint8, uint16 or float32; in OME-TIFF also uint32.
+    voxel_size
+        Becomes the calibration.
+    classes
+        Of labels (uint8).
+    file_format
+        "imagej" or "ome-tiff".
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+
+    Raises
+    ------
+    OptionError
+        If the format cannot hold the values.
+    OutputError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile
+    >>> from densecell_batch import VoxelSize, open_stack, write_stack
+    >>> size = VoxelSize.of(47, 9.2, 9.2, unit="nm")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_stack(f"{folder}/a.tif", np.zeros((2, 8, 9), np.uint8), voxel_size=size)
+    ...     with open_stack(path) as stack:
+    ...         print(stack.shape, stack.info.voxel_size)
+    (2, 8, 9) 47 x 9.2 x 9.2 nm (z, y, x)
+    """
+    path = Path(path)
+    names = None if classes is None else [c.name for c in classes]
+    colours = None if classes is None else np.array([c.colour for c in classes], np.uint8)
+    with StackWriter(
+        path, volume.shape, volume.dtype.name, file_format=file_format, voxel_size=voxel_size,
+        class_names=names, colours=colours,
+    ) as writer:  # fmt: skip
+        for z, plane in enumerate(volume):
+            writer.write(z, np.ascontiguousarray(plane))
+        writer.commit()
+    return path
+
+
+def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1, connectivity: int = 6) -> np.ndarray:
+    """Number the connected objects of a class.
+
+    Parameters
+    ----------
+    labels
+        Class map (z, y, x) of any integer dtype.
+    class_index
+        The class.
+    min_voxels
+        Objects with fewer voxels are left out.
+    connectivity
+        6 (faces), 18 (faces and edges) or 26 (corners, too).
+
+    Returns
+    -------
+    numpy.ndarray
+        (z, y, x) uint16, or uint32 where there are more than 65,535 objects; 0 outside of them.
+
+    Raises
+    ------
+    OptionError
+        If the connectivity is none of these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from densecell_batch import find_instances
+    >>> find_instances(np.array([[[1, 1, 0, 1]]]), 1)
+    array([[[1, 1, 0, 2]]], dtype=uint16)
+    """
+    found = instances.find_instances(
+        labels.__getitem__, len(labels), class_index, min_voxels=min_voxels, connectivity=connectivity
+    )
+    return np.stack(list(found.slices())) if len(labels) else np.zeros(labels.shape, found.dtype)
+
+
+def evaluate(
+    truth: np.ndarray, found: np.ndarray, *, n_classes: int | None = None, counted: np.ndarray | None = None
+) -> Comparison:
+    """Score a class map against the truth.
+
+    Parameters
+    ----------
+    truth, found
+        Class maps (z, y, x) of the same shape.
+    n_classes
+        Number of classes; None for as many as occur.
+    counted
+        (z, y, x) bool: voxels that count; all when None.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    OptionError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from densecell_batch import evaluate
+    >>> truth = np.zeros((1, 4, 4), np.uint8)
+    >>> truth[:, :2] = 1
+    >>> evaluate(truth, truth).mean_iou
+    1.0
+    """
+    if truth.shape != found.shape or (counted is not None and counted.shape != truth.shape):
+        shapes = [array.shape for array in (truth, found, counted) if array is not None]
+        raise OptionError(f"the arrays have the shapes {', '.join(map(str, shapes))}; expected the same")
+    if n_classes is None:
+        n_classes = int(max(truth.max(), found.max())) + 1
+    return compare.compare(truth, found, n_classes, counted)[1]
+
+
+def train(
+    images: Sequence[Files],
+    labels: Sequence[Files],
+    evaluation: tuple[Files, Files],
+    out: Files,
+    classes: Sequence[ClassInfo],
+    *,
+    weights: Sequence[Files] = (),
+    progress: Progress = lambda run, seed, row: None,
+    **options: Any,
+) -> ModelBundle:
+    """Train an ensemble on labelled stacks and make a bundle of its best members, as `densecell-batch train` does.
+
+    Parameters
+    ----------
+    images, labels
+        Stacks to train on, and their labels: class indices from 0 on.
+    evaluation
+        Stack and labels that the members are chosen on.
+    out
+        Run folder; a run in it that was stopped goes on.
+    classes
+        What the labels mean.
+    weights
+        For each image a stack that says how much each voxel counts, or none.
+    progress
+        Called after each evaluation with the run, the seed of the member and the row of its history.
+    options
+        Fields of `TrainingOptions`; one of `steps`, `epochs` and `minutes` is needed.
+
+    Returns
+    -------
+    ModelBundle
+
+    Raises
+    ------
+    OptionError, StackError
+        If the options contradict each other, or a stack does not fit its labels.
+    """
+    first, second = evaluation
+    return training.train(
+        list(map(Path, images)), list(map(Path, labels)), (Path(first), Path(second)), Path(out), classes,
+        TrainingOptions(**options), weights=list(map(Path, weights)), progress=progress,
+    )  # fmt: skip

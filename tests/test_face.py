@@ -1,0 +1,144 @@
+"""The package as a library: what a notebook needs is one import."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import densecell_batch
+
+OPTIONS = {"precision": "float32", "tile": (2, 24, 24), "probabilities": True, "uncertainty": True}
+
+
+def test_the_import_is_cheap():
+    code = "import densecell_batch, sys; print(*{'numpy', 'keras', 'tensorflow', 'click', 'jpype'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_all_names_are_there_and_say_what_they_are():
+    names = densecell_batch.__all__
+    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert dir(densecell_batch) == sorted(names)
+    for name in names:
+        assert getattr(densecell_batch, name) is not None
+        assert name.startswith("__") or name.isupper() or getattr(densecell_batch, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'segmnet'"):
+        _ = densecell_batch.segmnet
+
+
+def test_no_name_prints_anything_when_it_is_loaded():
+    code = "import sys; from densecell_batch import *; print(*{'keras', 'tensorflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("module", ["api", "inference.segmenter"])
+def test_the_examples_in_the_docstrings_run(module):
+    failed, tried = doctest.testmod(importlib.import_module(f"densecell_batch.{module}"))
+    assert tried
+    assert not failed
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    return densecell_batch.load_model(data / "fly-vnc-small.zip")
+
+
+@pytest.fixture(scope="module")
+def volume():
+    with densecell_batch.open_stack(densecell_batch.SAMPLE) as stack:
+        return np.asarray(stack)[:5, :50, :60]
+
+
+def test_an_array_gives_the_very_labels_of_the_command(model, volume, tmp_path, data):
+    """Array in, labels and probabilities out: byte for byte what is in the files."""
+    found = densecell_batch.segment(volume, model, **OPTIONS)
+
+    path = densecell_batch.write_stack(tmp_path / "cells.tif", volume, voxel_size=model.voxel_size)
+    command = [sys.executable, "-m", "densecell_batch", "-q", "segment", path, "-o", tmp_path / "out", "--model",
+               data / "fly-vnc-small.zip", "--precision", "float32", "--tile", "2,24,24", "--probabilities",
+               "--uncertainty"]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True)
+    files = {kind: tifffile.imread(tmp_path / "out" / f"cells_{kind}.tif") for kind in
+             ("labels", "probabilities", "uncertainty")}  # fmt: skip
+    assert found.labels.tobytes() == files["labels"].tobytes()
+    assert np.ascontiguousarray(np.moveaxis(found.probabilities, -1, 1)).tobytes() == files["probabilities"].tobytes()
+    assert found.uncertainty.tobytes() == files["uncertainty"].tobytes()
+    assert np.array_equal(found.confidence, found.probabilities.max(-1))
+    assert found.classes == model.classes
+
+
+def test_a_volume_in_bands_is_the_same(model, volume):
+    """As where slices are too large for the memory."""
+    whole = densecell_batch.Segmenter(model, **OPTIONS)
+    banded = densecell_batch.Segmenter(model, **OPTIONS)
+    plan = whole.plan(volume.shape)
+    banded.plan = lambda shape: type(plan)(**vars(plan) | {"bands": ((0, 20), (20, 50))})
+    one, other = whole(volume), banded(volume)
+    for name in ("labels", "confidence", "probabilities", "uncertainty"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
+
+
+def test_stacks_and_batches(model, volume, tmp_path):
+    path = densecell_batch.write_stack(tmp_path / "a.tif", volume, voxel_size=model.voxel_size)
+    done = densecell_batch.segment_stack(path, tmp_path / "out", model, **OPTIONS)
+    assert not done.skipped
+    assert densecell_batch.segment_stack(str(path), str(tmp_path / "out"), model, **OPTIONS).skipped
+    good, bad = densecell_batch.segment_batch([path, tmp_path / "none.tif"], tmp_path / "out", model, **OPTIONS)
+    assert (good.ok, bad.ok) == (True, False)
+    with densecell_batch.open_stack(done.labels) as labels:
+        assert np.array_equal(labels, densecell_batch.segment(volume, model, **OPTIONS).labels)
+    with pytest.raises(densecell_batch.OptionError, match="has its options already"):
+        densecell_batch.segment_stack(path, tmp_path, densecell_batch.RunSegmenter(model), stitch="blend")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((8, 8), np.uint8), r"the shape \(8, 8\); expected \(z, y, x\)"),
+        (np.zeros((1, 0, 8), np.uint8), r"expected \(z, y, x\)"),
+        (np.zeros((1, 8, 8)), "float64; expected uint8"),
+        (np.zeros((1, 8, 8), np.uint8), "every voxel is 0"),
+    ],
+)
+def test_what_is_no_volume(model, array, message):
+    with pytest.raises(densecell_batch.StackError, match=message):
+        densecell_batch.segment(array, model)
+
+
+def test_scores_and_objects():
+    truth = np.zeros((2, 6, 6), np.uint8)
+    truth[:, :2, :2] = truth[:, 4:, 4:] = 1
+    objects = densecell_batch.find_instances(truth, 1)
+    assert (objects.dtype, objects.max()) == (np.uint16, 2)
+    assert np.array_equal(objects > 0, truth == 1)
+    found = truth.copy()
+    found[:, 4:, 4:] = 0
+    scores = densecell_batch.evaluate(truth, found)
+    assert scores.iou == pytest.approx([56 / 64, 1 / 2])
+    assert densecell_batch.evaluate(truth, found, counted=found == truth).mean_iou == 1
+    with pytest.raises(densecell_batch.OptionError, match="the shapes"):
+        densecell_batch.evaluate(truth, found[:1])
+
+
+def test_training(tmp_path, volume):
+    classes = [densecell_batch.ClassInfo("dark", (0, 0, 0)), densecell_batch.ClassInfo("bright", (255, 255, 255))]
+    image = densecell_batch.write_stack(tmp_path / "image.tif", volume)
+    labels = densecell_batch.write_stack(tmp_path / "labels.tif", (volume > 128).astype(np.uint8), classes=classes)
+    rows = []
+    bundle = densecell_batch.train(
+        [image], [labels], (image, labels), tmp_path / "run", classes, kernels=2, pyramid_kernels=2, window=(5, 32, 32),
+        steps=20, floor=0.0, precision="float32", progress=lambda run, seed, row: rows.append((seed, row["step"])),
+    )  # fmt: skip
+    assert isinstance(bundle, densecell_batch.ModelBundle)
+    assert rows
+    assert densecell_batch.segment(volume, bundle, precision="float32").labels.max() < 2
+    assert Path(bundle.path).is_relative_to(tmp_path)

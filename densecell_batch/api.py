@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,7 @@ def segment_batch(
     return batch.segment_batch([Path(path) for path in paths], Path(out), _segmenter(model, options))
 
 
-def _segmenter(model: Model | RunSegmenter, options: dict[str, Any]) -> RunSegmenter:
+def _segmenter(model: Model | RunSegmenter, options: Mapping[str, Any]) -> RunSegmenter:
     if not isinstance(model, RunSegmenter):
         return RunSegmenter(model, RunOptions(**options))
     if options:

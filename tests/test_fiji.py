@@ -34,7 +34,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from densecell_batch.errors import DensecellError
-from densecell_batch.imagej.images import from_imageplus, save_rois, start_imagej, to_imageplus
+from densecell_batch.imagej.images import from_imageplus, save_rois, to_imageplus
+from densecell_batch.imagej.jvm import start_imagej
 from densecell_batch.calibration import VoxelSize
 
 folder, jar = Path(sys.argv[1]), sys.argv[2]

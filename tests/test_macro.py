@@ -170,7 +170,7 @@ def test_the_gateway(macro):
         "where = 'net.imagej:imagej+net.imglib2:imglib2-imglyb'\n"
         "config.get_repositories().clear()\n"
         "from densecell_batch.errors import ImageJError\n"
-        "from densecell_batch.imagej.images import start_imagej\n"
+        "from densecell_batch.imagej.jvm import start_imagej\n"
         "try: print(start_imagej(where, download=True).gateway.getVersion())\n"
         "except ImageJError as error: print('none:', error)\n"
         "import os, sys; sys.stdout.flush(); os._exit(0)"

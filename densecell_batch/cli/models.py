@@ -15,6 +15,7 @@ from densecell_batch.printable import printable
 if TYPE_CHECKING:
     from densecell_batch.calibration import VoxelSize
     from densecell_batch.models.bundle import ModelBundle
+    from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = ["models"]
 
@@ -174,7 +175,7 @@ def _line(bundle: ModelBundle) -> str:
     return f"version {bundle.version}, {bundle.architecture.family}, {members}, {len(bundle.classes)} classes"
 
 
-def _description(bundle: ModelBundle, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _description(bundle: ModelBundle, manifest: JsonObject) -> list[tuple[str, str]]:
     """Label and value of what `show` prints; a value may have several lines."""
     architecture = [f"{key}: {value}" for key, value in manifest["architecture"].items() if key != "family"]
     return [

@@ -18,7 +18,6 @@ from densecell_batch.errors import DensecellError, MacroError, OccupiedError, Op
 from densecell_batch.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from densecell_batch.imagej.macro import MacroHooks
     from densecell_batch.runs.options import RunSegmenter
 
 __all__ = ["run_segment", "segment", "take_hooks"]
@@ -67,7 +66,7 @@ def run_segment(
         raise OptionError(
             "--shard goes neither with --assemble nor with --overwrite: the shards would undo each other's work"
         )
-    flags["hooks"] = take_hooks(flags)
+    flags = take_hooks(**flags)
     found = without_outputs(find_stacks(patterns), out)
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out {out} is a file; give a folder")
@@ -105,12 +104,17 @@ def run_segment(
     return 1 if failed > settled else 0
 
 
-def take_hooks(flags: dict[str, Any]) -> MacroHooks:
-    """The user's macros, taken out of the flags; raises as `read_hooks` does."""
+def take_hooks(
+    pre_macro: Path | None = None,
+    post_macro: Path | None = None,
+    macro_timeout: float = 1800.0,
+    imagej: str | None = None,
+    **flags: Any,
+) -> dict[str, Any]:
+    """The flags with the user's macros read; raises as `read_hooks` does."""
     from densecell_batch.imagej.macro import read_hooks
 
-    pre, post = flags.pop("pre_macro", None), flags.pop("post_macro", None)
-    return read_hooks(pre, post, flags.pop("macro_timeout", 1800.0), flags.pop("imagej", None))
+    return {"hooks": read_hooks(pre_macro, post_macro, macro_timeout, imagej), **flags}
 
 
 def _dry_run(stacks: list[Path], out: Path, segmenter: RunSegmenter) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def slurm(
     click.echo(f"{array}\t{scripts.array}\n{assemble}\t{scripts.assemble}")
 
 
-def _check(asked: dict[str, Any], *, in_image: bool) -> None:
+def _check(asked: Mapping[str, Any], *, in_image: bool) -> None:
     """Complain now, once, of what all tasks would complain of hours later: no such model, class or macro.
 
     What is no file here can be one of the image.
@@ -104,7 +105,7 @@ def _check(asked: dict[str, Any], *, in_image: bool) -> None:
     RunSegmenter(find_bundle(asked["model"]), RunOptions(**{k: v for k, v in asked.items() if k in options}))
 
 
-def _words(ctx: click.Context, flags: dict[str, Any]) -> list[str]:
+def _words(ctx: click.Context, flags: MutableMapping[str, Any]) -> list[str]:
     """Take the options of `segment` out of the flags, as words of its command line."""
     words = []
     for option in OF_THE_RESULT:

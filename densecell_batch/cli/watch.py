@@ -109,7 +109,7 @@ def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     _check_folders(inbox, out, options.move_done, options.move_failed)
     with stop.heeded():
         of_segment = {name: value for name, value in flags.items() if name not in names}
-        of_segment["hooks"] = take_hooks(of_segment)
+        of_segment = take_hooks(**of_segment)
         segmenter = RunSegmenter(find_bundle(model), RunOptions(unattended=True, inbox=inbox, **of_segment))
         if not options.once:
             segmenter.load()  # a folder may be empty for days, and what fails shall fail now

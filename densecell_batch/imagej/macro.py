@@ -12,7 +12,6 @@ The other process watches the macro: its time limit, and windows that wait for s
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import signal
@@ -21,16 +20,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from densecell_batch.errors import ImageJError, MacroError, OptionError
 from densecell_batch.imagej.find import find_imagej, find_java
 from densecell_batch.own_python import python_command, python_environment
 from densecell_batch.system import available_memory
 
-__all__ = ["Macro", "MacroHooks", "MacroOutcome", "MacroTask", "Table", "read_hooks", "run_apart"]
+__all__ = ["Ended", "Macro", "MacroHooks", "MacroOutcome", "MacroTask", "Table", "read_hooks", "read_task", "run_apart"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +115,20 @@ class MacroOutcome:
     seconds: float = 0.0  # that the macro took
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How the other process ended: with what the macro left, or what went wrong."""
+
+    outcome: MacroOutcome | None = None
+    imagej_error: str = ""
+    macro_error: str = ""
+
+
+def read_task(path: Path) -> MacroTask:
+    """The task that `run_apart` wrote down."""
+    return msgspec.json.decode(path.read_bytes(), type=MacroTask, dec_hook=lambda kind, value: kind(value))
+
+
 def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
     """Run a macro in a process of its own and wait for it.
 
@@ -136,22 +151,22 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
         find_imagej(task.imagej)
     with tempfile.TemporaryDirectory(prefix="densecell-macro-") as name:
         folder = Path(name)
-        values = asdict(task) | {"heap": task.heap or max(_LEAST_HEAP, available_memory() // 2)}
-        (folder / "task.json").write_text(json.dumps(values, default=str), encoding="utf-8")
+        task = replace(task, heap=task.heap or max(_LEAST_HEAP, available_memory() // 2))
+        (folder / "task.json").write_bytes(msgspec.json.encode(task, enc_hook=os.fsdecode))
         with (folder / "said.txt").open("wb") as said:
             code = _wait(folder, task, None if echo else said)
         text = (folder / "said.txt").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
             _log.debug("%s: %s", task.macro.name, line)
-        outcome = _read(folder / "outcome.json")
-    if outcome is None:
+        ended = _read(folder / "outcome.json")
+    if ended is None:
         last = " ".join(text.split()[-40:])
         raise MacroError(f"{task.macro.name}: the process that ran it ended with {code}; it said: {last or 'nothing'}")
-    if "imagej_error" in outcome:
-        raise ImageJError(outcome["imagej_error"])
-    if "macro_error" in outcome:
-        raise MacroError(outcome["macro_error"])
-    return MacroOutcome(**outcome | {"tables": [Table(**table) for table in outcome["tables"]]})
+    if ended.imagej_error:
+        raise ImageJError(ended.imagej_error)
+    if ended.outcome is None:
+        raise MacroError(ended.macro_error)
+    return ended.outcome
 
 
 def _wait(folder: Path, task: MacroTask, output: Any) -> int:
@@ -189,12 +204,11 @@ def _end(worker: subprocess.Popen[bytes]) -> None:
             continue
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> Ended | None:
     try:
-        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes(), type=Ended)
     except (OSError, ValueError):
         return None
-    return outcome
 
 
 @dataclass(frozen=True)

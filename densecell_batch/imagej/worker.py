@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import select
@@ -15,10 +14,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize
@@ -27,7 +26,7 @@ from densecell_batch.imagej.find import find_imagej, find_java
 from densecell_batch.imagej.images import from_imageplus, to_imageplus
 from densecell_batch.imagej.interpreter import run_macro, tables
 from densecell_batch.imagej.jvm import start_imagej
-from densecell_batch.imagej.macro import Macro, MacroTask
+from densecell_batch.imagej.macro import Ended, Macro, MacroOutcome, MacroTask, read_task
 from densecell_batch.io.formats.grey_values import GreyValues
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, StackInfo
@@ -49,19 +48,18 @@ def main() -> None:
         Path.home()
     except RuntimeError:  # a user without a name, as in containers; scyjava asks when it is imported
         os.environ["HOME"] = str(folder)
-    values = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    task = MacroTask(**values | {"macro": Macro(**values["macro"])})
+    task = read_task(folder / "task.json")
     with ExitStack() as opened:
         try:
             place = find_imagej(task.imagej, download=task.download)
             there = opened.enter_context(screen(not place.has_gateway, folder))
-            outcome = _do(task, folder, headless=not there)
+            ended = Ended(_do(task, folder, headless=not there))
         except ImageJError as error:
-            outcome = {"imagej_error": str(error)}
+            ended = Ended(imagej_error=str(error))
         except DensecellError as error:
-            outcome = {"macro_error": str(error)}
+            ended = Ended(macro_error=str(error))
         # Before the screen goes: Java ends the process when it loses it.
-        write_file(folder / "outcome.json", json.dumps(outcome).encode())
+        write_file(folder / "outcome.json", msgspec.json.encode(ended))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
@@ -79,14 +77,14 @@ def _end_with(parent: int) -> None:
 _children: list[subprocess.Popen[bytes]] = []
 
 
-def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
-    """Run the macro; the JSON of the outcome."""
+def _do(task: MacroTask, folder: Path, *, headless: bool) -> MacroOutcome:
+    """Run the macro."""
     imagej = start_imagej(task.imagej, headless=headless, heap=task.heap, download=task.download)
     image, before = None, None
     if task.image is not None:
         override = None if task.voxel_size is None else VoxelSize(*task.voxel_size)
         labels = task.colours is not None
-        with _explained_memory(task), open_stack(Path(task.image), override, stored=labels) as stack:
+        with _explained_memory(task), open_stack(task.image, override, stored=labels) as stack:
             image, before = _opened(stack, task), stack.info
     (folder / "begun").touch()
     with _explained_memory(task):
@@ -95,14 +93,10 @@ def _do(task: MacroTask, folder: Path, *, headless: bool) -> dict[str, Any]:
     notes = []
     if task.result is not None and before is not None:
         with _explained_memory(task):
-            notes = _save(run.image, Path(task.result), before, task.macro)
-    return {
-        "value": run.value,
-        "tables": [asdict(table) for table in tables()],
-        "notes": notes,
-        "imagej": str(imagej),
-        "seconds": round(run.seconds, 3),
-    }
+            notes = _save(run.image, task.result, before, task.macro)
+    return MacroOutcome(
+        value=run.value, tables=tables(), notes=notes, imagej=str(imagej), seconds=round(run.seconds, 3)
+    )
 
 
 def _say(line: str) -> None:

@@ -207,6 +207,9 @@ class StackWriter:
         self._temporary.unlink(missing_ok=True)
 
 
+_Options = dict[str, Any]  # of tifffile
+
+
 @dataclass(frozen=True)
 class _Look:
     """What a viewer needs beside the values; the fields are described at `StackWriter`."""
@@ -219,7 +222,7 @@ class _Look:
 
 
 def _lay_out(
-    stream: BufferedRandom, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: dict[str, Any]
+    stream: BufferedRandom, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], options: _Options
 ) -> int:
     """Make the file with its metadata and a hole for the planes; the offset of the first plane."""
     rows, columns = shape[-2:]
@@ -254,13 +257,13 @@ def _no_columns(path: Path) -> OutputError:
     )
 
 
-def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
+def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> _Options:
     """Options of tifffile for a file that plain ImageJ opens with calibration, colours, display range and names."""
     display_range = look.display_range
     # One column is written as such only where there is a further axis: else each slice would become a row.
     axes = ("ZCYX" if len(shape) == 4 else "ZYX") + "S" * (shape[-1] == 1)
-    metadata: dict[str, Any] = {"axes": axes}
-    options: dict[str, Any] = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
+    metadata: _Options = {"axes": axes}
+    options: _Options = {"file": {"imagej": True}, "metadata": metadata, "photometric": "minisblack"}
     if look.voxel_size is not None:
         # ImageJ reads "um" as micrometres; a literal µ does not survive the header.
         metadata |= {"unit": "um", "spacing": look.voxel_size.z}
@@ -283,11 +286,11 @@ def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) ->
     return options
 
 
-def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> dict[str, Any]:
+def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> _Options:
     """Options of tifffile for OME-TIFF, BigTIFF where it has to be; the display range has no place in it."""
-    metadata: dict[str, Any] = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    metadata: _Options = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
     big = prod(shape) * dtype.itemsize + _ROOM > 2**32
-    options: dict[str, Any] = {"file": {"ome": True, "bigtiff": big}, "metadata": metadata, "photometric": "minisblack"}
+    options: _Options = {"file": {"ome": True, "bigtiff": big}, "metadata": metadata, "photometric": "minisblack"}
     if look.voxel_size is not None:
         for axis, edge in zip("ZYX", look.voxel_size.edges, strict=True):
             metadata |= {f"PhysicalSize{axis}": edge, f"PhysicalSize{axis}Unit": "µm"}

@@ -20,28 +20,32 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.manifest import (
-    FIELDS,
     LONGEST,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_MEMBERS,
     SCHEMA_VERSION,
+    ClassEntry,
+    Manifest,
     Member,
+    MemberEntry,
+    check_fields,
     entries,
     is_whole,
     short,
-    voxel_size_from_dict,
-    voxel_size_to_dict,
+    voxel_size_entry,
+    voxel_size_from,
 )
 from densecell_batch.models.npz import MAX_NPZ_BYTES, golden_bytes, read_golden
 from densecell_batch.nets.architecture import (
@@ -54,7 +58,7 @@ from densecell_batch.nets.architecture import (
     window_problem,
 )
 from densecell_batch.printable import printable
-from densecell_batch.storage.strict_json import parse_json
+from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
 
 __all__ = [
@@ -93,8 +97,8 @@ class ModelBundle:
     window: tuple[int, int, int]  # input window (z, y, x) in training, in voxels
     normalization: str  # "stack": minus the mean of the whole stack, divided by its population standard deviation
     members: tuple[Member, ...]
-    scores: dict[str, Any]  # what was measured, as its maker wrote it
-    provenance: dict[str, Any]  # where the weights come from
+    scores: JsonObject  # what was measured, as its maker wrote it
+    provenance: JsonObject  # where the weights come from
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
@@ -290,26 +294,25 @@ def write_bundle(
         file = f"member-{i}.safetensors"
         _check_tensors(architecture, tensors, f"{path}: {file}")
         files[file] = save({key: np.ascontiguousarray(tensors[key]) for key in tensor_shapes(architecture)})
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "name": name,
-        "version": version,
-        "licence": licence,
-        "citation": citation,
-        "architecture": architecture_to_dict(architecture),
-        "classes": [{"name": c.name, "colour": list(c.colour)} for c in classes],
-        "voxel_size": None if voxel_size is None else voxel_size_to_dict(voxel_size),
-        "window": list(window),
-        "normalization": "stack",
-        "members": [asdict(Member(file, hashlib.sha256(content).hexdigest())) for file, content in files.items()],
-        "scores": dict(scores),
-        "provenance": dict(provenance),
-    }
-    _from_manifest(path, manifest)
+    manifest = Manifest(
+        name=name,
+        version=version,
+        licence=licence,
+        citation=citation,
+        architecture=architecture_to_dict(architecture),
+        classes=[ClassEntry(name=c.name, colour=c.colour) for c in classes],
+        voxel_size=None if voxel_size is None else voxel_size_entry(voxel_size),
+        window=window,
+        normalization="stack",
+        members=[MemberEntry(file=file, sha256=hashlib.sha256(found).hexdigest()) for file, found in files.items()],
+        scores=dict(scores),
+        provenance=dict(provenance),
+    )
     try:
-        text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BundleError(f"{path}: scores or provenance hold what JSON cannot say ({error})") from error
+    _from_manifest(path, json.loads(text))
     everything = [(MANIFEST, f"{text}\n".encode()), *files.items(), (_GOLDEN, golden_bytes(*golden))]
     if path.suffix.lower() == ".zip":
         write_zip(path, everything, may_exist=may_exist)
@@ -375,15 +378,10 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
             f"{place} has schema version {short(schema)}; this version of densecell-batch knows {SCHEMA_VERSION} "
             "only: use a version that knows the bundle"
         )
-    missing, unknown = sorted(FIELDS.keys() - manifest.keys()), sorted(manifest.keys() - FIELDS.keys())
-    if missing or unknown:
-        problem = (
-            f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {printable(', '.join(unknown)[:80])}"
-        )
-        raise BundleError(f"{place} {problem}; expected exactly {', '.join(FIELDS)}")
-    for field, (kind, called) in FIELDS.items():
-        if not isinstance(manifest[field], kind):
-            raise BundleError(f"{place}: {field} is {short(manifest[field])}; expected {called}")
+    try:
+        check_fields(manifest)
+    except BundleError as error:
+        raise BundleError(f"{place} {error}") from error
     fields = {field: value for field, value in manifest.items() if field != "schema_version"}
     try:
         return ModelBundle(
@@ -395,7 +393,7 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
                     ClassInfo(name, tuple(colour) if isinstance(colour, list) else (colour,))
                     for name, colour in entries(fields["classes"], "classes", ("name", "colour"))
                 ),
-                "voxel_size": voxel_size_from_dict(fields["voxel_size"]),
+                "voxel_size": voxel_size_from(fields["voxel_size"]),
                 "window": tuple(fields["window"]),
                 "members": tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256"))),
             },

@@ -7,23 +7,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError
 from densecell_batch.printable import printable
+from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = [
-    "FIELDS",
     "LONGEST",
     "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "MAX_MEMBERS",
     "SCHEMA_VERSION",
+    "ClassEntry",
+    "Manifest",
     "Member",
+    "MemberEntry",
+    "check_fields",
     "entries",
     "is_whole",
     "short",
-    "voxel_size_from_dict",
-    "voxel_size_to_dict",
+    "voxel_size_entry",
+    "voxel_size_from",
 ]
 
 MANIFEST = "bundle.json"
@@ -32,22 +38,74 @@ MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
-# Field of the manifest: the type of its JSON value, and what a message calls that type.
-FIELDS: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "schema_version": (int, "a whole number"),
-    "name": (str, "a text"),
-    "version": (str, "a text"),
-    "licence": (str, "a text"),
-    "citation": (str, "a text"),
-    "architecture": (dict, "an object"),
-    "classes": (list, "a list"),
-    "voxel_size": ((dict, type(None)), "an object or null"),
-    "window": (list, "a list"),
-    "normalization": (str, "a text"),
-    "members": (list, "a list"),
-    "scores": (dict, "an object"),
-    "provenance": (dict, "an object"),
-}
+
+class ClassEntry(Struct, frozen=True, kw_only=True):
+    """A class; see `ClassInfo`."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+class MemberEntry(Struct, frozen=True, kw_only=True):
+    """A net of the ensemble; see `Member`."""
+
+    file: str
+    sha256: str
+
+
+class VoxelSizeEntry(Struct, frozen=True, kw_only=True):
+    """Edge lengths of a voxel; any unit of length is understood."""
+
+    z: float
+    y: float
+    x: float
+    unit: str
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """`bundle.json`, field by field (contract). What a stranger wrote is checked in words of its own by `bundle`."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: str
+    licence: str
+    citation: str
+    architecture: JsonObject  # family, and the fields of one in `nets.architecture`
+    classes: list[ClassEntry]  # in the order of the nets' outputs
+    voxel_size: VoxelSizeEntry | None  # of the training data; null where nobody recorded it
+    window: tuple[int, int, int]  # input window (z, y, x) in training, in voxels
+    normalization: str  # "stack"
+    members: list[MemberEntry]
+    scores: JsonObject  # what was measured, as its maker wrote it
+    provenance: JsonObject  # where the weights come from
+
+
+# Type of the JSON value of a field, and what a message calls it.
+_KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+_LISTS, _OBJECTS = {"classes", "window", "members"}, {"architecture", "scores", "provenance"}
+
+
+def check_fields(manifest: JsonObject) -> None:
+    """See that the fields of a manifest are there, no others, and each of its kind.
+
+    Raises
+    ------
+    BundleError
+        If they are not; the message says which, and what was expected.
+    """
+    names = Manifest.__struct_fields__
+    missing, unknown = sorted({*names} - manifest.keys()), sorted(manifest.keys() - {*names})
+    if missing or unknown:
+        problem = (
+            f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {printable(', '.join(unknown)[:80])}"
+        )
+        raise BundleError(f"{problem}; expected exactly {', '.join(names)}")
+    for name in names[1:]:
+        value, kind = manifest[name], list if name in _LISTS else dict if name in _OBJECTS else str
+        if name == "voxel_size" and not isinstance(value, dict | None):
+            raise BundleError(f"voxel_size is {short(value)}; expected an object or null")
+        if name != "voxel_size" and not isinstance(value, kind):
+            raise BundleError(f"{name} is {short(value)}; expected {_KINDS[kind]}")
 
 
 @dataclass(frozen=True)
@@ -78,15 +136,15 @@ def entries(values: list[Any], field: str, keys: tuple[str, str]) -> Iterator[tu
         yield value[keys[0]], value[keys[1]]
 
 
-def voxel_size_to_dict(voxel_size: VoxelSize) -> dict[str, Any]:
+def voxel_size_entry(voxel_size: VoxelSize) -> VoxelSizeEntry:
     """Edges in nanometres, as a manifest says them."""
     # 47 nm, not 47.00000000000001: people read the manifest.
-    edges = (float(f"{edge:.12g}") for edge in voxel_size.nanometres)
-    return dict(zip("zyx", edges, strict=True)) | {"unit": "nm"}
+    z, y, x = (float(f"{edge:.12g}") for edge in voxel_size.nanometres)
+    return VoxelSizeEntry(z=z, y=y, x=x, unit="nm")
 
 
-def voxel_size_from_dict(value: dict[str, Any] | None) -> VoxelSize | None:
-    """The inverse of `voxel_size_to_dict`; any unit of length is understood."""
+def voxel_size_from(value: JsonObject | None) -> VoxelSize | None:
+    """The inverse of `voxel_size_entry`, from JSON values; any unit of length is understood."""
     if value is None:
         return None
     if value.keys() != {"z", "y", "x", "unit"} or not isinstance(value["unit"], str):

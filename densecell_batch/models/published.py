@@ -146,12 +146,7 @@ def import_published(
     first = models[0]
     for model in models[1:]:
         _check_alike(first, model)
-    n_classes = first.architecture.n_classes
-    if classes is not None and len(classes) != n_classes:
-        raise PublishedModelError(f"{len(classes)} class names were given; {first.path} has {n_classes} classes")
-    infos = default_classes(n_classes)
-    if classes is not None:
-        infos = tuple(ClassInfo(text, info.colour) for text, info in zip(classes, infos, strict=True))
+    infos = _classes(first, classes)
     # Not the whole path: a bundle says nothing of the machine that it was made on.
     sources = [printable(path.resolve().name) for path in paths]
     notes = [f"{source}: {note}" for source, model in zip(sources, models, strict=True) for note in model.notes]
@@ -179,6 +174,16 @@ def import_published(
             "notes": notes,
         },
     )
+
+
+def _classes(model: PublishedModel, names: Sequence[str] | None) -> tuple[ClassInfo, ...]:
+    """The classes of a model under the names that were given."""
+    infos = default_classes(model.architecture.n_classes)
+    if names is None:
+        return infos
+    if len(names) != len(infos):
+        raise PublishedModelError(f"{len(names)} class names were given; {model.path} has {len(infos)} classes")
+    return tuple(ClassInfo(text, info.colour) for text, info in zip(names, infos, strict=True))
 
 
 def _check_alike(first: PublishedModel, other: PublishedModel) -> None:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from densecell_batch.errors import OptionError
 from densecell_batch.printable import printable
+from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = [
     "Architecture",
@@ -396,7 +397,7 @@ def published(family: str, n_classes: int = 7, n_kernels: int = 64) -> Architect
     return architecture_from_dict({"family": family, "n_classes": n_classes, "n_kernels": n_kernels})
 
 
-def architecture_from_dict(config: dict[str, Any]) -> Architecture:
+def architecture_from_dict(config: JsonObject) -> Architecture:
     """Build a configuration from the `architecture` entry of a bundle manifest; the inverse of `architecture_to_dict`.
 
     Raises
@@ -424,7 +425,7 @@ def architecture_from_dict(config: dict[str, Any]) -> Architecture:
         raise OptionError(f"architecture {name} is malformed: {error}") from error
 
 
-def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
+def architecture_to_dict(architecture: Architecture) -> JsonObject:
     """The configuration as JSON values, for the bundle manifest."""
     return {"family": architecture.family} | {
         key: list(value) if isinstance(value, tuple) else value for key, value in asdict(architecture).items()

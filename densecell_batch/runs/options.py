@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
@@ -15,6 +15,7 @@ from densecell_batch.inference.options import SHAPES, TOLD, InferenceOptions
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.storage.opening import Reach
+from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = ["RunOptions", "RunSegmenter"]
 
@@ -50,7 +51,7 @@ class RunOptions(InferenceOptions):
         if self.min_volume > 0 and not self.instances:
             raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> JsonObject:
         """JSON values of what the report says of them."""
         told = self.marked(SHAPES, TOLD)
         values = {name: value for name, value in asdict(self).items() if name in told}

@@ -35,6 +35,7 @@ from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import read_json
 from densecell_batch.storage.records import FileRecord
+from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -166,7 +167,7 @@ class Order(Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     input: Input
     model: Model
-    options: dict[str, Any]
+    options: JsonObject
     pre_macro: str | UnsetType = UNSET  # SHA-256
     versions: dict[str, str] = {}
 
@@ -228,7 +229,7 @@ class Identity(Struct, frozen=True):
 
     input: Content | None  # None of the work on whatever stack
     model: Model | None  # None of what is done before the nets
-    options: dict[str, Any]  # those that are declared to shape the result
+    options: JsonObject  # those that are declared to shape the result
     pre_macro: str | None = None
     version: str | None = None  # of the program
 
@@ -269,7 +270,7 @@ class Identity(Struct, frozen=True):
         return _json(self)
 
 
-def _shaping(options: Mapping[str, Any]) -> dict[str, Any]:
+def _shaping(options: Mapping[str, Any]) -> JsonObject:
     """The options that shape the result, and those that this version does not know."""
     known, shaping = RunOptions.__dataclass_fields__, RunOptions.marked(SHAPES)
     return {name: value for name, value in options.items() if name in shaping or name not in known}
@@ -326,7 +327,7 @@ def read_report(path: Path) -> Report | None:
     return report if report is not None and report.schema_version == SCHEMA_VERSION else None
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
+def _read_object(path: Path) -> JsonObject | None:
     try:
         values = read_json(path)
     except (OSError, ValueError):

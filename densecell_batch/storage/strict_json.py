@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
-__all__ = ["MAX_DEPTH", "parse_json"]
+__all__ = ["MAX_DEPTH", "JsonObject", "parse_json"]
 
 MAX_DEPTH = 50
 _LARGEST = 2**63
+
+JsonObject: TypeAlias = dict[str, Any]  # what its writer put into it, whatever that is
+Container: TypeAlias = JsonObject | list[Any]
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -44,7 +47,7 @@ def parse_json(text: str | bytes) -> Any:
     raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
-def _containers(parent: dict[str, Any] | list[Any]) -> list[dict[str, Any] | list[Any]]:
+def _containers(parent: Container) -> list[Container]:
     """The lists and objects right in one."""
     return [
         child for child in (parent.values() if isinstance(parent, dict) else parent) if isinstance(child, dict | list)

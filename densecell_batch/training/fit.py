@@ -131,18 +131,7 @@ def fit_member(
                 losses.append(_advance(state, step_function, recipe, batch))
                 if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
                     weights = plain()
-                    found = evaluate(weights)
-                    seconds = (time.monotonic() - since) / len(losses)
-                    row = {
-                        "step": state.step,
-                        "steps": recipe.steps,
-                        "loss": round(float(np.mean(losses)), 5),
-                        "mean_iou": round(found.mean_iou, 5),
-                        "seconds_per_step": round(seconds, 4),
-                    }
-                    if not state.best or row["mean_iou"] > max(earlier["mean_iou"] for earlier in state.history):
-                        state.best = weights
-                    state.history.append(row)
+                    row = _note(state, recipe, weights, evaluate(weights).mean_iou, losses, time.monotonic() - since)
                     progress(row)
                     _save(checkpoint, net, state)
                     losses, since = [], time.monotonic()
@@ -151,6 +140,23 @@ def fit_member(
         raise
     abandoned = state.step < recipe.steps
     return TrainedMember(seed, state.best, evaluate(state.best), state.history, abandoned)
+
+
+def _note(
+    state: _State, recipe: Recipe, weights: Arrays, mean_iou: float, losses: list[float], seconds: float
+) -> dict[str, float]:
+    """A row of the history, for the steps since the last one; the weights are kept if they are the best so far."""
+    row = {
+        "step": state.step,
+        "steps": recipe.steps,
+        "loss": round(float(np.mean(losses)), 5),
+        "mean_iou": round(mean_iou, 5),
+        "seconds_per_step": round(seconds / len(losses), 4),
+    }
+    if not state.best or row["mean_iou"] > max(earlier["mean_iou"] for earlier in state.history):
+        state.best = weights
+    state.history.append(row)
+    return row
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:

@@ -19,9 +19,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec import Struct, to_builtins
 
 from densecell_batch._version import __version__
 from densecell_batch.errors import OptionError
@@ -38,7 +38,7 @@ from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
 from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import make_folder, write_file
-from densecell_batch.storage.strict_json import parse_json
+from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, seconds_per_step
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
@@ -47,6 +47,19 @@ __all__ = ["Progress", "TrainingRun", "train_ensemble"]
 
 _MAX_RUN_BYTES = 2**20
 _log = logging.getLogger(__name__)
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """`run.json`: what a run that is resumed must say, too."""
+
+    architecture: JsonObject
+    classes: list[str]
+    recipe: JsonObject
+    seed: int
+    minutes: float | None
+    init: list[str]  # SHA-256 of the weights that members start from
+    train: list[list[str]]  # SHA-256 of the files of each volume
+    evaluation: list[str]
 
 
 @dataclass(frozen=True)
@@ -177,7 +190,7 @@ def _same_run(
     run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, folder: Path, start: list[Arrays] | None
 ) -> TrainingRun:
     """Hold the run to what its folder was begun with; the run with its number of steps."""
-    wanted = _identity(run, train, evaluation, start)
+    wanted = to_builtins(_identity(run, train, evaluation, start))
     path = folder / "run.json"
     if path.exists():
         try:
@@ -206,35 +219,34 @@ def _same_run(
         seconds = seconds_per_step(run.architecture, train, run.recipe)
         run = replace(run, recipe=run.recipe.over(max(20, round(60 * run.minutes / seconds))))
         _log.info("%.3f s a step: %d steps in %g minutes", seconds, run.recipe.steps, run.minutes)
-    write_file(path, json.dumps(_identity(run, train, evaluation, start), indent=2).encode())
+    write_file(path, json.dumps(to_builtins(_identity(run, train, evaluation, start)), indent=2).encode())
     return run
 
 
 def _identity(
     run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
-) -> dict[str, Any]:
-    """JSON values of all that decides a member. How many are trained and kept may change: restarts can be added."""
+) -> RunRecord:
+    """All that decides a member. How many are trained and kept may change: restarts can be added."""
     import hashlib
 
     sums = [
         hashlib.sha256(b"".join(name.encode() + weights[name].tobytes() for name in sorted(weights))).hexdigest()
         for weights in start or []
     ]
-    described = {
-        "architecture": architecture_to_dict(run.architecture),
-        "classes": [c.name for c in run.classes],
-        "recipe": {"preset": run.recipe.preset, **asdict(run.recipe)},
-        "seed": run.seed,
-        "minutes": run.minutes,
-        "init": sums,
-        "train": [volume.sha256 for volume in train],
-        "evaluation": evaluation.sha256,
-    }
-    values: dict[str, Any] = json.loads(json.dumps(described))
-    return values
+    recipe = {"preset": run.recipe.preset, **asdict(run.recipe)}
+    return RunRecord(
+        architecture=architecture_to_dict(run.architecture),
+        classes=[c.name for c in run.classes],
+        recipe=json.loads(json.dumps(recipe)),  # lists, not tuples, as in a file
+        seed=run.seed,
+        minutes=run.minutes,
+        init=sums,
+        train=[list(volume.sha256) for volume in train],
+        evaluation=list(evaluation.sha256),
+    )
 
 
-def _as_dict(scores: Scores, run: TrainingRun) -> dict[str, Any]:
+def _as_dict(scores: Scores, run: TrainingRun) -> JsonObject:
     iou = {c.name: None if np.isnan(v) else round(float(v), 4) for c, v in zip(run.classes, scores.iou, strict=True)}
     return {"mean_iou": round(scores.mean_iou, 4), "accuracy": round(scores.accuracy, 4), "iou": iou}
 
@@ -273,7 +285,7 @@ def _write(
         scores={"evaluation": _as_dict(scores, run), "members": [_as_dict(m.scores, run) for m in kept]},
         provenance={
             "trained by": f"densecell-batch {__version__}",
-            **_identity(run, train, evaluation, None),
+            **to_builtins(_identity(run, train, evaluation, None)),
             "seeds kept": [m.seed for m in kept],
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -69,7 +70,7 @@ def _unescaped(unit: str) -> str:
     return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), unit).strip()
 
 
-def ome_voxel_size(metadata: dict[str, Any]) -> _Found:
+def ome_voxel_size(metadata: Mapping[str, Any]) -> _Found:
     """Voxel size from OME-XML as a dictionary; raises as `VoxelSize.of` does, or ValueError where it has no numbers."""
     image = metadata["OME"]["Image"]
     pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
@@ -99,7 +100,7 @@ def _maker_voxel_size(tiff: tifffile.TiffFile) -> _Found:
     return None, []
 
 
-def _fei_pixel(metadata: dict[str, Any]) -> tuple[float, float] | None:
+def _fei_pixel(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
     """Of the scan of the beam that was on; in metres."""
     beam = metadata.get("Beam")
     names = [str(beam.get("Scan"))] if isinstance(beam, dict) else []
@@ -111,7 +112,7 @@ def _fei_pixel(metadata: dict[str, Any]) -> tuple[float, float] | None:
     return None
 
 
-def _zeiss_pixel(metadata: dict[str, Any]) -> tuple[float, float] | None:
+def _zeiss_pixel(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
     """(title, number, unit) under a name."""
     for name in ("ap_image_pixel_size", "ap_pixel_size"):
         found = metadata.get(name)
@@ -121,7 +122,7 @@ def _zeiss_pixel(metadata: dict[str, Any]) -> tuple[float, float] | None:
     return None
 
 
-def _sis_pixel(metadata: dict[str, Any]) -> tuple[float, float] | None:
+def _sis_pixel(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
     """In metres."""
     if "pixelsizex" not in metadata:
         return None

@@ -1,0 +1,33 @@
+"""The JSON schemas of the files that others read: `python -m densecell_batch.schemas FOLDER` writes them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from densecell_batch.models.manifest import SCHEMA_VERSION as OF_BUNDLES
+from densecell_batch.models.manifest import Manifest
+from densecell_batch.runs.report import SCHEMA_VERSION as OF_REPORTS
+from densecell_batch.runs.report import Report
+
+__all__ = ["schemas"]
+
+
+def schemas() -> dict[str, str]:
+    """File name -> JSON schema, as text."""
+    kinds = {f"report-{OF_REPORTS}": Report, f"bundle-{OF_BUNDLES}": Manifest}
+    return {
+        f"{name}.schema.json": json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}, indent=2
+        )
+        + "\n"
+        for name, kind in kinds.items()
+    }
+
+
+if __name__ == "__main__":
+    for file, text in schemas().items():
+        (Path(sys.argv[1]) / file).write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
+from densecell_batch.plots.preview import render_preview
 from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.error_weights import error_weights
@@ -81,17 +83,23 @@ def test_image_and_labels_are_moved_together():
 
 
 def test_flips_really_flip():
-    """All 8 positions of a corner and both orders of the slices occur."""
-    image = np.zeros((5, 32, 32), np.float32)
-    image[0], image[:, 0, :], image[:, :, 0] = 1, 2, 4
-    volume = LabelledVolume(image, np.zeros(image.shape, np.uint8), None, ("", ""))
+    """All 8 ways in which a square can lie, each with both orders of the slices; each window lies in one of them."""
+    z, y, x = np.indices((5, 96, 96))
+    image = (10_000 * z + 100 * y + x).astype(np.float32)
+    labels = np.ones(image.shape, np.uint8)
+    labels[2, 48, 48] = 0  # the only class that windows are centred on: none of them reaches an edge
+    volume = LabelledVolume(image, labels, None, ("", ""))
     still = Augmentation(bent=0.0, brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0)
-    seen = set()
+    draw = Sampler([volume], (5, 32, 32), 2, 1, augmentation=still, rare=1.0)
+    seen = Counter()
     for step in range(200):
-        for window in Sampler([volume], (5, 32, 32), 2, 1, augmentation=still)(step)[0][..., 0]:
-            inner = window[:, 12:20, 12:20]
-            seen.add((bool(inner[0].max() == 1), bool(inner[-1].max() == 1)))
-    assert {(True, False), (False, True)} <= seen
+        for window in draw(step)[0][..., 0]:
+            steps = [np.unique(np.diff(window, axis=axis)) for axis in range(3)]
+            assert [len(found) for found in steps] == [1, 1, 1]
+            seen[tuple(int(found[0]) for found in steps)] += 1
+    lying = [(a, b) for a in (-100, 100) for b in (-1, 1)]
+    assert set(seen) == {(order, *way) for order in (-10_000, 10_000) for a, b in lying for way in ((a, b), (b, a))}
+    assert min(seen.values()) > 10  # of 400, 16 ways alike
 
 
 def test_rare_classes_are_met():
@@ -267,9 +275,21 @@ def test_bundle_of_the_best(trained):
     assert bundle.scores["members"][0]["mean_iou"] == max(scores)
     assert bundle.provenance["seeds kept"] == [int(np.argmax(scores))]
     assert len((folder / "log.jsonl").read_text().splitlines()) == 2 * 20
-    for name in ("curves.png", "sample.png"):
-        with Image.open(folder / name) as picture:
-            assert picture.size[0] > 300
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    histories = {f"seed {seed}": [row for row in rows if row["seed"] == seed] for seed in (0, 1)}
+    with Image.open(folder / "curves.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), render_curves(histories))
+    # What the ensemble says of the evaluation volume, over its first, middle and last slice.
+    from densecell_batch.training.fit import predict_labels
+
+    volume, ensemble = phantom(seed=1), Predictor(NET, [bundle.weights(0)], RECIPE.inference_precision)
+    labels = predict_labels(volume.image, ensemble, RECIPE.window)
+    shown, classes = (0, 3, 5), [(c.name, c.colour) for c in CLASSES]
+    drawn = render_preview(
+        [(z, volume.image[z]) for z in shown], [labels[z] for z in shown], classes, None, "evaluation volume"
+    )
+    with Image.open(folder / "sample.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), drawn)
 
 
 def test_what_is_trained_is_not_trained_again(trained):
@@ -390,9 +410,24 @@ def test_keep_out_of_range(keep):
 
 
 def test_curves_of_one_point_and_none():
-    row = {"step": 1, "loss": 2.0, "mean_iou": 0.1}
-    for histories in ({}, {"a": []}, {"a": [row]}, {"a": [row, row | {"step": 2}]}):
-        assert render_curves(histories).dtype == np.uint8
+    """A line takes two points; the name takes none."""
+    row, plots = {"step": 1, "loss": 2.0, "mean_iou": 0.1}, np.s_[:, :1080]
+
+    def coloured(picture):
+        return picture.min(-1) != picture.max(-1)
+
+    assert not coloured(render_curves({})).any()
+    for history in ([], [row]):
+        drawn = render_curves({"a": history})
+        assert not coloured(drawn[plots]).any()
+        assert coloured(drawn[:, 1080:]).any()
+    drawn = render_curves({"a": [row, row | {"step": 2}]})[plots]
+    # From the middle to the right edge of both: at the top of an axis that ends at 2, at a tenth of one that ends at 1.
+    for y, left, right in ((50, 280, 510), (320, 840, 1070)):
+        assert (drawn[y, left + 1 : right] == (0, 114, 178)).all()
+    rows, columns = np.nonzero(coloured(drawn))
+    assert set(rows.tolist()) <= {49, 50, 51, 319, 320, 321}
+    assert columns.min() >= 278
 
 
 def test_curves_name_the_best_members_as_far_as_there_is_room():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +53,9 @@ def entry(shape: tuple[int, ...], size: int, more: bytes = b"", dtype: int = 1) 
 def test_reads_what_tensorflow_reads(data: Path) -> None:
     import tensorflow as tf
 
-    for file in sorted((data / "published").rglob("*.index")):
+    files = sorted((data / "published").rglob("*.index"))
+    assert len(files) == len(list((data / "published").glob("*-small_*"))) > 3
+    for file in files:
         tensors, shards = parse_index(file.read_bytes())
         reader = tf.train.load_checkpoint(str(file.with_suffix("")))
         assert {name: list(t.shape) for name, t in tensors.items()} == reader.get_variable_to_shape_map()
@@ -110,19 +114,41 @@ def test_blocks_that_overlap_and_names_without_number(monkeypatch: pytest.Monkey
         parse_index(index([HEADER, *((bytes([c]), entry((), 4)) for c in b"abc")]))
 
 
+def blocks(content: bytes) -> Iterator[tuple[int, int]]:
+    """Where each block of an index begins, and where its trailer: the first place with the checksum of all before."""
+    start = 0
+    while start < len(content) - 48:
+        for end in range(start, len(content) - 48):
+            if masked(crc32c(content[start : end + 1])) == int.from_bytes(content[end + 1 : end + 5], "little"):
+                yield start, end
+                break
+        start = end + 5
+
+
 def test_every_single_byte_of_an_index(data: Path) -> None:
-    """Each byte set to each of a few values, with the checksums right: no error but ValueError."""
+    """Each byte set to one of a few values, with the checksums right: no error but ValueError."""
     good = next((data / "published" / "unet-small_0").rglob("*.index")).read_bytes()
-    rng = random.Random(0)
-    for at in range(0, len(good) - 48, 3):
+    places = list(blocks(good))
+    assert len(places) == 3
+    rng, taken, refusals = random.Random(0), 0, Counter[str]()
+    for at in range(0, len(good) - 48, 2):
         bad = bytearray(good)
         bad[at] = rng.choice((0, 1, 7, 0x7F, 0x80, 0xFF))
-        size = bad.index(b"\0\0\0\0\1\0\0\0") + 8
-        bad[size + 1 : size + 5] = masked(crc32c(bytes(bad[: size + 1]))).to_bytes(4, "little")
+        for start, end in places:
+            bad[end + 1 : end + 5] = masked(crc32c(bytes(bad[start : end + 1]))).to_bytes(4, "little")
         try:
-            parse_index(bytes(bad))
-        except ValueError:
+            tensors, shards = parse_index(bytes(bad))
+        except ValueError as error:
+            refusals[str(error)] += 1
             continue
+        taken += 1
+        assert 1 <= shards <= 99_999
+        for tensor in tensors.values():
+            assert tensor.shard < shards
+            assert tensor.size == 4 * math.prod(tensor.shape) or tensor.dtype != "float32"
+    # Letters of names and checksums may be anything; else it is the content that is refused, not its checksum.
+    assert taken > 100
+    assert refusals.total() - refusals["a checksum is wrong"] > 500
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 3), ()])

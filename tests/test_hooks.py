@@ -18,7 +18,7 @@ import pytest
 import tifffile
 from imagej import MISSING_PYTHON
 
-from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError
+from densecell_batch.errors import BusyError, MacroError, OccupiedError, OptionError, StackError
 from densecell_batch.identity import digest
 from densecell_batch.imagej.macro import Macro, MacroHooks, Table, read_hooks
 from densecell_batch.io.reading import open_stack
@@ -294,17 +294,18 @@ def test_a_bad_macro_after(stack, asked, tmp_path, bad):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "error", "message"),
     [
-        ("close();", "it left no image open; expected the image to segment"),
-        ('run("RGB Color");', "is RGB; expected grey values"),
-        ('run("Duplicate...", "title=b duplicate"); run("Merge Channels...", "c1=b c2=b create");', "."),
-        ('newImage("flat", "8-bit black", 40, 40, 3);', "constant|every voxel|same value"),
+        ("close();", MacroError, "before é.ijm: it left no image open; expected the image to segment"),
+        ('run("RGB Color");', MacroError, "'my cells.tif' is RGB; expected grey values"),
+        ('run("Duplicate...", "title=b duplicate"); run("Merge Channels...", "c1=b c2=b create");', MacroError,
+         "'Composite' has 2 channels, 4 slices and 1 frames; expected slices only"),
+        ('newImage("flat", "8-bit black", 40, 40, 3);', StackError, "every voxel is 0"),
     ],
     ids=["none", "RGB", "channels", "constant"],
-)
-def test_no_image_to_segment(stack, asked, tmp_path, text, message):
-    with pytest.raises(Exception, match=message):
+)  # fmt: skip
+def test_no_image_to_segment(stack, asked, tmp_path, text, error, message):
+    with pytest.raises(error, match=message):
         segment_stack(stack, tmp_path / "out", asked(text))
     assert names(tmp_path / "out") == set()
 

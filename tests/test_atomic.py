@@ -83,6 +83,7 @@ def test_other_files_stay(tmp_path, name):
 
 def test_no_folder(tmp_path):
     remove_remains(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
 
 
 # Folders, and files, that cannot be flushed
@@ -155,7 +156,10 @@ def test_a_file_is_lost_only_if_the_error_says_so(number, refusing, tmp_path):
     done = refusing("-c", WRITE, tmp_path, files=getattr(errno, number))
     if number in ("EINVAL", "ENOTSUP", "ENOSYS"):
         assert done.returncode == 0, done.stderr
+        assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"content"] * 2
+        assert (tmp_path / "c").is_dir()
         return
+    assert done.returncode == 1
     assert "cannot be written" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

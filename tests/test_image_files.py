@@ -94,7 +94,7 @@ def test_both_run_the_same_script():
 def test_both_copy_what_there_is():
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = dict(line.split() for line in definition(DEFINITION)[1]["files"].splitlines() if line.strip())
-    assert set(copied) == allowed
+    assert set(copied) == allowed > {"densecell_batch"}
     for name, target in copied.items():
         assert (ROOT / name).exists(), name
         assert target == f"/src/{name}"
@@ -239,7 +239,9 @@ def version(text):
 def test_variants_differ_in_tensorflow_and_cuda_alone():
     cpu, gpu = pins("cpu"), pins("gpu")
     assert {"tensorflow-cpu"} == {name for name in cpu if name not in gpu}
-    assert all(re.fullmatch("nvidia-.*-cu12", name) for name in gpu if name not in cpu)
+    others = [name for name in gpu if name not in cpu]
+    assert len(others) > 5
+    assert all(re.fullmatch("nvidia-.*-cu12", name) for name in others)
     assert {name: v for name, v in cpu.items() if name in gpu} == {name: v for name, v in gpu.items() if name in cpu}
     assert cpu["tensorflow-cpu"] == gpu["tensorflow"]
 

@@ -60,7 +60,12 @@ def test_any_shape_of_slice(shape, slices):
 
 @pytest.mark.parametrize("value", [-3e4, 0, 1e-12, 3e9])
 def test_images_of_one_value(value):
-    picture(image=np.full((100, 200), value, np.float32))
+    """Black, and the labels over it; no number that is none."""
+    drawn = picture(image=np.full((100, 200), value, np.float32))
+    plain, over = drawn[42:242, 12:412], drawn[42:242, 424:824]
+    assert not plain.any()
+    assert not over[:, :200].any()
+    assert (over[:, 200:] == (round(0.45 * 255), 0, 0)).all()
 
 
 def test_png_is_what_was_drawn(tmp_path):

@@ -173,6 +173,7 @@ def test_zip_and_folder_are_the_same(tmp_path: Path, model: Path, root: str) -> 
         file.writestr(f"{root}gene_graph.pkl", b"never read")
     a, b = read_published(path), read_published(model)
     assert (a.architecture, a.window, a.checkpoint) == (b.architecture, b.window, b.checkpoint)
+    assert a.weights.keys() == b.weights.keys() == tensor_shapes(b.architecture).keys()
     assert all(np.array_equal(a.weights[key], b.weights[key]) for key in b.weights)
 
 
@@ -450,6 +451,7 @@ def test_import_of_the_small_ensemble(tmp_path: Path, models: Path) -> None:
     assert bundle.voxel_size == VoxelSize(0.04, 0.01, 0.01)
     for i, path in enumerate(paths):
         weights, expected = bundle.weights(i), read_published(path).weights
+        assert weights.keys() == expected.keys() == tensor_shapes(SMALL).keys()
         assert all(np.array_equal(weights[key], expected[key]) for key in expected)
     image, probabilities = bundle.golden()
     assert probabilities.shape == (*SMALL.output_shape(image.shape), 7)

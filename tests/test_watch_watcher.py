@@ -317,11 +317,15 @@ def test_killed_while_old_results_are_put_aside(folders, segmenter, monkeypatch)
 
 
 def test_a_claim_that_was_taken_over_ends_the_watcher(folders, segmenter):
+    from densecell_batch.errors import DensecellError
+
     save(folders[0] / "a.tif", 21)
-    with watching(folders, segmenter) as (watcher, _, _):
+    with watching(folders, segmenter) as (watcher, said, _):
         watcher._ledger.path.with_suffix(".owner").write_text("elsewhere 1 2 3\n")
-        with pytest.raises(Exception, match="taken over by another watcher"):
+        with pytest.raises(DensecellError, match=r"ledger-.*: taken over by another watcher.*start it again"):
             watcher.run()
+    assert said == []
+    assert not list(folders[1].glob("a_*"))
 
 
 def test_claims_that_the_dead_left_are_removed(folders, segmenter):

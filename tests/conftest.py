@@ -1,15 +1,28 @@
 """Fixtures that several tests share, and how long a run may take."""
 
+import os
 import time
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import tifffile
 
 from densecell_batch.nets.backend import choose_kernels
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as there are processors: a thread each, with children
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+
 choose_kernels()  # before any test imports TensorFlow
+
+# Property tests: no limits of time, for machines are slow and shared; the same examples in each run of continuous
+# integration, where a failure is to come from the change that is tested, and others elsewhere.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize="CI" in os.environ, database=None, max_examples=400, print_blob=True
+)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
@@ -45,8 +58,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 _BEGUN = time.monotonic()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Each process of pytest-xdist, also one that takes the place of another, counts from the beginning of them all."""
+    node.workerinput["begun"] = _BEGUN
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """An old processor takes three times as long as a new one; continuous integration has to end all the same."""
     minutes = item.config.getoption("--within")
-    if minutes is not None and time.monotonic() - _BEGUN > 60 * minutes:
+    begun = getattr(item.config, "workerinput", {}).get("begun", _BEGUN)
+    if minutes is not None and time.monotonic() - begun > 60 * minutes:
         pytest.skip(f"not begun: {minutes:g} minutes were over")

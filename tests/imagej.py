@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -61,7 +63,10 @@ MISSING_PYTHON = MISSING + [name for name in ("scyjava", "jgo") if find_spec(nam
 def newest_jar() -> Path | str:
     """The newest ij.jar of Maven Central, or why it cannot be had."""
     code = "import jgo; print(*jgo.build('net.imagej:ij').all_jars, sep='\\n')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    # One at a time: the cache of jgo is that of the user, and other processes of the tests fill it, too.
+    with (Path(tempfile.gettempdir()) / f"densecell-tests-jgo-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     jars = [Path(line) for line in done.stdout.splitlines() if Path(line).name.startswith("ij-")]
     if done.returncode or not jars:
         return f"net.imagej:ij cannot be fetched: {done.stderr.strip().splitlines()[-1:]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -156,9 +157,10 @@ def test_calibration_is_carried_over(everything):
 
 
 def test_a_single_good_look_at_help():
-    start = time.perf_counter()
+    start = os.times()
     done = densecell("--help")
-    assert time.perf_counter() - start < 1
+    end = os.times()  # seconds of the processor: others may be at work on the machine
+    assert end.children_user + end.children_system - start.children_user - start.children_system < 1
     assert done.returncode == 0
     assert "segment" in done.stdout
 

@@ -137,7 +137,7 @@ def owners(grid, rule):
 
 
 @pytest.mark.parametrize("rule", OWNING)
-@given(grids())
+@given(grids(depth=6, side=40))  # so large that a tile can be deeper along y and x than along z
 @settings(max_examples=180)
 def test_each_voxel_is_taken_from_the_tile_that_the_rule_names(rule, grid):
     *_, disagreement = whole(stitched(grid, rule, numbering))

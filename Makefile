@@ -88,4 +88,4 @@ image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the
 	PYTHON=$(BIN)/python container/constraints.sh gpu
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest demo-out build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest demo-out build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -150,7 +150,7 @@ def test_memory_of_a_control_group_of_this_machine():
     with memory_limit(2**28) as group:
         if group is None:
             pytest.skip("no cgroup can be made here: that takes root, outside of a container")
-        code = "from densecell_batch.device import available_memory; print(available_memory())"
+        code = "from densecell_batch.system import available_memory; print(available_memory())"
         done = run_in(group, [sys.executable, "-c", code])
     assert done.returncode == 0, done.stderr
     assert 2**26 < int(done.stdout) < 2**28

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import any_axes, axes, grids, published_axes
 
-from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.planning import plan_tiles
 from densecell_batch.inference.tiling import flush_corners, mirror, wide_axis, wide_sizes
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 
 # Axes
 

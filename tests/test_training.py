@@ -22,7 +22,7 @@ from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
-from densecell_batch.plots.preview import render_preview
+from densecell_batch.plots.overlay import render_preview
 from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.error_weights import error_weights

@@ -83,7 +83,8 @@ def plan_tiles(
     Raises
     ------
     OptionError
-        If the net does not allow the tile that is asked for, or the memory does not suffice for the smallest one.
+        If the net does not allow the tile that is asked for, or the memory does not suffice for the smallest one. The
+        tiles of "deepest" are those that were published, whatever they need up to twice the memory, or 2 GiB.
     """
     if stitch not in STITCHES:
         raise OptionError(f"--stitch is {stitch!r}; expected one of {', '.join(STITCHES)}")

@@ -11,12 +11,14 @@ FIJI ?= 1
 MODELS ?= auto
 BASE ?= debian:bookworm-slim# with @sha256:... it is this very image
 IMAGE ?= densecell-batch
+# Files of tests are spread over the processors, with a thread of TensorFlow each.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 TESTS ?= # further options of pytest, such as --within MINUTES
 ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 && echo $$e && break; done)
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
-.PHONY: help demo test test-slow test-lowest fuzz check format docs bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-processes test-slow test-lowest fuzz check format docs bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,20 +33,19 @@ $(VENV)/.installed: pyproject.toml
 demo: $(VENV)/.installed  ## segment a real EM stack into ./demo-out
 	$(BIN)/densecell-batch demo -o demo-out
 
-test: $(VENV)/.installed  ## all tests that take seconds; those of ImageJ where it is installed
-	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+test: $(VENV)/.installed  ## the tests of functions: a few minutes
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/unit tests/project $(TESTS)
+
+test-processes: $(VENV)/.installed  ## those that start processes, ImageJ, Slurm or a browser, where these are installed
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/process tests/fiji tests/slurm tests/container $(TESTS)
 
 test-slow: $(VENV)/.installed  ## the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m slow $(TESTS)
 
-# Tests of processes, signals, scripts and containers: what old libraries could break in them is tested by function.
-PROCESSES := at_work claim cli_segment cli_watch cluster container fiji_install image_files launcher macro macro_names macro_runners \
-  macros own_python pieces shard_notes streams watch watch_macros watch_stopping
-
 test-lowest:  ## the quick tests of functions with the oldest dependencies that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
-	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(addprefix --ignore=tests/test_,$(addsuffix .py,$(PROCESSES))) $(TESTS)
+	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(PARALLEL) tests/unit $(TESTS)
 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
@@ -81,7 +82,7 @@ image-base:  ## make a base image from Debian packages alone, for machines that 
 
 image-test: $(VENV)/.installed  ## test the image that `make image` built, and the launcher with it
 	$(ENGINE) inspect --type image $(IMAGE) >/dev/null
-	$(BIN)/python -m pytest -m container tests/test_container.py
+	$(BIN)/python -m pytest -m container tests/container/test_container.py
 
 image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the images
 	PYTHON=$(BIN)/python container/constraints.sh cpu

@@ -127,8 +127,8 @@ class Axis:
         return range(first, bisect_left(spans, stop, key=lambda span: span[0]))
 
     def read_by(self, tiles: range) -> tuple[int, int]:
-        """The voxels [start, stop) that the input regions of neighbouring tiles reach, mirrored ones included; the tiles
-        have to touch the volume.
+        """The voxels [start, stop) that the input regions of neighbouring tiles reach, mirrored ones included; all of
+        the tiles have to touch the volume.
         """
         low, high = self.corners[tiles[0]] - self.margin, self.corners[tiles[-1]] + self.output + self.margin
         if low >= 0 and high <= self.length:

@@ -1,0 +1,41 @@
+"""The time after which no test is begun, of `--within`, which continuous integration gives."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STOPS = "import os, time\n\n\ndef test_a():\n    time.sleep(3)\n    os._exit(1)\n\n\ndef test_b():\n    pass\n"
+
+
+def run(*words, cwd=ROOT):
+    command = [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=cwd).stdout
+
+
+@pytest.mark.parametrize("processes", [[], ["-n", "2", "--dist", "loadfile"]], ids=["one process", "two processes"])
+def test_those_not_begun_are_skipped_and_counted(processes, tmp_path):
+    here = [
+        "tests/unit/test_printable.py",
+        "tests/unit/storage/test_strict_json.py",
+        "--basetemp",
+        tmp_path / "b",
+        *processes,
+    ]
+    said = run(*here, "--within", 0)
+    (skipped,) = re.findall(r"^SKIPPED \[(\d+)\] .*: not begun: 0 minutes were over$", said, re.M)
+    assert re.search(rf"=+ {skipped} skipped in ", said), said
+    assert re.search(rf"=+ {skipped} passed in ", run(*here, "--within", 5))
+
+
+def test_a_process_that_takes_the_place_of_another_counts_from_the_beginning_of_them_all(tmp_path):
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_that_stops.py").write_text(STOPS)
+    said = run("-n", 1, "--within", 0.05, "--basetemp", tmp_path / "b", cwd=tmp_path)
+    assert "replacing crashed worker" in said
+    assert re.search(r"^SKIPPED \[1\] .*: not begun: 0\.05 minutes were over$", said, re.M), said
+    assert re.search(r"=+ 1 failed, 1 skipped in ", said), said

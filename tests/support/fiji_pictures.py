@@ -1,0 +1,59 @@
+"""Make the pictures of docs/fiji.md: real ImageJ, the sample stack, the real command. Needs xdotool and ImageMagick.
+
+python tests/support/fiji_pictures.py
+"""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from fiji_folder import install, make_imagej, run_script
+
+from densecell_batch.data import SAMPLE
+
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
+
+SCRIPT = r"""
+open(T + "cells.tif");
+run("DenseCell Segment");
+selectImage("cells.tif"); setSlice(5); setLocation(10, 100);
+selectImage("cells_labels.tif"); setSlice(5); setLocation(300, 100);
+selectImage("Legend of cells_labels.tif"); setLocation(590, 100);
+shoot("overlay");
+selectImage("Legend of cells_labels.tif"); close();
+selectImage("cells_labels.tif"); close();
+run("DenseCell Measure", "labels=[" + T + "densecell/cells_labels.tif]");
+Table.setLocationAndSize(300, 100, 620, 170);
+selectImage("cells.tif");
+run("Remove Overlay");
+run("DenseCell Labels To ROIs"); // what Segment made is in the dialog
+selectWindow("ROI Manager"); setLocation(300, 280);
+selectImage("cells.tif"); setSlice(5);
+shoot("measured");
+"""
+
+CLICKS = (("DenseCell Segment", "right"), ("DenseCell Labels To ROIs", "right"))
+
+
+def main() -> None:
+    """Run the script and cut out of the screen what is wanted."""
+    with tempfile.TemporaryDirectory() as place:
+        imagej, folder = make_imagej(Path(place) / "ImageJ"), Path("/tmp/em-data")  # it is to be read in a picture
+        install(imagej)
+        folder.mkdir()
+        shutil.copy(SAMPLE, folder / "cells.tif")
+        run_script(imagej, SCRIPT, folder, clicks=CLICKS, timeout=180)
+        for name, made, region in (
+            ("fiji-dialog", "DenseCell Segment", None),
+            ("fiji-overlay", "overlay", "792x300+0+96"),
+            ("fiji-measured", "measured", "930x440+0+96"),
+        ):
+            crop = ["-crop", region, "+repage"] if region else []
+            command = ["convert", folder / f"{made}.png", *crop, "+dither", "-colors", "128", PICTURES / f"{name}.png"]
+            subprocess.run(list(map(str, command)), check=True)
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,9 +9,9 @@ voxels about which every member is unsure in the same way, so that it shows wher
 
 References
 ----------
-.. [1] Guay et al. 2021, Sci Rep 11:2561, "Ensembling": the mean of the probabilities, then the likeliest class. ..
-[2] Houlsby et al. 2011, "Bayesian active learning for classification and preference learning", arXiv:1112.5745, eq.
-1.
+.. [1] Guay et al. 2021, Sci Rep 11:2561, "Ensembling": the mean of the probabilities, then the likeliest class.
+.. [2] Houlsby et al. 2011, "Bayesian active learning for classification and preference learning", arXiv:1112.5745,
+   eq. 1.
 """
 
 from __future__ import annotations

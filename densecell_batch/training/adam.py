@@ -6,8 +6,7 @@ backend.
 References
 ----------
 .. [1] Kingma, Ba 2015, "Adam: a method for stochastic optimization", arXiv:1412.6980; the form before section 2.1, in
-which
-   epsilon is added to the root of the uncorrected second moment, as TensorFlow 1 has it.
+   which epsilon is added to the root of the uncorrected second moment, as TensorFlow 1 has it.
 .. [2] Loshchilov, Hutter 2019, "Decoupled weight decay regularization", arXiv:1711.05101.
 """
 

@@ -271,7 +271,7 @@ def write_bundle(
     members
         Tensors of each net under canonical names, float32.
     golden
-        Input (z, y, x) and expected probabilities (z, y, x, class), float32 (`predict.golden_pair`).
+        Input (z, y, x) and expected probabilities (z, y, x, class), float32 (`golden.golden_pair`).
     scores, provenance
         Anything that JSON can say.
     may_exist

@@ -4,7 +4,7 @@
 
     open_stack -> first macro -> measure -> segment_slices -> pieces -> files, report -> second macro
 
-What is there is not done again, and several processes can share the pieces (`pieces`). The macros are the user's
+What is there is not done again, and several processes can share the pieces (`journal`). The macros are the user's
 (`hooks`).
 """
 

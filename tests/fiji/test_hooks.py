@@ -222,6 +222,24 @@ def test_a_row_of_nothing_is_a_row():
 # Not twice
 
 
+def test_a_stack_that_was_copied_or_touched_needs_no_macro_again(stack, asked, tmp_path):
+    out, ran = tmp_path / "out", tmp_path / "ran"
+
+    def run(path, pre=INVERT) -> bool:
+        """Whether anything was made, by the nets or by a macro."""
+        ran.unlink(missing_ok=True)
+        done = segment_stack(Path(path), out, asked(counting(pre, ran), counting(COUNT, ran)))
+        assert done.skipped is not ran.exists()
+        return not done.skipped
+
+    assert run(stack)
+    copied = Path(shutil.copytree(Path(stack).parent, tmp_path / "other mount")) / Path(stack).name
+    os.utime(copied, (1e9, 1e9))
+    assert not run(copied)
+    assert not run(stack)
+    assert run(copied, INVERT + INVERT)
+
+
 def test_what_is_done_is_not_done_twice(stack, asked, tmp_path):
     out, ran = tmp_path / "out", {name: tmp_path / f"ran-{name}" for name in ("pre", "post")}
 

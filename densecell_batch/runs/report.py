@@ -41,6 +41,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Begun",
     "Clock",
+    "Content",
     "Identity",
     "Input",
     "Instances",

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -25,7 +26,9 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.hooks import _csv, prepared
 from densecell_batch.runs.options import RunOptions, RunSegmenter
+from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.pipeline import segment_stack
+from densecell_batch.runs.report import Content, Identity, Model, Preprocessing
 
 needs_imagej = [
     pytest.mark.fiji,
@@ -588,12 +591,18 @@ def test_what_is_odd_about_a_folder_is_known_of_what_the_macro_made_of_it(tmp_pa
     (tmp_path / "m.ijm").write_text(INVERT)
     for z in (1, 2, 4):
         tifffile.imwrite(tmp_path / f"s/{z}.tif", np.zeros((9, 9), np.uint8))
-    place = tmp_path / f"out/.s.pre-{digest({})}"
+    model = Model(name="m", version="1", licence="CC0", members=())
+    identity = Identity(Content("ab", (3, 9, 9), "uint8", None), model, {})
+    place = tmp_path / f"out/.s.pre-{digest(identity.before_the_nets().as_json())}"
     place.mkdir(parents=True)
-    (place / "record.json").write_text(json.dumps({"notes": ["the macro's"]}))
+    record = Preprocessing(
+        macro="m.ijm", imagej="1", seconds=1, shape=(3, 9, 9), dtype="uint8", voxel_size_um=None, notes=("the macro's",)
+    )
+    (place / "record.json").write_bytes(msgspec.json.encode(record))
     tifffile.imwrite(place / "stack.tif", np.zeros((3, 9, 9), np.uint8), photometric="minisblack")
     hooks = MacroHooks(pre=Macro.read(tmp_path / "m.ijm"))
-    with open_stack(tmp_path / "s") as given, prepared(given, tmp_path / "out", hooks, {}, None) as (made, _):
+    paths = StackPaths(tmp_path / "out", tmp_path / "s")
+    with open_stack(tmp_path / "s") as given, prepared(given, paths, hooks, identity, None) as (made, _):
         gap, note = made.notes
     assert "after 2.tif comes 4.tif" in gap
     assert note == "the macro's"

@@ -62,7 +62,7 @@ def names(folder):
 def test_a_task_fails_for_what_went_wrong_in_it_alone(error, code, run, tmp_path, monkeypatch):
     """And the job after the array tells of both."""
 
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise error
 
     assert run("--shard", "1/2")[1][0][0] == "part"
@@ -79,7 +79,7 @@ def test_a_task_fails_for_what_went_wrong_in_it_alone(error, code, run, tmp_path
 
 
 def test_what_a_later_attempt_mended_is_not_told(run, tmp_path, monkeypatch):
-    def broken(*arguments):
+    def broken(*arguments, **options):
         raise OutputError("full")
 
     with monkeypatch.context() as patch:

@@ -26,7 +26,7 @@ def test_every_public_name_is_described(site):
     """A name that the site's reader of the source cannot follow, or without a docstring, is left out in silence."""
     page = (site / "api/index.html").read_text(encoding="utf-8")
     for name in densecell_batch.__all__:
-        assert name.startswith("__") or f'id="densecell_batch.{name}"' in page, name
+        assert name.startswith("__") or name.isupper() or f'id="densecell_batch.{name}"' in page, name
 
 
 def test_nothing_is_loaded_from_elsewhere(site):

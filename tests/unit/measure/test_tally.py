@@ -16,23 +16,20 @@ def test_two_slices_by_hand():
     second = np.array([[1, 1], [1, 1]], np.uint8), np.full((2, 2), 0.4, np.float32), np.zeros((2, 2), np.float32)
     tally.add(slice_sums(3, *first))
     tally.add(slice_sums(3, *second))
-    summary = tally.summary(CLASSES, VoxelSize(0.04, 0.01, 0.01))
-    a, b, c = summary["classes"]
-    assert [row["voxels"] for row in (a, b, c)] == [3, 5, 0]
-    assert [row["volume_um3"] for row in (a, b, c)] == pytest.approx([1.2e-5, 2e-5, 0])
-    assert a["mean_confidence"] == pytest.approx(0.6)
-    assert b["mean_confidence"] == pytest.approx((0.9 + 1.6) / 5)
-    assert a["mean_disagreement_bits"] == pytest.approx(0.5)
-    assert c["mean_confidence"] is None
-    assert c["mean_disagreement_bits"] is None
-    assert summary["mean_confidence"] == pytest.approx((1.8 + 2.5) / 8)
-    assert summary["mean_disagreement_bits"] == pytest.approx(2 / 8)
-    assert a["colour"] == "#ff0010"
+    a, b, c = tally.rows(CLASSES, VoxelSize(0.04, 0.01, 0.01))
+    assert [row.voxels for row in (a, b, c)] == [3, 5, 0]
+    assert [row.volume_um3 for row in (a, b, c)] == pytest.approx([1.2e-5, 2e-5, 0])
+    assert a.mean_confidence == pytest.approx(0.6)
+    assert b.mean_confidence == pytest.approx((0.9 + 1.6) / 5)
+    assert a.mean_disagreement_bits == pytest.approx(0.5)
+    assert c.mean_confidence is None
+    assert c.mean_disagreement_bits is None
+    assert tally.means() == pytest.approx(((1.8 + 2.5) / 8, 2 / 8))
+    assert a.colour == "#ff0010"
 
 
 def test_what_is_not_known_is_none():
     tally = Tally(3)
     tally.add(slice_sums(3, np.zeros((1, 1), np.uint8), np.ones((1, 1), np.float32), None))
-    summary = tally.summary(CLASSES, None)
-    assert summary["mean_disagreement_bits"] is None
-    assert summary["classes"][0]["volume_um3"] is None
+    assert tally.means() == (1, None)
+    assert tally.rows(CLASSES, None)[0].volume_um3 is None

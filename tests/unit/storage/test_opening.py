@@ -7,9 +7,10 @@ import os
 import pytest
 
 from densecell_batch.runs.ownership import compare, foreign
-from densecell_batch.runs.report import read_report
+from densecell_batch.runs.report import Input, Model, Report, read_report, write_report
 from densecell_batch.storage.claims import claimed, is_claimed, is_mine
 from densecell_batch.storage.opening import read_json, read_small
+from densecell_batch.storage.records import described
 
 
 def a_link(path):
@@ -69,6 +70,8 @@ def test_no_json(tmp_path, text):
 def test_a_pipe_under_the_name_of_an_output_is_not_waited_for(tmp_path):
     report = tmp_path / "cells_report.json"
     os.mkfifo(tmp_path / "cells_labels.tif")
-    entry = {"file": "cells_labels.tif", "bytes": 0, "sha256": "0" * 64}
-    report.write_text('{"schema_version": 1, "input": {}, "outputs": {}}')
-    assert compare(report, {"outputs": {"labels": entry}}) == ([tmp_path / "cells_labels.tif"], [])
+    given = Input(sha256="ab", shape=(3, 4, 5), dtype="uint8", voxel_size_um=None)
+    model = Model(name="tiny", version="1", licence="CC0", members=("cd",))
+    content = Report(input=given, model=model, options={}, outputs={"labels": described("cells_labels.tif", b"")})
+    write_report(report, content)
+    assert compare(report, content) == ([tmp_path / "cells_labels.tif"], [])

@@ -7,12 +7,14 @@ import json
 import pytest
 
 from densecell_batch.io.discovery import Stamp
-from densecell_batch.runs.report import SCHEMA_VERSION
+from densecell_batch.runs.ownership import foreign
+from densecell_batch.runs.report import SCHEMA_VERSION, Identity
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results, error_texts
 
-IDENTITY = {"model": {"name": "m"}, "options": {"stitch": "crop"}}
+MODEL = {"name": "m", "version": "1", "licence": "CC0", "members": []}
+IDENTITY = Identity.read({"input": None, "model": MODEL, "options": {"stitch": "crop"}})
 STAMP = Stamp(1, 10, 1_700_000_000_000_000_001)
 SHA = "ab" * 32
 
@@ -29,10 +31,12 @@ def paths(tmp_path, results):
 
 
 def report(paths, **changes):
-    entry = {"files": 1, "bytes": 10, "mtime_ns": STAMP.mtime_ns, "sha256": SHA, "path": "/data/in/a.tif"}
+    entry = {"files": 1, "bytes": 10, "mtime_ns": STAMP.mtime_ns, "sha256": SHA, "path": "/data/in/a.tif",
+             "shape": [1, 2, 3], "dtype": "uint8", "voxel_size_um": None}  # fmt: skip
     paths.labels.write_bytes(b"labels")
     outputs = {"labels": {"file": "a_labels.tif", "bytes": 6}}
-    content = {"schema_version": SCHEMA_VERSION, "input": entry, **IDENTITY, "outputs": outputs, **changes}
+    content = {"schema_version": SCHEMA_VERSION, "input": entry, "model": MODEL, "options": {"stitch": "crop"},
+               "outputs": outputs, **changes}  # fmt: skip
     paths.report.write_text(json.dumps(content))
 
 
@@ -65,7 +69,10 @@ def test_results_are_known_by_size_and_time_or_by_content(results, paths):
         {"outputs": {}},
         {"outputs": {"labels": {"file": "another_labels.tif", "bytes": 6}}},
         {"outputs": {"labels": "a_labels.tif"}},
-        {"model": {"name": "another"}},
+        {"model": MODEL | {"name": "another"}},
+        {"model": {"name": "m"}},
+        {"schema_version": 2},
+        {"outputs": {"labels": {"file": "a_labels.tif", "bytes": 6}, "evil": {"file": "../precious.tif", "bytes": 4}}},
         {"options": {"stitch": "blend"}},
     ],
 )
@@ -84,11 +91,8 @@ def test_no_report(results, paths, text):
 
 
 def test_earlier_results_are_kept_but_nothing_else_is_touched(tmp_path, results, paths):
-    precious = tmp_path / "precious.tif"
-    precious.write_text("mine")
     outputs = {
         "labels": {"file": "a_labels.tif", "bytes": 6},
-        "evil": {"file": "../precious.tif", "bytes": 4},
         "other": {"file": "b_labels.tif", "bytes": 4},
     }
     report(paths, outputs=outputs)
@@ -99,8 +103,17 @@ def test_earlier_results_are_kept_but_nothing_else_is_touched(tmp_path, results,
     assert not paths.labels.exists()
     assert not paths.report.exists()
     assert len(list(paths.folder.glob("a.old-*"))) == 2
-    assert precious.read_text() == "mine"
     assert (paths.folder / "b_labels.tif").read_text() == "mine"
+
+
+def test_files_that_lead_elsewhere_make_a_report_none(tmp_path, results, paths):
+    precious = tmp_path / "precious.tif"
+    precious.write_text("mine")
+    labels = {"file": "a_labels.tif", "bytes": 6}
+    report(paths, outputs={"labels": labels, "evil": {"file": "../precious.tif", "bytes": 4}})
+    results.keep_earlier(paths, "cd" * 32)
+    assert (precious.read_text(), paths.labels.read_bytes()) == ("mine", b"labels")
+    assert foreign(paths.report, [paths.labels, paths.report]) == [paths.labels, paths.report]  # so kept as the user's
 
 
 def test_error_texts_are_of_a_version(tmp_path, results, paths):

@@ -24,7 +24,6 @@ from densecell_batch.inference.tiling import Tile, TileGrid
 
 __all__ = ["Look", "Slices", "segment_slices"]
 
-
 Slices = Callable[[int, tuple[int, int]], np.ndarray]  # (slice, rows [start, stop)) -> (y, x) float32, normalized
 Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # tile -> probabilities, disagreement
 

@@ -38,7 +38,6 @@ from densecell_batch.storage.zips import open_archive
 
 __all__ = ["distrusted_cache", "fetch", "find_bundle"]
 
-
 _ZIP = b"PK\x03\x04"  # what a zip begins with
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from densecell_batch.nets.predictor import Predictor, Triple
 
 __all__ = ["GOLDEN_TOLERANCE", "golden_pair", "verify_bundle"]
 
-
 GOLDEN_TOLERANCE = 1e-4  # probabilities; float32 kernels of different processors differ by about 1e-6
 
 

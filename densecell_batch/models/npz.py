@@ -19,16 +19,11 @@ from densecell_batch.storage.zips import Archive, open_archive
 
 __all__ = ["MAX_NPZ_BYTES", "check_golden", "golden_bytes", "read_golden"]
 
-
 MAX_NPZ_BYTES = 2**28  # of the file; those of ours have 1e5
-
-
 _MAX_FORWARD_BYTES = 2**30  # that a net takes for the input; the published ones take 8e6 and 1e8
-
 
 # What numpy writes before the values: magic, version 1.0, length, then the type, order and shape as a Python literal.
 _MAGIC = b"\x93NUMPY\x01\x00"
-
 
 _HEADER = re.compile(
     r"\{'descr': '([<>=|]?[a-zA-Z]\d{0,4})', 'fortran_order': (False|True), 'shape': \(((?:\d{1,9},? ?){0,8})\), \} *\n"

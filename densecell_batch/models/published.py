@@ -39,7 +39,6 @@ from densecell_batch.storage.zips import Files, Folder, open_archive
 
 __all__ = ["PublishedModel", "import_published", "read_published"]
 
-
 Window = tuple[int, int, int]
 
 # Where a checkpoint may stand below the model's folder: the one kept for its score first, then second choices.

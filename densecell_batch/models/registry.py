@@ -25,6 +25,9 @@ __all__ = [
 ]
 
 
+DEFAULT_MODEL = "fly-vnc-2d3d"  # lies in the package
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A zip on the net."""
@@ -53,9 +56,7 @@ _GUAY = (
     "doi 10.1038/s41598-021-81590-0"
 )
 
-
 _DROPBOX = "https://www.dropbox.com/s"
-
 
 REGISTRY: Mapping[str, RegistryEntry] = MappingProxyType({
     "platelet-2d3d": RegistryEntry(
@@ -118,6 +119,3 @@ def fetched(name: str) -> Path | None:
     place = cache_dir() / ("models" if REGISTRY[name].kind == "model" else "data") / name
     # Both appear under their name only when whole.
     return place if place.is_dir() else None
-
-
-DEFAULT_MODEL = "fly-vnc-2d3d"

@@ -40,7 +40,6 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
-
 # Far above what anybody trains. A manifest from elsewhere must not make us count layers for ever.
 _LARGEST = {"n_classes": 256, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
 _LONGEST_PATH = 64

@@ -18,7 +18,6 @@ from densecell_batch.nets.architecture import Architecture, UNet2D
 
 __all__ = ["Predictor"]
 
-
 _COMPILED = 4  # shapes that are kept: a process of months sees many, and each takes memory
 
 _log = logging.getLogger(__name__)

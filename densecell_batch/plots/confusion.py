@@ -11,7 +11,6 @@ from densecell_batch.errors import OptionError
 
 __all__ = ["render_confusion"]
 
-
 _DRAWN = 64  # classes that a picture has room for
 
 

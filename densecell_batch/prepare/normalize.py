@@ -21,7 +21,6 @@ from densecell_batch.io.stack import Stack
 
 __all__ = ["Statistics", "measure", "normalize"]
 
-
 # For ImageJ's *Process > Math > Macro*: what is NaN or infinite becomes 0.
 FINITE_MACRO = "if (isNaN(v-v)) v=0"
 

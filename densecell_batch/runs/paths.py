@@ -13,10 +13,7 @@ from densecell_batch.runs.options import RunOptions
 
 __all__ = ["StackPaths", "is_like_result", "stack_name", "without_suffix"]
 
-
 _WORD = "[0-9A-Za-z._-]+"  # what `file_word` and titles of tables leave
-
-
 _ENDS = rf"_(labels|probabilities|uncertainty|{_WORD}_instances)\.tif|_preview\.png|_macro_{_WORD}\.csv"
 
 

@@ -59,8 +59,6 @@ from densecell_batch.storage.records import described
 __all__ = ["Progress", "SegmentedStack", "segment_stack"]
 
 _log = logging.getLogger(__name__)
-
-
 Progress = Callable[[str, int, int], None]  # (what, voxels done, voxels in all)
 
 

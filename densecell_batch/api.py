@@ -12,17 +12,19 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.volume import Segmentation
+from densecell_batch.io.stack import Stack
 from densecell_batch.io.writing import StackWriter
 from densecell_batch.measure import compare, instances
 from densecell_batch.measure.compare import Comparison
 from densecell_batch.models.bundle import ModelBundle
-from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.classes import ClassInfo, named_classes
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.models.registry import DEFAULT_MODEL
 from densecell_batch.runs import batch, pipeline
 from densecell_batch.runs.batch import Verdict
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import SegmentedStack
+from densecell_batch.storage.atomic import make_folder
 from densecell_batch.training import train as training
 from densecell_batch.training.options import TrainingOptions
 from densecell_batch.training.restarts import Progress
@@ -38,11 +40,8 @@ __all__ = [
     "write_stack",
 ]
 
-Model = ModelBundle | str | Path
-Files = str | Path
 
-
-def load_model(name_or_path: Files) -> ModelBundle:
+def load_model(name_or_path: str | Path) -> ModelBundle:
     """Load a model by its name, or by the path of its bundle. Its weights are read when they are needed.
 
     Parameters
@@ -70,20 +69,26 @@ def load_model(name_or_path: Files) -> ModelBundle:
 
 
 def segment(
-    volume: np.ndarray, model: Model = DEFAULT_MODEL, *, voxel_size: VoxelSize | None = None, **options: Any
+    volume: np.ndarray | Stack,
+    model: ModelBundle | str | Path = DEFAULT_MODEL,
+    *,
+    voxel_size: VoxelSize | None = None,
+    **options: Any,
 ) -> Segmentation:
     """Segment a volume in memory. For several, make a `Segmenter` once.
 
     Parameters
     ----------
     volume
-        Grey values (z, y, x), uint8, uint16, int16 or float32.
+        Grey values (z, y, x), uint8, uint16, int16 or float32; or an open stack, which is read as a whole. They are
+        normalized by their own mean and standard deviation: those of a part are not those of its stack.
     model
         A model, its name, or the path of its bundle.
     voxel_size
-        Of the volume, to be handed on.
+        Of the volume, such as `VoxelSize.of(47, 9.2, 9.2, unit="nm")`; handed on to the result. By default that of a
+        stack.
     options
-        As for `Segmenter`.
+        As for `Segmenter`: stitch, ensemble, probabilities, uncertainty, precision, device, tile, memory.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def segment(
 
     Raises
     ------
-    ModelError, StackError
+    ModelError, OptionError, StackError
         As `Segmenter` does.
 
     Examples
@@ -104,13 +109,16 @@ def segment(
     >>> found.labels.shape, found.uncertainty.dtype
     ((5, 96, 96), dtype('float32'))
     """
+    if isinstance(volume, Stack):
+        voxel_size = voxel_size or volume.info.voxel_size
+        volume = np.asarray(volume)
     return Segmenter(model, **options)(volume, voxel_size)
 
 
 def segment_stack(
-    path: Files,
-    out: Files,
-    model: Model | RunSegmenter = DEFAULT_MODEL,
+    path: str | Path,
+    out: str | Path,
+    model: ModelBundle | str | Path | RunSegmenter = DEFAULT_MODEL,
     *,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     **options: Any,
@@ -125,11 +133,11 @@ def segment_stack(
     out
         Folder for the results; made if it is not there.
     model
-        A model, its name, or the path of its bundle; or a `RunSegmenter`, which stays loaded.
+        A model, its name, or the path of its bundle; or a `RunSegmenter`, which stays loaded for further stacks.
     progress
         Called with what is being done, voxels done and voxels in all.
     options
-        Fields of `RunOptions`.
+        Fields of `RunOptions` and `InferenceOptions`, such as uncertainty=True, instances=["mitochondrion"].
 
     Returns
     -------
@@ -140,12 +148,24 @@ def segment_stack(
     ------
     DensecellError
         Of the kind that says what is wrong: with the stack, the options, the model or the output.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from densecell_batch import SAMPLE, segment_stack
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     done = segment_stack(SAMPLE, out, uncertainty=True)
+    ...     print(done.labels.name, done.report.name)
+    fly-vnc-sample_labels.tif fly-vnc-sample_report.json
     """
     return pipeline.segment_stack(Path(path), Path(out), _segmenter(model, options), progress)
 
 
 def segment_batch(
-    paths: Sequence[Files], out: Files, model: Model | RunSegmenter = DEFAULT_MODEL, **options: Any
+    paths: Sequence[str | Path],
+    out: str | Path,
+    model: ModelBundle | str | Path | RunSegmenter = DEFAULT_MODEL,
+    **options: Any,
 ) -> Iterator[Verdict]:
     """Segment stacks one after the other; one that fails fails alone. Parameters are those of `segment_stack`.
 
@@ -154,10 +174,12 @@ def segment_batch(
     Verdict
         How each stack ended.
     """
-    return batch.segment_batch([Path(path) for path in paths], Path(out), _segmenter(model, options))
+    return batch.segment_batch(_paths(paths), Path(out), _segmenter(model, options))
 
 
-def _segmenter(model: Model | RunSegmenter, options: Mapping[str, Any]) -> RunSegmenter:
+def _segmenter(model: ModelBundle | str | Path | RunSegmenter, options: Mapping[str, Any]) -> RunSegmenter:
+    if isinstance(model, Segmenter) and not isinstance(model, RunSegmenter):
+        raise OptionError("a Segmenter is for arrays; give its model, or a RunSegmenter(model, RunOptions(...))")
     if not isinstance(model, RunSegmenter):
         return RunSegmenter(model, RunOptions(**options))
     if options:
@@ -165,8 +187,12 @@ def _segmenter(model: Model | RunSegmenter, options: Mapping[str, Any]) -> RunSe
     return model
 
 
+def _paths(paths: Sequence[str | Path] | str | Path) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+
+
 def write_stack(
-    path: Files,
+    path: str | Path,
     volume: np.ndarray,
     *,
     voxel_size: VoxelSize | None = None,
@@ -178,7 +204,7 @@ def write_stack(
     Parameters
     ----------
     path
-        Of the file; an earlier one is replaced, by a whole one or not at all.
+        Of the file, a TIFF; an earlier one is replaced, by a whole one or not at all. Its folder is made.
     volume
         (z, y, x) uint8, uint16 or float32; in OME-TIFF also uint32.
     voxel_size
@@ -196,7 +222,7 @@ def write_stack(
     Raises
     ------
     OptionError
-        If the format cannot hold the values.
+        If the format cannot hold the values, or there are classes of what are no labels.
     OutputError
         If the file cannot be written.
 
@@ -212,6 +238,13 @@ def write_stack(
     (2, 8, 9) 47 x 9.2 x 9.2 nm (z, y, x)
     """
     path = Path(path)
+    if volume.ndim != 3 or path.suffix.lower() not in (".tif", ".tiff"):
+        raise OptionError(
+            f"{path}: expected the name of a TIFF and an array (z, y, x), not one of shape {volume.shape}"
+        )
+    if classes is not None and volume.dtype != np.uint8:
+        raise OptionError(f"{path}: classes are of labels in uint8, not of {volume.dtype.name}")
+    make_folder(path.parent)
     names = None if classes is None else [c.name for c in classes]
     colours = None if classes is None else np.array([c.colour for c in classes], np.uint8)
     with StackWriter(
@@ -232,7 +265,7 @@ def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1,
     labels
         Class map (z, y, x) of any integer dtype.
     class_index
-        The class.
+        Index of the class, such as `[c.name for c in found.classes].index("mitochondrion")`.
     min_voxels
         Objects with fewer voxels are left out.
     connectivity
@@ -241,12 +274,13 @@ def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1,
     Returns
     -------
     numpy.ndarray
-        (z, y, x) uint16, or uint32 where there are more than 65,535 objects; 0 outside of them.
+        (z, y, x) uint16, or uint32 where there are more than 65,535 objects; 0 outside of them, and its maximum is
+        their number.
 
     Raises
     ------
     OptionError
-        If the connectivity is none of these.
+        If the labels or the index are no whole numbers, or the connectivity is none of these.
 
     Examples
     --------
@@ -255,25 +289,38 @@ def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1,
     >>> find_instances(np.array([[[1, 1, 0, 1]]]), 1)
     array([[[1, 1, 0, 2]]], dtype=uint16)
     """
+    if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
+        raise OptionError(f"labels are {labels.dtype.name} of shape {labels.shape}; expected whole numbers (z, y, x)")
+    if not isinstance(class_index, int | np.integer):
+        raise OptionError(f"class_index is {class_index!r}; expected a whole number: its place among the classes")
     found = instances.find_instances(
-        labels.__getitem__, len(labels), class_index, min_voxels=min_voxels, connectivity=connectivity
+        labels.__getitem__, len(labels), int(class_index), min_voxels=min_voxels, connectivity=connectivity
     )
     return np.stack(list(found.slices())) if len(labels) else np.zeros(labels.shape, found.dtype)
 
 
 def evaluate(
-    truth: np.ndarray, found: np.ndarray, *, n_classes: int | None = None, counted: np.ndarray | None = None
+    truth: np.ndarray,
+    found: np.ndarray,
+    *,
+    n_classes: int | None = None,
+    counted: np.ndarray | None = None,
+    ignore: int | None = None,
 ) -> Comparison:
     """Score a class map against the truth.
 
     Parameters
     ----------
-    truth, found
-        Class maps (z, y, x) of the same shape.
+    truth
+        True class map (z, y, x).
+    found
+        The class map to score, of the same shape.
     n_classes
         Number of classes; None for as many as occur.
     counted
         (z, y, x) bool: voxels that count; all when None.
+    ignore
+        Label of the truth that does not count, such as 255 for what nobody labelled.
 
     Returns
     -------
@@ -282,7 +329,7 @@ def evaluate(
     Raises
     ------
     OptionError
-        If the shapes differ.
+        If the shapes differ, or a label is none of the classes.
 
     Examples
     --------
@@ -296,19 +343,28 @@ def evaluate(
     if truth.shape != found.shape or (counted is not None and counted.shape != truth.shape):
         shapes = [array.shape for array in (truth, found, counted) if array is not None]
         raise OptionError(f"the arrays have the shapes {', '.join(map(str, shapes))}; expected the same")
+    if ignore is not None:
+        counted = (truth != ignore) if counted is None else counted & (truth != ignore)
+        truth = np.where(truth == ignore, 0, truth)
+    low, high = int(min(truth.min(), found.min())), int(max(truth.max(), found.max()))
     if n_classes is None:
-        n_classes = int(max(truth.max(), found.max())) + 1
+        n_classes = high + 1
+    if low < 0 or not high < n_classes <= compare.MAX_CLASSES:
+        raise OptionError(
+            f"labels run from {low} to {high}; expected 0 to {n_classes - 1}, at most {compare.MAX_CLASSES} classes: "
+            "leave out a label that is no class with ignore"
+        )
     return compare.compare(truth, found, n_classes, counted)[1]
 
 
 def train(
-    images: Sequence[Files],
-    labels: Sequence[Files],
-    evaluation: tuple[Files, Files],
-    out: Files,
-    classes: Sequence[ClassInfo],
+    images: Sequence[str | Path],
+    labels: Sequence[str | Path],
+    evaluation: tuple[str | Path, str | Path],
+    out: str | Path,
+    classes: Sequence[ClassInfo | str],
     *,
-    weights: Sequence[Files] = (),
+    weights: Sequence[str | Path] = (),
     progress: Progress = lambda run, seed, row: None,
     **options: Any,
 ) -> ModelBundle:
@@ -316,14 +372,16 @@ def train(
 
     Parameters
     ----------
-    images, labels
-        Stacks to train on, and their labels: class indices from 0 on.
+    images
+        Files of the stacks to train on; arrays become such with `write_stack`.
+    labels
+        For each of them the file of its labels: class indices from 0 on.
     evaluation
         Stack and labels that the members are chosen on.
     out
         Run folder; a run in it that was stopped goes on.
     classes
-        What the labels mean.
+        What the labels mean, from class 0 on: names, "name=#rrggbb", or `ClassInfo`.
     weights
         For each image a stack that says how much each voxel counts, or none.
     progress
@@ -342,6 +400,6 @@ def train(
     """
     first, second = evaluation
     return training.train(
-        list(map(Path, images)), list(map(Path, labels)), (Path(first), Path(second)), Path(out), classes,
-        TrainingOptions(**options), weights=list(map(Path, weights)), progress=progress,
+        _paths(images), _paths(labels), (Path(first), Path(second)), Path(out), named_classes(classes),
+        TrainingOptions(**options), weights=_paths(weights), progress=progress,
     )  # fmt: skip

@@ -51,6 +51,8 @@ def micrometres_of(unit: str) -> float:
 class VoxelSize:
     """Edge lengths of a voxel in micrometres, (z, y, x). Each is finite and above zero.
 
+    `VoxelSize.of` takes other units: `VoxelSize.of(47, 9.2, 9.2, unit="nm")`.
+
     Raises
     ------
     OptionError

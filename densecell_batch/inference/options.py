@@ -1,31 +1,68 @@
-"""What is asked of the nets. Each option says itself what it is to the result."""
+"""What is asked of the nets. Each option says itself what it may be, and what it is to the result."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["SHAPES", "TOLD", "InferenceOptions"]
+import msgspec
+from msgspec import Meta
 
+from densecell_batch.errors import OptionError
+
+__all__ = ["SHAPES", "TOLD", "UNTOLD", "InferenceOptions", "Side", "check_options"]
+
+# What an option is to the result; each bears one of these.
 SHAPES = "shapes the result: what was asked for with another value is other work"
 TOLD = "stands in the report, but work with another value is the same"
+UNTOLD = "says how the work is done; nobody needs to know it later"
+
+Side = Annotated[int, Meta(ge=1)]
+
+
+def check_options(options: Any) -> None:
+    """See that the fields of a frozen dataclass are of their types, and within their bounds; lists become tuples.
+
+    Raises
+    ------
+    OptionError
+        If one is not; the message names it, what was given and what was expected.
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        value = getattr(options, name)
+        try:
+            object.__setattr__(options, name, msgspec.convert(value, hint))
+        except ValueError as error:
+            bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+            choices = get_args(bare) if get_origin(bare) is Literal else ()
+            expected = f"expected one of {', '.join(choices)}" if choices else str(error).replace("null", "None")
+            raise OptionError(f"{name} is {value!r}; {expected[0].lower()}{expected[1:]}") from error
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How a volume goes through the nets of a model."""
+    """How a volume goes through the nets of a model.
 
-    stitch: Annotated[str, SHAPES] = "crop"
-    ensemble: Annotated[str, SHAPES] = "mean"
+    Raises
+    ------
+    OptionError
+        If an option is none of what it may be.
+    """
+
+    stitch: Annotated[Literal["crop", "deepest", "blend"], SHAPES] = "crop"
+    ensemble: Annotated[Literal["mean", "vote"], SHAPES] = "mean"
     probabilities: Annotated[bool, SHAPES] = False
     uncertainty: Annotated[bool, SHAPES] = False
-    precision: Annotated[str, SHAPES] = "auto"
-    tile: Annotated[tuple[int, int, int] | None, SHAPES] = None  # output region (z, y, x)
-    device: Annotated[str, TOLD] = "auto"
-    memory: int | None = None  # bytes; None: half of what is free
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SHAPES] = "auto"
+    tile: Annotated[tuple[Side, Side, Side] | None, SHAPES] = None  # output region (z, y, x)
+    device: Annotated[Literal["auto", "cpu", "gpu"], TOLD] = "auto"
+    memory: Annotated[Side | None, UNTOLD] = None  # bytes; None: half of what is free
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
     @classmethod
     def marked(cls, *marks: str) -> frozenset[str]:
-        """The names of the options that are marked as SHAPES or TOLD."""
+        """The names of the options that bear one of the marks SHAPES, TOLD and UNTOLD."""
         hints = get_type_hints(cls, include_extras=True)
         return frozenset(name for name, hint in hints.items() if {*getattr(hint, "__metadata__", ())} & {*marks})

@@ -40,8 +40,10 @@ class Segmenter:
         weighted mean.
     ensemble
         "mean" of the members' probabilities, or "vote", the majority of their classes.
-    probabilities, uncertainty
-        Whether to keep the probabilities of all classes, and the disagreement of the members.
+    probabilities
+        Whether to keep the probabilities of all classes.
+    uncertainty
+        Whether to compute the disagreement of the members, in bits.
     precision
         What the nets compute in: "auto", "float32", "bfloat16" or "float16".
     device
@@ -55,6 +57,8 @@ class Segmenter:
     ------
     ModelError
         If there is no such model, or it is not whole.
+    OptionError
+        If an option is none of these.
 
     Examples
     --------
@@ -81,7 +85,16 @@ class Segmenter:
         memory: int | None = None,
     ) -> None:
         self.bundle = model if isinstance(model, ModelBundle) else find_bundle(str(model))
-        self.options = InferenceOptions(stitch, ensemble, probabilities, uncertainty, precision, tile, device, memory)
+        self.options = InferenceOptions(
+            stitch=stitch,  # type: ignore[arg-type] # whatever it is: it is checked there
+            ensemble=ensemble,  # type: ignore[arg-type]
+            probabilities=probabilities,
+            uncertainty=uncertainty,
+            precision=precision,  # type: ignore[arg-type]
+            tile=tile,
+            device=device,  # type: ignore[arg-type]
+            memory=memory,
+        )
 
     @cached_property
     def device(self) -> DeviceInfo:
@@ -181,8 +194,14 @@ class Segmenter:
         ------
         StackError
             If the volume is none of these, or has no contrast, or the memory does not suffice.
+        OptionError
+            If the voxel size is none.
         """
-        stack = Stack.of_array(volume, voxel_size)
+        if voxel_size is not None and not isinstance(voxel_size, VoxelSize):
+            raise OptionError(
+                f"voxel_size is {voxel_size!r}; expected a VoxelSize, such as VoxelSize.of(47, 9, 9, 'nm')"
+            )
+        stack = Stack.of_array(np.asarray(volume), voxel_size)
         statistics = measure(stack)
         return segment_volume(
             lambda z, rows: normalize(stack.read(z, rows), statistics),

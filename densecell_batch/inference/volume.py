@@ -19,12 +19,28 @@ __all__ = ["Segmentation", "predict_labels", "segment_volume"]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A segmented volume."""
+    """A segmented volume.
 
-    labels: np.ndarray  # (z, y, x) uint8, class indices
-    confidence: np.ndarray  # (z, y, x) float32, probability of the class
-    probabilities: np.ndarray | None  # (z, y, x, class) float32, summing to 1, where asked for
-    uncertainty: np.ndarray | None  # (z, y, x) float32, disagreement of the members in bits, where asked for
+    Attributes
+    ----------
+    labels
+        (z, y, x) uint8: index of the class of each voxel in `classes`.
+    confidence
+        (z, y, x) float32: the probability of that class.
+    probabilities
+        (z, y, x, class) float32, summing to 1; None where not asked for.
+    uncertainty
+        (z, y, x) float32: disagreement of the members, in bits; None where not asked for.
+    classes
+        Names and colours.
+    voxel_size
+        As it was given.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    probabilities: np.ndarray | None
+    uncertainty: np.ndarray | None
     classes: tuple[ClassInfo, ...]
     voxel_size: VoxelSize | None
 

@@ -175,13 +175,27 @@ def explained_reading(path: Path, what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StackInfo:
-    """What a stack is, read from its header."""
+    """What a stack is, read from its header.
 
-    path: Path  # the TIFF file, or the folder of single-slice TIFFs
-    shape: tuple[int, int, int]  # (z, y, x), each at least 1
-    dtype: str  # "uint8", "uint16", "int16" or "float32"
-    voxel_size: VoxelSize | None  # None where the file says nothing
-    container: str  # "imagej", "ome-tiff", "tiff" or "folder"
+    Attributes
+    ----------
+    path
+        The TIFF file, or the folder of single-slice TIFFs.
+    shape
+        Voxels (z, y, x), each at least 1.
+    dtype
+        "uint8", "uint16", "int16" or "float32".
+    voxel_size
+        None where the file says nothing.
+    container
+        "imagej", "ome-tiff", "tiff", "folder" or "array".
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    dtype: str
+    voxel_size: VoxelSize | None
+    container: str
 
     @property
     def n_voxels(self) -> int:

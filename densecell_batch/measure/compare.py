@@ -26,18 +26,38 @@ MAX_CLASSES = 256  # a class map has 8 bits; the memory that scores take grows w
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """How well a class map agrees with the truth; see `metrics` for what each score is."""
+    """How well a class map agrees with the truth.
+
+    Attributes
+    ----------
+    mean_iou, mean_iou_without_class_0
+        Intersection over union, mean over the classes that occur.
+    accuracy
+        Share of voxels that have the true class.
+    adjusted_rand_index
+        1 for equal class maps, about 0 by chance.
+    variation_of_information_split, variation_of_information_merge
+        In bits; 0 for equal class maps.
+    boundary_f_score
+        Of the boundaries between classes, within 2 voxels in the slice.
+    iou
+        Of each class; None of one that is neither true nor found.
+    confusion
+        Voxels by true class and found class.
+    voxels
+        Those that counted.
+    """
 
     mean_iou: float
     mean_iou_without_class_0: float
     accuracy: float
     adjusted_rand_index: float
-    variation_of_information_split: float  # bits
-    variation_of_information_merge: float  # bits
+    variation_of_information_split: float
+    variation_of_information_merge: float
     boundary_f_score: float
-    iou: list[float | None]  # of each class; None of one that is neither true nor found
-    confusion: list[list[int]]  # voxels by true class and found class
-    voxels: int  # that counted
+    iou: list[float | None]
+    confusion: list[list[int]]
+    voxels: int
 
 
 _SHOWN = Comparison.__struct_fields__[:7]

@@ -45,17 +45,22 @@ class Scores:
     @property
     def mean_iou(self) -> float:
         """Mean over the classes that occur; MIoU(all) of Guay et al. 2021."""
-        return float(np.nanmean(self.iou))
+        return _mean(self.iou)
 
     @property
     def mean_iou_without_first(self) -> float:
-        """Mean over the classes that occur but class 0, the background; as MIoU(org)."""
-        return float(np.nanmean(self.iou[1:]))
+        """Mean over the classes that occur but class 0, the background; as MIoU(org). NaN where there are none."""
+        return _mean(self.iou[1:])
 
     @property
     def accuracy(self) -> float:
         """Share of voxels that have the true class."""
         return float(np.trace(self.confusion) / self.confusion.sum())
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of those that are numbers; NaN where none is."""
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
 def confusion_matrix(truth: np.ndarray, found: np.ndarray, n_classes: int) -> np.ndarray:

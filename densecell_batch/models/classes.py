@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,19 @@ import numpy as np
 from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.manifest import is_whole, short
 
-__all__ = ["PLATELET_CLASSES", "ClassInfo", "default_classes", "jet_colours", "parse_classes"]
+__all__ = ["PLATELET_CLASSES", "ClassInfo", "default_classes", "jet_colours", "named_classes", "parse_classes"]
 
 
 @dataclass(frozen=True)
 class ClassInfo:
     """A class of the nets: what a voxel can be.
+
+    Attributes
+    ----------
+    name
+        1 to 64 printable characters; it becomes part of file names, so no slash.
+    colour
+        (red, green, blue), each 0 to 255.
 
     Raises
     ------
@@ -24,8 +32,8 @@ class ClassInfo:
         If the name or the colour is outside its domain.
     """
 
-    name: str  # 1 to 64 printable characters; it becomes part of file names, so no slash
-    colour: tuple[int, int, int]  # red, green, blue, each 0 to 255
+    name: str
+    colour: tuple[int, int, int]
 
     def __post_init__(self) -> None:
         name = self.name
@@ -78,16 +86,33 @@ def parse_classes(text: str) -> tuple[ClassInfo, ...]:
         raise OptionError(
             f"--classes names {len(entries)} class; expected at least two, such as background,cell=#ff0000"
         )
-    found = []
-    for entry, colour in zip(entries, jet_colours(len(entries)), strict=True):
-        name, _, given = (part.strip() for part in entry.partition("="))
-        if given:
-            try:
-                if len(given) != 7 or given[0] != "#":
-                    raise ValueError
-                red, green, blue = bytes.fromhex(given[1:])
-            except ValueError as error:
-                raise OptionError(f"--classes: {given!r} is no colour; expected #rrggbb, such as #ff0000") from error
-            colour = (red, green, blue)
-        found.append(ClassInfo(name, colour))
-    return tuple(found)
+    return named_classes(entries)
+
+
+def named_classes(entries: Sequence[ClassInfo | str]) -> tuple[ClassInfo, ...]:
+    """Classes, where each is one, or its name, or "name=#rrggbb"; those without a colour get one of `jet_colours`.
+
+    Raises
+    ------
+    OptionError
+        If a colour is none.
+    BundleError
+        If a name is none.
+    """
+    return tuple(
+        entry if isinstance(entry, ClassInfo) else _class(entry, colour)
+        for entry, colour in zip(entries, jet_colours(len(entries)), strict=True)
+    )
+
+
+def _class(entry: str, colour: tuple[int, int, int]) -> ClassInfo:
+    name, _, given = (part.strip() for part in entry.partition("="))
+    if given:
+        try:
+            if len(given) != 7 or given[0] != "#":
+                raise ValueError
+            red, green, blue = bytes.fromhex(given[1:])
+        except ValueError as error:
+            raise OptionError(f"--classes: {given!r} is no colour; expected #rrggbb, such as #ff0000") from error
+        colour = (red, green, blue)
+    return ClassInfo(name, colour)

@@ -24,7 +24,6 @@ __all__ = [
     "fetched",
 ]
 
-
 DEFAULT_MODEL = "fly-vnc-2d3d"  # lies in the package
 
 

@@ -23,16 +23,34 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a stack ended."""
+    """How a stack ended.
+
+    Attributes
+    ----------
+    stack
+        The file or folder.
+    labels, report
+        Files of the results; None where there are none.
+    reason
+        Why it failed, in one line; "" if it did not.
+    skipped
+        Whether it was done before.
+    part
+        What was done of a stack that other processes work on, too.
+    error
+        What the reason says in words.
+    warnings
+        What to know of results that are there.
+    """
 
     stack: Path
     labels: Path | None = None
     report: Path | None = None
-    reason: str = ""  # of a failure; one line
+    reason: str = ""
     skipped: bool = False
-    part: str = ""  # what was done of a stack that other processes work on, too
-    error: Exception | None = None  # what the reason says in words
-    warnings: tuple[str, ...] = ()  # what to know of results that are there
+    part: str = ""
+    error: Exception | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.imagej.macro import MacroHooks
-from densecell_batch.inference.options import SHAPES, TOLD, InferenceOptions
+from densecell_batch.inference.options import SHAPES, TOLD, UNTOLD, InferenceOptions, Side
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.storage.opening import Reach
@@ -22,20 +24,53 @@ __all__ = ["RunOptions", "RunSegmenter"]
 
 @dataclass(frozen=True)
 class RunOptions(InferenceOptions):
-    """What the user asks of every stack of a run; the flags of `densecell-batch segment`."""
+    """What the user asks of every stack of a run, beside `InferenceOptions`; the flags of `densecell-batch segment`.
 
-    instances: Annotated[tuple[str, ...], SHAPES] = ()  # class names
-    min_volume: Annotated[float, SHAPES] = 0.0  # cubic micrometres; smaller instances are left out
-    voxel_size: Annotated[VoxelSize | None, SHAPES] = None  # overrides that of the file
-    file_format: Annotated[str, SHAPES] = "imagej"
-    preview: Annotated[bool, TOLD] = True  # drawn of labels that are there
-    overwrite: bool = False
-    shard: tuple[int, int] | None = None  # (i, n): compute only part i of n of the pieces, from 1
-    assemble: bool = False  # compute nothing
-    unattended: bool = False  # nobody can be asked: keep the user's files under other names, do not wait for others
-    inbox: Path | None = None  # folder below which links are not followed; None: only the stack itself may be one
-    follow_links: bool = False  # follow all links
-    hooks: MacroHooks = field(default_factory=MacroHooks)
+    Attributes
+    ----------
+    instances
+        Classes, by name, whose connected objects are written, too.
+    min_volume
+        In cubic micrometres; smaller instances are left out.
+    voxel_size
+        Overrides that of the file.
+    file_format
+        "imagej" or "ome-tiff", of all images written.
+    preview
+        Whether to draw a picture of some slices with their labels.
+    overwrite
+        Whether to segment again what was done, and to replace files that are not ours.
+    shard
+        (i, n): compute only part i of n of the pieces, from 1.
+    assemble
+        Compute nothing: write the results of the parts that are there.
+    unattended
+        Nobody can be asked: keep the user's files under other names, do not wait for others.
+    inbox
+        Folder below which links are not followed; None: only the stack itself may be one.
+    follow_links
+        Follow all links.
+    hooks
+        The user's macros.
+
+    Raises
+    ------
+    OptionError
+        If an option is none of what it may be.
+    """
+
+    instances: Annotated[tuple[str, ...], SHAPES] = ()
+    min_volume: Annotated[float, SHAPES, Meta(ge=0)] = 0.0
+    voxel_size: Annotated[VoxelSize | None, SHAPES] = None
+    file_format: Annotated[Literal["imagej", "ome-tiff"], SHAPES] = "imagej"
+    preview: Annotated[bool, TOLD] = True
+    overwrite: Annotated[bool, UNTOLD] = False
+    shard: Annotated[tuple[Side, Side] | None, UNTOLD] = None
+    assemble: Annotated[bool, UNTOLD] = False
+    unattended: Annotated[bool, UNTOLD] = False
+    inbox: Annotated[Path | None, UNTOLD] = None
+    follow_links: Annotated[bool, UNTOLD] = False
+    hooks: Annotated[MacroHooks, UNTOLD] = field(default_factory=MacroHooks)
 
     def check(self, classes: Sequence[str]) -> None:
         """See that a model with these classes can do what is asked.

@@ -64,14 +64,28 @@ Progress = Callable[[str, int, int], None]  # (what, voxels done, voxels in all)
 
 @dataclass(frozen=True)
 class SegmentedStack:
-    """Where the results of a stack are."""
+    """Where the results of a stack are.
+
+    Attributes
+    ----------
+    labels, report
+        Their files.
+    skipped
+        Whether it was done before, from the same input with the same nets and options.
+    missing
+        Pieces that other shards have to make before there are results.
+    left_to_another
+        Whether another process makes the results of the pieces at this moment.
+    warnings
+        What whoever started this should know of it.
+    """
 
     labels: Path
     report: Path
-    skipped: bool = False  # it was done before, from the same input with the same nets and options
-    missing: int = 0  # pieces that other shards have to make before there are results
-    left_to_another: bool = False  # which makes the results of the pieces at this moment
-    warnings: tuple[str, ...] = ()  # what whoever started this should know of it
+    skipped: bool = False
+    missing: int = 0
+    left_to_another: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def segment_stack(

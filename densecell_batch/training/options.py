@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.device import choose_precision, select_device
+from densecell_batch.inference.options import Side, check_options
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, UNet2D
@@ -22,29 +26,70 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What the user asks of a training; the flags of `densecell-batch train`. One of `steps`, `epochs` and `minutes`
-    says how long each member is trained.
+    """What the user asks of a training; the flags of `densecell-batch train`.
+
+    Attributes
+    ----------
+    name
+        Of the bundle.
+    net
+        "2d3d", or "unet" for a 2D U-Net.
+    preset
+        "improved", or "published" for the recipe of Guay et al. 2021.
+    kernels, pyramid_kernels
+        Filters of the first block, an even number, and of the 3D pyramid.
+    window
+        Voxels (z, y, x) of a training window; None for 5,160,160, of a U-Net 5,252,252.
+    batch
+        Windows a step ("improved").
+    steps, epochs, minutes
+        How long each member is trained, by one of them: steps; how often the volumes are seen; or about how many
+        minutes the steps take. Start-up and some twenty evaluations come on top.
+    learning_rate
+        None for that of the preset.
+    restarts
+        Members to train.
+    keep
+        Best members to keep; None for all, at most 4.
+    floor
+        Mean IoU below which a member is abandoned after a trial.
+    seed
+        Of the first member; the others count on.
+    init
+        Name or path of a bundle to start from; it decides the architecture.
+    precision
+        "auto", "float32" or "bfloat16".
+    licence, citation
+        For the bundle.
+
+    Raises
+    ------
+    OptionError
+        If an option is none of what it may be.
     """
 
-    name: str = "mine"  # of the bundle
-    net: str = "2d3d"  # or "unet"
-    preset: str = "improved"  # or "published"
-    kernels: int = 16  # filters of the first block; even
-    pyramid_kernels: int = 12  # filters of the 3D pyramid
-    window: tuple[int, int, int] | None = None  # of the training (z, y, x); None: 5,160,160, of a U-Net 5,252,252
-    batch: int = 1  # windows a step (improved)
-    steps: int | None = None
-    epochs: int | None = None
-    minutes: float | None = None
-    learning_rate: float | None = None  # None: that of the preset
-    restarts: int = 1  # members to train
-    keep: int | None = None  # best members to keep; None: all, at most 4
-    floor: float = 0.3  # mean IoU below which a member is abandoned after its trial
-    seed: int = 0
-    init: str | None = None  # bundle to start from; it decides the architecture
-    precision: str = "auto"
+    name: str = "mine"
+    net: Literal["2d3d", "unet"] = "2d3d"
+    preset: Literal["improved", "published"] = "improved"
+    kernels: Side = 16
+    pyramid_kernels: Side = 12
+    window: tuple[Side, Side, Side] | None = None
+    batch: Side = 1
+    steps: Annotated[int, Meta(ge=20)] | None = None
+    epochs: Side | None = None
+    minutes: Annotated[float, Meta(gt=0)] | None = None
+    learning_rate: Annotated[float, Meta(gt=0)] | None = None
+    restarts: Side = 1
+    keep: Side | None = None
+    floor: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    seed: Annotated[int, Meta(ge=0)] = 0
+    init: str | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     licence: str = "not stated"
     citation: str = "not stated"
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tuple[list[Arrays] | None, TrainingRun]:

@@ -12,7 +12,6 @@ import tifffile
 import watched
 
 from densecell_batch.errors import OptionError
-from densecell_batch.inference.options import SHAPES
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
@@ -128,12 +127,3 @@ def test_a_watcher_goes_on_with_the_next_version(asked, stack, tmp_path):
     older = report.with_fields(versions=report.versions | {"densecell-batch": "0.0.1"})
     assert Identity.of(older) != Identity.of(report)
     assert Identity.of(older).on_any_stack() == Identity.of_any_stack(asked())
-
-
-def test_every_option_says_what_it_is_to_the_result():
-    """Those that shape it make other work; of an option that this version does not know, nobody knows."""
-    assert RunOptions.marked(SHAPES) == {
-        "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
-        "voxel_size", "file_format",
-    }  # fmt: skip
-    assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "preview"}

@@ -40,11 +40,12 @@ def test_no_name_prints_anything_when_it_is_loaded():
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("module", ["api", "inference.segmenter"])
-def test_the_examples_in_the_docstrings_run(module):
-    failed, tried = doctest.testmod(importlib.import_module(f"densecell_batch.{module}"))
-    assert tried
-    assert not failed
+def test_the_examples_in_the_docstrings_run():
+    modules = {getattr(densecell_batch, name).__module__ for name in densecell_batch.__all__ if name[0].isalpha()
+               and not name.isupper()}  # fmt: skip
+    results = [doctest.testmod(importlib.import_module(module)) for module in modules]
+    assert sum(result.attempted for result in results) > 20
+    assert sum(result.failed for result in results) == 0
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +143,61 @@ def test_training(tmp_path, volume):
     assert rows
     assert densecell_batch.segment(volume, bundle, precision="float32").labels.max() < 2
     assert Path(bundle.path).is_relative_to(tmp_path)
+
+
+def refused(call, *arguments, **options):
+    with pytest.raises(densecell_batch.OptionError) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "tpu"}, "device is 'tpu'; expected one of auto, cpu, gpu"),
+        ({"precision": "f32"}, "precision is 'f32'; expected one of auto, float32, bfloat16, float16"),
+        ({"stitch": "best"}, "stitch is 'best'; expected one of crop, deepest, blend"),
+        ({"tile": (5, 64)}, "tile is (5, 64); expected `array` of length 3, got 2"),
+        ({"tile": (5, 0, 64)}, "tile is (5, 0, 64); expected `int` >= 1 - at `$[...]`"),
+        ({"memory": "4G"}, "memory is '4G'; expected `int | None`, got `str`"),
+        ({"uncertainty": "yes"}, "uncertainty is 'yes'; expected `bool`, got `str`"),
+    ],
+)
+def test_options_are_checked_where_they_are_given(model, options, message):
+    assert message.split(" - at")[0] in refused(densecell_batch.Segmenter, model, **options)
+    assert message.split(" - at")[0] in refused(densecell_batch.RunOptions, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"net": "unet2d"}, "net is 'unet2d'; expected one of 2d3d, unet"),
+        ({"preset": "best"}, "preset is 'best'; expected one of improved, published"),
+        ({"steps": 1}, "steps is 1; expected `int` >= 20"),
+        ({"floor": 2.0}, "floor is 2.0; expected `float` <= 1.0"),
+    ],
+)
+def test_options_of_training_are_checked(options, message):
+    assert message in refused(densecell_batch.TrainingOptions, **options)
+
+
+def test_what_is_easily_mistaken_is_refused_or_understood(model, volume, tmp_path):
+    face, labels = densecell_batch, np.zeros((1, 4, 4), np.uint8)
+    assert "expected a whole number" in refused(face.find_instances, labels, "mitochondrion")
+    assert "expected whole numbers" in refused(face.find_instances, labels.astype(float), 1)
+    assert "such as VoxelSize.of" in refused(face.segment, volume, model, voxel_size=(47, 9, 9))
+    assert "instances is 'cell'" in refused(face.RunOptions, instances="cell")
+    assert face.RunOptions(instances=["cell"]) == face.RunOptions(instances=("cell",))
+    assert "a Segmenter is for arrays" in refused(face.segment_stack, "a.tif", tmp_path, face.Segmenter(model))
+    assert "expected 0 to 0" in refused(face.evaluate, labels, labels + 1, n_classes=1)
+    assert face.evaluate(np.where(np.arange(4) < 2, 255, labels), labels, ignore=255).voxels == 8
+    assert "the name of a TIFF" in refused(face.write_stack, tmp_path / "a.png", labels)
+    assert "the name of a TIFF" in refused(face.write_stack, tmp_path / "a.tif", labels[None])
+    assert "in uint8" in refused(face.write_stack, tmp_path / "a.tif", labels.astype(np.uint16), classes=model.classes)
+    path = face.write_stack(tmp_path / "new" / "a.tif", volume)
+    (verdict,) = face.segment_batch(str(path), tmp_path / "out", model, precision="float32", preview=False)
+    assert verdict.ok
+    with face.open_stack(path) as stack:
+        assert np.array_equal(
+            face.segment(stack, model, **OPTIONS).labels, face.segment(volume, model, **OPTIONS).labels
+        )

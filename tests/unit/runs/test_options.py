@@ -1,0 +1,31 @@
+"""Each option says what it is to the result: what is forgotten here makes two kinds of work pass for the same."""
+
+from dataclasses import fields
+
+import pytest
+
+from densecell_batch import OptionError, RunOptions
+from densecell_batch.inference.options import SHAPES, TOLD, UNTOLD
+
+
+def test_each_option_bears_one_mark():
+    marked = [RunOptions.marked(mark) for mark in (SHAPES, TOLD, UNTOLD)]
+    assert sorted(name for names in marked for name in names) == sorted(f.name for f in fields(RunOptions))
+
+
+def test_what_shapes_the_result():
+    """Those that shape it make other work; of an option that this version does not know, nobody knows."""
+    assert RunOptions.marked(SHAPES) == {
+        "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
+        "voxel_size", "file_format",
+    }  # fmt: skip
+    assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "preview"}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"instances": ("nothing",)}, "no class 'nothing'; its classes are a, b"),
+    ({"min_volume": 1.0}, "say of which class"),
+])  # fmt: skip
+def test_what_a_model_cannot_do(options, message):
+    with pytest.raises(OptionError, match=message):
+        RunOptions(**options).check(["a", "b"])

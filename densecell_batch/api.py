@@ -238,12 +238,15 @@ def write_stack(
     (2, 8, 9) 47 x 9.2 x 9.2 nm (z, y, x)
     """
     path = Path(path)
-    if volume.ndim != 3 or path.suffix.lower() not in (".tif", ".tiff"):
+    if volume.ndim != 3 or volume.size == 0 or path.suffix.lower() not in (".tif", ".tiff"):
         raise OptionError(
             f"{path}: expected the name of a TIFF and an array (z, y, x), not one of shape {volume.shape}"
         )
     if classes is not None and volume.dtype != np.uint8:
         raise OptionError(f"{path}: classes are of labels in uint8, not of {volume.dtype.name}")
+    if voxel_size is not None and not isinstance(voxel_size, VoxelSize):
+        raise OptionError(f"voxel_size is {voxel_size!r}; expected one like VoxelSize.of(47, 9.2, 9.2, 'nm')")
+    volume = volume.astype(volume.dtype.newbyteorder("="), copy=False)
     make_folder(path.parent)
     names = None if classes is None else [c.name for c in classes]
     colours = None if classes is None else np.array([c.colour for c in classes], np.uint8)
@@ -340,12 +343,17 @@ def evaluate(
     >>> evaluate(truth, truth).mean_iou
     1.0
     """
+    counted = None if counted is None else np.asarray(counted).astype(bool)
     if truth.shape != found.shape or (counted is not None and counted.shape != truth.shape):
         shapes = [array.shape for array in (truth, found, counted) if array is not None]
         raise OptionError(f"the arrays have the shapes {', '.join(map(str, shapes))}; expected the same")
+    if truth.size == 0 or not all(np.issubdtype(array.dtype, np.integer) for array in (truth, found)):
+        raise OptionError(f"class maps are {truth.dtype.name} and {found.dtype.name}; expected whole numbers, not none")
     if ignore is not None:
         counted = (truth != ignore) if counted is None else counted & (truth != ignore)
         truth = np.where(truth == ignore, 0, truth)
+    if counted is not None and not counted.any():
+        raise OptionError("no voxel is left to score; expected some that count")
     low, high = int(min(truth.min(), found.min())), int(max(truth.max(), found.max()))
     if n_classes is None:
         n_classes = high + 1

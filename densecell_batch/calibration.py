@@ -67,6 +67,7 @@ class VoxelSize:
         for axis, edge in zip("zyx", self.edges, strict=True):
             if not 0 < edge < float("inf"):
                 raise OptionError(f"voxel size along {axis} is {edge}; expected a finite length above 0")
+            object.__setattr__(self, axis, float(edge))  # 1 and 1.0 are one length, in files, too
 
     @property
     def edges(self) -> tuple[float, float, float]:

@@ -29,5 +29,7 @@ def schemas() -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit("python -m densecell_batch.schemas FOLDER")
     for file, text in schemas().items():
         (Path(sys.argv[1]) / file).write_text(text, encoding="utf-8")

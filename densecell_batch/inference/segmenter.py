@@ -201,7 +201,7 @@ class Segmenter:
             raise OptionError(
                 f"voxel_size is {voxel_size!r}; expected a VoxelSize, such as VoxelSize.of(47, 9, 9, 'nm')"
             )
-        stack = Stack.of_array(np.asarray(volume), voxel_size)
+        stack = Stack.of_array(np.asanyarray(volume), voxel_size)
         statistics = measure(stack)
         return segment_volume(
             lambda z, rows: normalize(stack.read(z, rows), statistics),

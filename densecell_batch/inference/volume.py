@@ -17,7 +17,7 @@ from densecell_batch.nets.predictor import Predictor
 __all__ = ["Segmentation", "predict_labels", "segment_volume"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segmentation:
     """A segmented volume.
 

@@ -69,6 +69,8 @@ class Stack:
         StackError
             If its shape or dtype is none that a stack can have.
         """
+        if isinstance(volume, np.ma.MaskedArray):
+            raise StackError("the array has a mask, which the nets would not see; give its values: volume.filled(0)")
         if volume.ndim != 3 or 0 in volume.shape:
             raise StackError(f"the array has the shape {volume.shape}; expected (z, y, x): of one slice, image[None]")
         if volume.dtype.name not in DTYPES:

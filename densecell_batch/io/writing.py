@@ -16,6 +16,7 @@ from io import BufferedRandom
 from math import prod
 from pathlib import Path
 from typing import Any, Self
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 import tifffile
@@ -111,7 +112,7 @@ class StackWriter:
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         self._missing = set(range(self.shape[0]))
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
-        look = _Look(voxel_size, channels, colours, class_names, display_range)
+        look = _Look(self.path.name, voxel_size, channels, colours, class_names, display_range)
         options = layout(self.shape, self.dtype, look) | ({"software": mark(kind)} if kind else {})
         need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
         with explained(self.path):
@@ -214,6 +215,7 @@ _Options = dict[str, Any]  # of tifffile
 class _Look:
     """What a viewer needs beside the values; the fields are described at `StackWriter`."""
 
+    name: str  # of the file
     voxel_size: VoxelSize | None
     channels: Sequence[str] | None
     colours: np.ndarray | None
@@ -288,7 +290,9 @@ def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) ->
 
 def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> _Options:
     """Options of tifffile for OME-TIFF, BigTIFF where it has to be; the display range has no place in it."""
-    metadata: _Options = {"axes": "ZCYX" if len(shape) == 4 else "ZYX"}
+    # By itself tifffile makes one of the time: the same results would never be the same bytes.
+    uuid = uuid5(NAMESPACE_OID, f"{look.name} {shape} {dtype.name}")
+    metadata: _Options = {"axes": "ZCYX" if len(shape) == 4 else "ZYX", "UUID": f"urn:uuid:{uuid}"}
     big = prod(shape) * dtype.itemsize + _ROOM > 2**32
     options: _Options = {"file": {"ome": True, "bigtiff": big}, "metadata": metadata, "photometric": "minisblack"}
     if look.voxel_size is not None:

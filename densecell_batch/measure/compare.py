@@ -31,7 +31,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     mean_iou, mean_iou_without_class_0
-        Intersection over union, mean over the classes that occur.
+        Intersection over union, mean over the classes that occur; None where only class 0 does.
     accuracy
         Share of voxels that have the true class.
     adjusted_rand_index
@@ -49,7 +49,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     """
 
     mean_iou: float
-    mean_iou_without_class_0: float
+    mean_iou_without_class_0: float | None
     accuracy: float
     adjusted_rand_index: float
     variation_of_information_split: float
@@ -140,7 +140,7 @@ def compare(
     split, merge = variation_of_information(scores.confusion)
     return scores, Comparison(
         mean_iou=scores.mean_iou,
-        mean_iou_without_class_0=scores.mean_iou_without_first,
+        mean_iou_without_class_0=None if np.isnan(scores.mean_iou_without_first) else scores.mean_iou_without_first,
         accuracy=scores.accuracy,
         adjusted_rand_index=adjusted_rand_index(scores.confusion),
         variation_of_information_split=split,

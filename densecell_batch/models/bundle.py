@@ -31,7 +31,6 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.manifest import (
-    LONGEST,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_MEMBERS,
@@ -41,6 +40,7 @@ from densecell_batch.models.manifest import (
     Member,
     MemberEntry,
     check_fields,
+    check_texts,
     entries,
     is_whole,
     short,
@@ -101,17 +101,7 @@ class ModelBundle:
     provenance: JsonObject  # where the weights come from
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            raise BundleError(
-                f"name is {short(self.name)}; expected 1 to 64 letters, digits, dots, dashes or underscores"
-            )
-        for field, longest in LONGEST.items():
-            text = getattr(self, field)
-            if len(text) > longest or printable(text) != text:
-                raise BundleError(
-                    f"{field} is {short(text)}; expected a text of at most {longest} characters without line breaks "
-                    "and other control characters"
-                )
+        check_texts(self.name, self.version, self.licence, self.citation)
         if len(self.classes) != self.architecture.n_classes:
             raise BundleError(f"{len(self.classes)} classes are named, but the nets have {self.architecture.n_classes}")
         for what, names in (("class", [c.name for c in self.classes]), ("member file", [m.file for m in self.members])):

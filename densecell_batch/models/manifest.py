@@ -25,6 +25,7 @@ __all__ = [
     "Member",
     "MemberEntry",
     "check_fields",
+    "check_texts",
     "entries",
     "is_whole",
     "short",
@@ -83,6 +84,24 @@ class Manifest(Struct, frozen=True, kw_only=True):
 # Type of the JSON value of a field, and what a message calls it.
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
 _LISTS, _OBJECTS = {"classes", "window", "members"}, {"architecture", "scores", "provenance"}
+
+
+def check_texts(name: str, version: str, licence: str, citation: str) -> None:
+    """See that the texts of a bundle are such that files can be called, and lines be written, after them.
+
+    Raises
+    ------
+    BundleError
+        If one is not.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise BundleError(f"name is {short(name)}; expected 1 to 64 letters, digits, dots, dashes or underscores")
+    for field, text in (("version", version), ("licence", licence), ("citation", citation)):
+        if len(text) > LONGEST[field] or printable(text) != text:
+            raise BundleError(
+                f"{field} is {short(text)}; expected a text of at most {LONGEST[field]} characters without line breaks "
+                "and other control characters"
+            )
 
 
 def check_fields(manifest: JsonObject) -> None:

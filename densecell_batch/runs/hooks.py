@@ -26,8 +26,8 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import BusyError, DensecellError, MacroError, OutputError
-from densecell_batch.identity import digest
 from densecell_batch.imagej.macro import Macro, MacroHooks, MacroTask, Table, run_apart
+from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
@@ -94,7 +94,7 @@ def prepared(
     folder, name = paths.folder, paths.name
     make_folder(folder)
     with explained(folder):
-        place = folder / f".{name}.pre-{digest(identity.before_the_nets().as_json())}"
+        place = folder / f".{name}.pre-{identity.before_the_nets().digest()}"
         for other in _prepared_folders(folder, name):
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)
@@ -125,17 +125,26 @@ def _record(
 
     while True:
         with explained(place):
+            if place.is_symlink():  # whoever made it chose where it leads
+                place.unlink()
             place.mkdir(exist_ok=True)
         try:
-            content = once(path, run, say)
+            content = once(path, run, say, valid=lambda content: _is_record(content, place))
             break
         except OutputError:
             if place.exists():  # it goes if another one fails
                 raise
+    return msgspec.convert(parse_json(content), Preprocessing)
+
+
+def _is_record(content: bytes, place: Path) -> bool:
+    """Whether it says what the macro did, and what it made is there."""
     try:
-        return msgspec.convert(parse_json(content), Preprocessing)
-    except ValueError as error:
-        raise OutputError(f"{path}: cannot be read ({error}); remove {place} and run the command again") from error
+        msgspec.convert(parse_json(content), Preprocessing)
+    except ValueError:
+        return False
+    made = place / "stack.tif"
+    return made.is_file() and not made.is_symlink() and is_whole_tiff(made)
 
 
 def _run_pre(
@@ -203,7 +212,7 @@ def forget_post(paths: StackPaths) -> None:
     with explained(paths.report):
         for path in tables:
             path.unlink(missing_ok=True)
-    write_report(paths.report, report.with_fields(post_macro=UNSET), mtime_ns=made)
+    write_report(paths.report, report.with_fields(post_macro=UNSET), onto=paths.report, mtime_ns=made)
 
 
 def _tables_of(paths: StackPaths, post: PostMacro) -> list[Path]:

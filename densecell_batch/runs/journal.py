@@ -32,6 +32,7 @@ from msgspec import UNSET, Struct
 
 from densecell_batch.errors import DensecellError, OutputError, Stopped
 from densecell_batch.identity import differences, digest
+from densecell_batch.inference.device import PRECISIONS
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.stack import Stack
 from densecell_batch.prepare.normalize import Statistics
@@ -107,7 +108,7 @@ class Job:
         fresh: bool = False,
     ) -> None:
         self._place, self._name = folder, name
-        self._folder = folder / f".{name}.parts-{digest(identity.as_json())}"
+        self._folder = folder / f".{name}.parts-{identity.digest()}"
         with explained(self._folder):
             for other in job_folders(folder, name):
                 if fresh or other != self._folder:
@@ -132,8 +133,10 @@ class Job:
             remove_remains(self._folder)
             try:
                 found = msgspec.convert(read_json(path), _Described)
-                if found.identity != identity or found.report.precision is UNSET:
+                if not found.identity.is_same(identity) or found.report.precision is UNSET:
                     raise ValueError("it is of other work")
+                if not _fits(found.plan, identity):
+                    raise ValueError("its tiles are not those of the stack")
             except (OSError, ValueError, DensecellError) as error:
                 if last:
                     raise OutputError(
@@ -188,8 +191,9 @@ class Job:
         for row in range(rows):
             with ExitStack() as opened:
                 bands = [opened.enter_context(opened_piece(self._path(i))) for i in range(row, len(self.pieces), rows)]
+                sides = [(stop - start, self.plan.grid.x.length) for start, stop in self.plan.bands]
                 for z in range(*self.pieces[row].z):
-                    yield joined([stored_slice(band, z) for band in bands])
+                    yield joined([stored_slice(band, z, side) for band, side in zip(bands, sides, strict=True)])
 
     def __enter__(self) -> Self:
         return self
@@ -292,9 +296,22 @@ def _log_difference(folder: Path, identity: Identity) -> None:
         _log.warning("an unfinished run is begun anew, for what differs: %s", "; ".join(changed))
 
 
+def _fits(plan: Plan, identity: Identity) -> bool:
+    """Whether a plan that was read can be one of this work: its tiles cover the stack, its bands the slices."""
+    starts, stops = [start for start, _ in plan.bands], [stop for _, stop in plan.bands]
+    height = plan.grid.shape[1]
+    return (
+        (identity.input is None or identity.input.shape == plan.grid.shape or identity.pre_macro is not None)
+        and all(0 <= axis.margin < 2**20 and 0 < axis.output < 2**20 for axis in plan.grid.axes)
+        and [*starts, height] == [0, *stops]
+        and plan.rule in ("crop", "deepest", "latest", "blend")
+        and plan.precision in PRECISIONS
+    )
+
+
 def _are_statistics(content: bytes) -> bool:
     try:
-        msgspec.convert(parse_json(content), Statistics)
+        found = msgspec.convert(parse_json(content), Statistics)
     except ValueError:
         return False
-    return True
+    return found.minimum <= found.mean <= found.maximum and 0 < found.std <= found.maximum - found.minimum

@@ -60,7 +60,7 @@ class RunOptions(InferenceOptions):
     """
 
     instances: Annotated[tuple[str, ...], SHAPES] = ()
-    min_volume: Annotated[float, SHAPES, Meta(ge=0)] = 0.0
+    min_volume: Annotated[float, SHAPES, Meta(ge=0, le=1e30)] = 0.0
     voxel_size: Annotated[VoxelSize | None, SHAPES] = None
     file_format: Annotated[Literal["imagej", "ome-tiff"], SHAPES] = "imagej"
     preview: Annotated[bool, TOLD] = True
@@ -71,6 +71,11 @@ class RunOptions(InferenceOptions):
     inbox: Annotated[Path | None, UNTOLD] = None
     follow_links: Annotated[bool, UNTOLD] = False
     hooks: Annotated[MacroHooks, UNTOLD] = field(default_factory=MacroHooks)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shard is not None and self.shard[0] > self.shard[1]:
+            raise OptionError(f"shard is {self.shard}; expected (i, n) with i from 1 to n")
 
     def check(self, classes: Sequence[str]) -> None:
         """See that a model with these classes can do what is asked.
@@ -111,7 +116,9 @@ class RunSegmenter(Segmenter):
     options: RunOptions
 
     def __init__(self, model: ModelBundle | str | Path, options: RunOptions | None = None) -> None:
-        asked = options or RunOptions()
+        asked = RunOptions() if options is None else options
+        if not isinstance(asked, RunOptions):
+            raise OptionError(f"the options are {asked!r}; expected RunOptions(...)")
         super().__init__(model, **{field.name: getattr(asked, field.name) for field in fields(InferenceOptions)})
         self.options = asked
         asked.check([c.name for c in self.bundle.classes])

@@ -58,7 +58,7 @@ def compare(report_path: Path, report: Report) -> tuple[list[Path], list[Path]]:
         path = report_path.with_name(entry.file)
         if not path.is_file():
             missing.append(path)
-        elif not _is_as_recorded(path, entry, report.timings.named_ns):
+        elif not _is_as_recorded(path, entry, report.timings.named_ns, _written(report_path)):
             changed.append(path)
     return missing, changed
 
@@ -74,14 +74,16 @@ def named_at(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return found
 
 
-def _is_as_recorded(path: Path, entry: FileRecord, named: Mapping[str, int]) -> bool:
-    """Whether a file is what an entry says. Reports of old have no hash: there the size has to do."""
+def _is_as_recorded(path: Path, entry: FileRecord, named: Mapping[str, int], written: int) -> bool:
+    """Whether a file is what an entry says. Reports of old have no hash: there its size has to do, and that it was not
+    changed after the report was `written` (ns).
+    """
     try:
         found = path.stat()
         if found.st_size != entry.bytes:
             return False
         if entry.sha256 is UNSET:
-            return True
+            return found.st_mtime_ns <= written
         # Whatever is done to a file sets its ctime, which no program can set back. The times of the report tell
         # nothing: it may have been copied or saved after a correction.
         return found.st_ctime_ns == named.get(path.name) or sha256_of(path) == entry.sha256
@@ -105,8 +107,8 @@ def announce(report: Path, entries: Iterable[FileRecord]) -> None:
     OutputError
         If it cannot be written.
     """
-    recorded, named = _recorded(report)
-    there = [entry for entry in recorded if _is_as_recorded(report.with_name(entry.file), entry, named)]
+    recorded, named, written = _recorded(report)
+    there = [entry for entry in recorded if _is_as_recorded(report.with_name(entry.file), entry, named, written)]
     write_file(_announcement(report), msgspec.json.encode([*there, *entries]))
 
 
@@ -116,13 +118,22 @@ def forget_announced(report: Path) -> None:
         _announcement(report).unlink(missing_ok=True)
 
 
-def _recorded(report: Path) -> tuple[list[FileRecord], dict[str, int]]:
-    """All records that vouch for files beside a report, and when files got their names."""
+def _recorded(report: Path) -> tuple[list[FileRecord], dict[str, int], int]:
+    """All records that vouch for files beside a report, when files got their names, and when it was written."""
     content = read_report(report)
     entries = [] if content is None else content.files()
     with suppress(OSError, ValueError):
-        entries += msgspec.convert(read_json(_announcement(report)), list[FileRecord])
-    return entries, {} if content is None else content.timings.named_ns
+        announced = msgspec.convert(read_json(_announcement(report)), list[FileRecord])
+        entries += [entry for entry in announced if entry.sha256 is not UNSET]  # ours have one
+    return entries, {} if content is None else content.timings.named_ns, _written(report)
+
+
+def _written(report: Path) -> int:
+    """When a report was last changed, in ns; 0 where there is none."""
+    try:
+        return report.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def add_files(
@@ -158,7 +169,7 @@ def add_files(
     timings = msgspec.structs.replace(report.timings, named_ns=named)
     with explained(path):
         made = path.stat().st_mtime_ns  # it says when the labels were made
-    write_report(path, report.with_fields(timings=timings), mtime_ns=made)
+    write_report(path, report.with_fields(timings=timings), onto=path, mtime_ns=made)
     forget_announced(path)
 
 
@@ -167,7 +178,7 @@ def add_files(
 
 def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
     """Those of some files that are there and not ours."""
-    recorded, named = _recorded(report)
+    recorded, named, written = _recorded(report)
     found = []
     for path in names:
         if path.is_symlink() or path.exists():
@@ -175,7 +186,7 @@ def foreign(report: Path, names: Iterable[Path]) -> list[Path]:
                 ours = read_report(report) is not None
             else:
                 ours = path.is_file() and any(
-                    entry.file == path.name and _is_as_recorded(path, entry, named) for entry in recorded
+                    entry.file == path.name and _is_as_recorded(path, entry, named, written) for entry in recorded
                 )
             if not ours:
                 found.append(path)

@@ -98,7 +98,7 @@ def opened_piece(path: Path) -> Iterator[Any]:
     try:
         with open_plainly(path) as stream, np.load(stream, allow_pickle=False) as arrays:
             yield arrays
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         path.unlink(missing_ok=True)
         raise OutputError(
             f"{path}: this piece of the work was damaged on disk ({error}) and is removed; run the command again to "
@@ -106,9 +106,15 @@ def opened_piece(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def stored_slice(arrays: Any, z: int) -> StoredSlice:
-    """One slice of the arrays of a piece."""
-    return StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
+def stored_slice(arrays: Any, z: int, shape: tuple[int, int]) -> StoredSlice:
+    """One slice of the arrays of a piece, which has to be of `shape` (y, x); ValueError if it is not one of ours."""
+    found = StoredSlice(z, *(arrays.get(f"{kind}-{z}") for kind in _KINDS))
+    if found.labels is None or found.sums is None:
+        raise ValueError(f"slice {z} is not there")
+    voxels = np.bincount(found.labels.ravel(), minlength=found.sums.shape[1])
+    if found.labels.shape != shape or found.labels.dtype != np.uint8 or not np.array_equal(found.sums[0], voxels):
+        raise ValueError(f"slice {z} is not as it was written")
+    return found
 
 
 def joined(bands: list[StoredSlice]) -> StoredSlice:

@@ -22,7 +22,6 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
-from densecell_batch.identity import digest
 from densecell_batch.inference.planning import Plan
 from densecell_batch.inference.streaming import segment_slices
 from densecell_batch.io.discovery import stamp_of
@@ -151,7 +150,7 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
         make_folder(folder)
         alone = not options.shard
         waited = opened.enter_context(
-            at_work(folder, paths.name, digest(identity.as_json()), alone=alone, wait=not options.unattended)
+            at_work(folder, paths.name, identity.digest(), alone=alone, wait=not options.unattended)
         )
         if waited and (done := _done_before(given, paths, identity, segmenter)) is not None:
             return done
@@ -191,7 +190,12 @@ def _done_before(stack: Stack, paths: StackPaths, identity: Identity, segmenter:
     """The results that are there, if they are of this very work. Labels that somebody changed since are theirs."""
     options, path = segmenter.options, stack.info.path
     report = read_report(paths.report)
-    if options.overwrite or report is None or Identity.of(report) != identity or not has_labels(paths.report, report):
+    if (
+        options.overwrite
+        or report is None
+        or not identity.is_same(Identity.of(report))
+        or not has_labels(paths.report, report)
+    ):
         return None
     missing, changed = compare(paths.report, report)
     damaged = [file for file in changed if file.suffix == ".tif" and not is_whole_tiff(file)]

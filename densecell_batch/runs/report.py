@@ -25,11 +25,13 @@ from msgspec import UNSET, Struct, UnsetType
 
 from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
+from densecell_batch.identity import digest
 from densecell_batch.inference.options import SHAPES
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.stack import Stack
 from densecell_batch.measure.tally import ClassRow
+from densecell_batch.nets.architecture import architecture_to_dict
 from densecell_batch.prepare.normalize import Statistics
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.storage.atomic import write_file
@@ -90,6 +92,7 @@ class Model(Struct, frozen=True, kw_only=True):
     version: str
     licence: str
     members: tuple[str, ...]  # SHA-256 of each
+    content: str | UnsetType = UNSET  # digest of what else shapes results: architecture, classes, window, normalization
 
 
 class Precision(Struct, frozen=True, kw_only=True):
@@ -234,6 +237,27 @@ class Identity(Struct, frozen=True):
     pre_macro: str | None = None
     version: str | None = None  # of the program
 
+    def is_same(self, other: Identity) -> bool:
+        """Whether it is the same work. How a model is called plays no part, but for reports of old: they say no more of
+        it than name, version and members.
+        """
+        mine, its = self.model, other.model
+        if mine is not None and its is not None:
+            if UNSET in (mine.content, its.content):
+                alike = (mine.name, mine.version, mine.members) == (its.name, its.version, its.members)
+            else:
+                alike = (mine.members, mine.content) == (its.members, its.content)
+        else:
+            alike = mine is its
+        return alike and msgspec.structs.replace(self, model=its) == other
+
+    def digest(self) -> str:
+        """A short name that only the same work shares."""
+        model = self.model
+        if model is not None and model.content is not UNSET:
+            model = msgspec.structs.replace(model, name="", version="", licence="")
+        return digest(msgspec.structs.replace(self, model=model).as_json())
+
     @classmethod
     def of(cls, order: Order) -> Self:
         """That of what a report says, or of what is to become one."""
@@ -294,16 +318,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_report(path: Path, report: Report, *, mtime_ns: int | None = None) -> None:
+def write_report(path: Path, report: Report, *, onto: Path | None = None, mtime_ns: int | None = None) -> None:
     """Write a report so that it is there whole or not at all.
 
     Parameters
     ----------
     path, report
         Its name and its values.
+    onto
+        The report that it adds to, or comes of: what others wrote into that one is taken over.
     mtime_ns
         Time of change to give it: that of the report that it adds to, since its time says when the outputs were made.
-        What others wrote into that one stays.
 
     Raises
     ------
@@ -311,11 +336,26 @@ def write_report(path: Path, report: Report, *, mtime_ns: int | None = None) -> 
         If it cannot be written.
     """
     values = msgspec.to_builtins(report)
-    if mtime_ns is not None:
-        found = _read_object(path) or {}
-        values |= {key: value for key, value in found.items() if key not in Report.__struct_fields__}
+    if onto is not None:
+        found = _read_object(onto)
+        earlier = None if found is None else read_report(onto)
+        if found is not None and earlier is not None:
+            values = _with_what_is_not_ours(values, found, msgspec.to_builtins(earlier))
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(path, text.encode(), mtime_ns=mtime_ns)
+
+
+def _with_what_is_not_ours(values: Any, found: Any, ours: Any) -> Any:
+    """Add to JSON values what `found` has, and `ours`, what we understand of it, has not."""
+    if isinstance(values, dict) and isinstance(found, dict) and isinstance(ours, dict):
+        more = {key: value for key, value in found.items() if key not in ours and key not in values}
+        return {
+            **{key: _with_what_is_not_ours(value, found.get(key), ours.get(key)) for key, value in values.items()},
+            **more,
+        }
+    if isinstance(values, list | tuple) and isinstance(found, list) and len(values) == len(found) == len(ours or ()):
+        return [_with_what_is_not_ours(*each) for each in zip(values, found, ours, strict=True)]
+    return values
 
 
 def read_report(path: Path) -> Report | None:
@@ -341,7 +381,9 @@ def has_labels(path: Path, report: Report) -> bool:
     again. Whether somebody changed them is another question: see `ownership.compare`.
     """
     files = [path.with_name(entry.file) for kind, entry in report.outputs.items() if kind != "preview"]
-    return "labels" in report.outputs and all(file.is_file() for file in files)
+    labels = report.outputs.get("labels")  # those of another stack vouch for nothing here
+    named = labels is not None and labels.file == f"{path.name.removesuffix('_report.json')}_labels.tif"
+    return named and all(file.is_file() for file in files)
 
 
 def order_of(stack: Stack, sha256: str, segmenter: RunSegmenter) -> Order:
@@ -374,6 +416,14 @@ def _model(segmenter: RunSegmenter) -> Model:
         version=bundle.version,
         licence=bundle.licence,
         members=tuple(member.sha256 for member in bundle.members),
+        content=digest(
+            [
+                architecture_to_dict(bundle.architecture),
+                [[c.name, *c.colour] for c in bundle.classes],
+                bundle.window,
+                bundle.normalization,
+            ]
+        ),
     )
 
 

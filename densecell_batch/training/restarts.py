@@ -31,6 +31,7 @@ from densecell_batch.measure.metrics import Scores, score
 from densecell_batch.models.bundle import ModelBundle, load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.golden import golden_pair, verify_bundle
+from densecell_batch.models.manifest import check_texts
 from densecell_batch.nets.architecture import Architecture, architecture_to_dict
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import render_curves
@@ -79,6 +80,7 @@ class TrainingRun:
     version: str = "1"
 
     def __post_init__(self) -> None:
+        check_texts(self.name, self.version, self.licence, self.citation)
         if not 1 <= self.keep <= self.restarts:
             raise OptionError(f"--keep is {self.keep}; expected 1 to {self.restarts}, the number of --restarts")
         if len(self.classes) != self.architecture.n_classes:

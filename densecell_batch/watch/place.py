@@ -72,7 +72,8 @@ class Place:
         for folder in (self.folder, self.folder / "claims"):
             remove_remains(folder)
         found = self._read_setup()
-        changed = [] if found is None else differences(found.as_json(), identity.as_json())
+        same = found is not None and identity.is_same(found)
+        changed = [] if found is None or same else differences(found.as_json(), identity.as_json())
         if changed and not redo:
             raise OptionError(
                 f"{out}: its results were made otherwise: {'; '.join(changed)}. Give another output folder, or --redo "
@@ -111,7 +112,7 @@ class Place:
         found = self._read_setup()
         if found is None:
             raise FolderGoneError(f"{self.out}: the output folder is not there")
-        if found != self.identity:
+        if not self.identity.is_same(found):
             raise OptionError(f"{self.out}: another watcher was started there with another model or other options")
 
     def has_room(self) -> bool:

@@ -135,7 +135,7 @@ class Results:
 
     def _is_ours(self, content: Report) -> bool:
         """Whether a report is of this model, these options and this first macro."""
-        return Identity.of(content).on_any_stack() == self._place.identity
+        return self._place.identity.is_same(Identity.of(content).on_any_stack())
 
     def made_from(self, paths: StackPaths) -> str:
         """File name of the stack that the results under some name were made from; "" where there are none."""
@@ -174,7 +174,7 @@ class Results:
                     else:
                         source.rename(paths.folder / target)
                 names[file] = target
-            write_report(paths.folder / f"{kept}_report.json", content.renamed(names))
+            write_report(paths.folder / f"{kept}_report.json", content.renamed(names), onto=paths.report)
             paths.report.unlink()
             sync(paths.folder)
         _log.info("%s: the earlier results are kept as %s_...", paths.folder / paths.name, kept)

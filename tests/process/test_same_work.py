@@ -89,9 +89,9 @@ def test_other_work_is_not(asked, stack, tmp_path, change):
             other["options"]["contrast"] = "match"
     found = read_report(path)
     path.write_text(json.dumps(other))
-    assert Identity.of(found) != Identity.of(read_report(path))
+    assert not Identity.of(found).is_same(Identity.of(read_report(path)))
     write_report(path, found)
-    assert Identity.of(found) == Identity.of(read_report(path))
+    assert Identity.of(found).is_same(Identity.of(read_report(path)))
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -125,5 +125,5 @@ def test_a_watcher_goes_on_with_the_next_version(asked, stack, tmp_path):
     segment_stack(stack, tmp_path / "out", asked())
     report = read_report(tmp_path / "out" / "cells_report.json")
     older = report.with_fields(versions=report.versions | {"densecell-batch": "0.0.1"})
-    assert Identity.of(older) != Identity.of(report)
-    assert Identity.of(older).on_any_stack() == Identity.of_any_stack(asked())
+    assert not Identity.of(older).is_same(Identity.of(report))
+    assert Identity.of(older).on_any_stack().is_same(Identity.of_any_stack(asked()))

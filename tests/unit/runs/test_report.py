@@ -30,14 +30,14 @@ def order(**change):
 
 def is_done(path, wanted):
     found = read_report(path)
-    return found is not None and Identity.of(found) == Identity.of(wanted) and has_labels(path, found)
+    return found is not None and Identity.of(wanted).is_same(Identity.of(found)) and has_labels(path, found)
 
 
 @pytest.fixture
 def done(tmp_path):
-    (tmp_path / "labels.tif").write_bytes(b"12345")
+    (tmp_path / "cells_labels.tif").write_bytes(b"12345")
     path = tmp_path / "cells_report.json"
-    outputs = {"labels": FileRecord(file="labels.tif", bytes=5)}
+    outputs = {"labels": FileRecord(file="cells_labels.tif", bytes=5)}
     write_report(path, Report(input=INPUT, model=MODEL, options=OPTIONS, outputs=outputs))
     return path
 
@@ -80,7 +80,7 @@ def test_where_a_stack_lies_and_who_computes_it_shapes_nothing(done, change):
 
 
 def test_not_done_without_its_files(done):
-    done.with_name("labels.tif").unlink()
+    done.with_name("cells_labels.tif").unlink()
     assert not is_done(done, order())
 
 
@@ -117,7 +117,7 @@ def test_a_report_that_cannot_be_written(tmp_path):
 
 def test_what_others_wrote_into_a_report_stays_when_something_is_added(done):
     done.write_text(json.dumps(json.loads(done.read_text()) | {"lab": {"slide": 7}}))
-    write_report(done, read_report(done).with_fields(device="cpu"), mtime_ns=10**18)
+    write_report(done, read_report(done).with_fields(device="cpu"), onto=done, mtime_ns=10**18)
     values = json.loads(done.read_text())
     assert (values["lab"], values["device"]) == ({"slide": 7}, "cpu")
     assert done.stat().st_mtime_ns == 10**18

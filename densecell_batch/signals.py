@@ -13,8 +13,6 @@ from densecell_batch.errors import Stopped
 
 __all__ = ["Stop", "leave_on_signals", "stop_on_signals"]
 
-_PATIENCE = 8.0  # seconds until a process that puts off the end ends whatever it does
-
 
 def leave_on_signals() -> None:
     """From now on a signal ends the process: while nothing has begun. An exception could get lost in an import."""
@@ -48,9 +46,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 class Stop:
-    """Whether the process was asked to stop."""
+    """Whether the process was asked to stop.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    patience
+        Seconds until a process that puts off the end ends whatever it does.
+    """
+
+    def __init__(self, *, patience: float = 8.0) -> None:
+        self._patience = patience
         self._asked = ""
         self._heeding = False
 
@@ -63,7 +68,7 @@ class Stop:
         if self._asked:  # once is enough: what follows tidies up
             return
         self._asked = signal.Signals(number).name
-        timer = threading.Timer(_PATIENCE, os._exit, (Stopped.exit_code,))
+        timer = threading.Timer(self._patience, os._exit, (Stopped.exit_code,))
         timer.daemon = True
         timer.start()
         if self._heeding:

@@ -36,7 +36,6 @@ __all__ = ["Ended", "Macro", "MacroHooks", "MacroOutcome", "MacroTask", "Table",
 _log = logging.getLogger(__name__)
 
 _SUFFIXES = (".ijm", ".txt")
-_GRACE = 60.0  # seconds beyond its limit that the other process has to notice and say so
 _LEAST_HEAP = 2**29  # bytes
 
 
@@ -129,7 +128,7 @@ def read_task(path: Path) -> MacroTask:
     return msgspec.json.decode(path.read_bytes(), type=MacroTask, dec_hook=lambda kind, value: kind(value))
 
 
-def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
+def run_apart(task: MacroTask, *, echo: bool = False, grace: float = 60.0) -> MacroOutcome:
     """Run a macro in a process of its own and wait for it.
 
     Parameters
@@ -138,6 +137,8 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
         What to run on what.
     echo
         Whether what the macro prints goes to stderr; it is logged for -v otherwise.
+    grace
+        Seconds beyond its limit that the other process has to notice and say so.
 
     Raises
     ------
@@ -154,7 +155,7 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
         task = replace(task, heap=task.heap or max(_LEAST_HEAP, available_memory() // 2))
         (folder / "task.json").write_bytes(msgspec.json.encode(task, enc_hook=os.fsdecode))
         with (folder / "said.txt").open("wb") as said:
-            code = _wait(folder, task, None if echo else said)
+            code = _wait(folder, task, None if echo else said, task.time_limit + grace)
         text = (folder / "said.txt").read_text(encoding="utf-8", errors="replace")
         for line in text.splitlines():
             _log.debug("%s: %s", task.macro.name, line)
@@ -169,8 +170,10 @@ def run_apart(task: MacroTask, *, echo: bool = False) -> MacroOutcome:
     return ended.outcome
 
 
-def _wait(folder: Path, task: MacroTask, output: Any) -> int:
-    """Run the worker to its end; its exit code. However this is left, it and what it started are gone."""
+def _wait(folder: Path, task: MacroTask, output: Any, patience: float) -> int:
+    """Run the worker to its end; its exit code. However this is left, it and what it started are gone. `patience` is
+    what it has from the beginning of the macro to its end, in seconds.
+    """
     worker = subprocess.Popen(
         python_command("densecell_batch.imagej.worker", str(folder), str(os.getpid())),
         env=python_environment(),
@@ -184,7 +187,7 @@ def _wait(folder: Path, task: MacroTask, output: Any) -> int:
         while worker.poll() is None:
             if not begun and (folder / "begun").exists():
                 begun = time.monotonic()
-            if begun and not (folder / "over").exists() and time.monotonic() - begun > task.time_limit + _GRACE:
+            if begun and not (folder / "over").exists() and time.monotonic() - begun > patience:
                 raise MacroError(f"{task.macro.name}: still running after its limit of {task.time_limit:g} s")
             time.sleep(0.05)
     finally:

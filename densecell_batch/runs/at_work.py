@@ -24,7 +24,7 @@ from pathlib import Path
 
 from densecell_batch.errors import BusyError
 from densecell_batch.storage.atomic import explained
-from densecell_batch.storage.claims import LOOK, claimed, holder, is_claimed
+from densecell_batch.storage.claims import claimed, holder, is_claimed, pause
 
 __all__ = ["at_work", "nobody_at_work"]
 
@@ -94,7 +94,7 @@ def at_work(folder: Path, name: str, work: str, *, alone: bool, wait: bool = Tru
             if not waited:
                 _log.info("%s: %s is making the same results; waiting for it", folder / name, twins[0])
             waited = True
-            time.sleep(LOOK)
+            pause()
         yield waited
 
 

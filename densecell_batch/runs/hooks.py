@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -45,7 +44,7 @@ from densecell_batch.runs.report import (
     write_report,
 )
 from densecell_batch.storage.atomic import explained, make_folder, remove_remains
-from densecell_batch.storage.claims import LOOK, claimed, once
+from densecell_batch.storage.claims import claimed, once, pause
 from densecell_batch.storage.records import described
 from densecell_batch.storage.strict_json import parse_json
 
@@ -253,7 +252,7 @@ def run_post(stack: Path, paths: StackPaths, options: RunOptions, bundle: ModelB
         if not waits:
             _log.info("%s: another process runs %s on it; waiting for that", stack, macro.name)
         waits = True
-        time.sleep(LOOK)
+        pause()
     return True
 
 

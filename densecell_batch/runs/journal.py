@@ -20,7 +20,6 @@ import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ from densecell_batch.storage.atomic import (
     explained,
     remove_remains,
 )
-from densecell_batch.storage.claims import LOOK, claimed, once
+from densecell_batch.storage.claims import claimed, once, pause
 from densecell_batch.storage.opening import read_json
 from densecell_batch.storage.strict_json import parse_json
 
@@ -222,7 +221,7 @@ class Job:
                 if ours or not wait:
                     yield bool(ours)
                     return
-            time.sleep(LOOK)
+            pause()
         yield False
 
     def remove(self) -> None:

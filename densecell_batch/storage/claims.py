@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,20 +28,36 @@ from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import explained, open_new, temporary_name, write_file
 from densecell_batch.storage.opening import read_small
 
-__all__ = ["LOOK", "Ours", "claimed", "holder", "is_claimed", "is_mine", "once"]
+__all__ = ["PATIENCE", "Ours", "Patience", "claimed", "holder", "is_claimed", "is_mine", "once", "pause"]
 
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
-_HEARTBEAT = 20.0  # seconds
-_EXPIRY = 300.0  # seconds without a heartbeat after which an owner on another machine is taken for dead
-_EXPIRY_HERE = 86400.0  # and one on this machine, which may have slept: what it says may be forged
+_EXPIRY_HERE = 86400.0  # as `Patience.expiry`, on this machine, which may have slept: what it says may be forged
 _GENERATIONS = 3  # an heir can die, too, and its heir
-LOOK = 0.5  # seconds between looks whether another process is done
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How processes that share a folder wait for one another, in seconds; it is to be the same in all of them."""
+
+    heartbeat: float = 20.0  # between two signs of life of an owner
+    expiry: float = 300.0  # without one after which an owner on another machine is taken for dead
+    look: float = 0.5  # between looks whether another process is done
+
+
+PATIENCE = Patience()  # of this process, wherever no other is given
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[Ours]:
+def claimed(path: Path, *, patience: Patience | None = None) -> Iterator[Ours]:
     """Try to own `path` for the length of a block.
+
+    Parameters
+    ----------
+    path
+        Of the claim; its folder exists.
+    patience
+        How often its owner is heard of, and when another one is given up; None: `PATIENCE`.
 
     Yields
     ------
@@ -53,13 +70,14 @@ def claimed(path: Path) -> Iterator[Ours]:
     OutputError
         If the claim cannot be written.
     """
+    patience = patience or PATIENCE
     with explained(path):
-        ours = _take(path)
+        ours = _take(path, patience.expiry)
     if not ours:
         yield ours
         return
     over = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, over), name="densecell-claim", daemon=True)
+    beat = threading.Thread(target=_beat, args=(path, over, patience.heartbeat), name="densecell-claim", daemon=True)
     beat.start()
     try:
         yield ours
@@ -75,6 +93,7 @@ def once(
     waiting: Callable[[], None] = lambda: None,
     *,
     valid: Callable[[bytes], bool] = lambda _: True,
+    patience: Patience | None = None,
 ) -> bytes:
     """The content of a file that one process of all makes, while the others wait for it.
 
@@ -88,6 +107,8 @@ def once(
         Called if another process is at it.
     valid
         Whether some content can be what a process makes. What is there and is not, or is no plain file, is removed.
+    patience
+        How the processes wait for one another; None: `PATIENCE`.
 
     Raises
     ------
@@ -99,14 +120,19 @@ def once(
         with explained(path):
             if (found := _found(path, valid)) is not None:
                 return found
-        with claimed(path.with_name(f"{path.name}.making")) as ours:
+        with claimed(path.with_name(f"{path.name}.making"), patience=patience) as ours:
             if ours and not path.exists():
                 write_file(path, make())
         if not ours:
             if not waits:
                 waiting()
             waits = True
-            time.sleep(LOOK)
+            pause(patience)
+
+
+def pause(patience: Patience | None = None) -> None:
+    """Wait for a moment before another look whether another process is done."""
+    time.sleep((patience or PATIENCE).look)
 
 
 def _found(path: Path, valid: Callable[[bytes], bool]) -> bytes | None:
@@ -124,9 +150,9 @@ def _found(path: Path, valid: Callable[[bytes], bool]) -> bytes | None:
     return None
 
 
-def is_claimed(path: Path) -> bool:
+def is_claimed(path: Path, *, patience: Patience | None = None) -> bool:
     """Whether a claim is there and its owner lives."""
-    return path.exists() and not _is_dead(path)
+    return path.exists() and not _is_dead(path, (patience or PATIENCE).expiry)
 
 
 def holder(path: Path) -> str:
@@ -145,11 +171,12 @@ def is_mine(path: Path) -> bool:
         return False
 
 
-def _take(path: Path, generation: int = 0) -> Ours:
+def _take(path: Path, expiry: float, generation: int = 0) -> Ours:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
-        return _inherit(path, generation) if generation < _GENERATIONS and _is_dead(path) else ""
+        dead = generation < _GENERATIONS and _is_dead(path, expiry)
+        return _inherit(path, expiry, generation) if dead else ""
     try:
         with os.fdopen(descriptor, "w") as stream:
             stream.write(_me())
@@ -159,16 +186,16 @@ def _take(path: Path, generation: int = 0) -> Ours:
     return "new"
 
 
-def _inherit(path: Path, generation: int) -> Ours:
+def _inherit(path: Path, expiry: float, generation: int) -> Ours:
     """Take over the claim of a dead owner. Whoever may do so is decided by a claim of its own: two who find the owner
     dead at once would otherwise take it from each other.
     """
     heir = path.with_name(f".{path.name}.heir")
-    if not _take(heir, generation + 1):
+    if not _take(heir, expiry, generation + 1):
         return ""
     will = temporary_name(path)
     try:
-        if not _is_dead(path):  # somebody was quicker
+        if not _is_dead(path, expiry):  # somebody was quicker
             return ""
         with open_new(will) as stream:
             stream.write(_me().encode())
@@ -209,7 +236,7 @@ def _started(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _is_dead(path: Path) -> bool:
+def _is_dead(path: Path, expiry: float) -> bool:
     """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat. Whoever can write to the
     folder can name any process, so what is said of one here has to be right in full.
     """
@@ -232,7 +259,7 @@ def _is_dead(path: Path) -> bool:
         if started == "" or (started != "-" and owner[2:3] != [started]):
             return True
         return abs(_now(path) - beaten) > _EXPIRY_HERE
-    return abs(_now(path) - beaten) > _EXPIRY
+    return abs(_now(path) - beaten) > expiry
 
 
 def _owner(path: Path) -> str:
@@ -253,9 +280,9 @@ def _now(path: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _beat(path: Path, over: threading.Event) -> None:
+def _beat(path: Path, over: threading.Event, heartbeat: float) -> None:
     """Touch a claim until it is over or not ours any more. A network that is away for a while is no reason to stop."""
-    while not over.wait(_HEARTBEAT):
+    while not over.wait(heartbeat):
         try:
             owner = _owner(path)
             if owner != _me():

@@ -484,11 +484,8 @@ def test_nothing_is_left_of_it(macro, tmp_path, number):
 
 @needs_imagej
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_java_that_does_not_answer(macro, tmp_path, monkeypatch):
+def test_java_that_does_not_answer(macro, tmp_path):
     """The time limit holds all the same."""
-    from densecell_batch.imagej import macro as module
-
-    monkeypatch.setattr(module, "_GRACE", 0.5)
     path = macro(f'File.saveString("x", "{tmp_path}/begun");\nwhile (true) wait(100);')
     stopped = []
 
@@ -503,7 +500,7 @@ def test_java_that_does_not_answer(macro, tmp_path, monkeypatch):
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(MacroError, match="still running after its limit of 1 s"):
-        run_apart(MacroTask(Macro.read(path), time_limit=1))
+        run_apart(MacroTask(Macro.read(path), time_limit=1), grace=0.2)
     thread.join()
     assert stopped
     until = time.monotonic() + 20

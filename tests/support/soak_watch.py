@@ -27,9 +27,9 @@ QUICK = ("--quiet", 0.3, "--interval", 0.5, "--backoff", 0.3, "--attempts", 2, "
 # A node with a name of its own, whose claims expire sooner, so that the test does not take five minutes.
 NODE = """
 import sys
-from densecell_batch.storage import claims as claim
 from densecell_batch import cli
-claim._HEARTBEAT, claim._EXPIRY = 1.0, 6.0
+from densecell_batch.storage import claims
+claims.PATIENCE = claims.Patience(heartbeat=1.0, expiry=6.0)
 sys.argv = ["densecell-batch", *sys.argv[1:]]
 cli.main()
 """

@@ -11,56 +11,89 @@ import pytest
 
 from densecell_batch.errors import OutputError
 from densecell_batch.storage import claims as claim
-from densecell_batch.storage.claims import claimed, is_claimed, is_mine, once
+from densecell_batch.storage.claims import Patience, claimed, is_claimed, is_mine, once
+
+OFTEN = Patience(heartbeat=0.01, look=0.01)
 
 CONTEND = """
 import sys, time
 from pathlib import Path
 from densecell_batch.storage.claims import claimed
-path, ready, owners = map(Path, sys.argv[1:])
-while not ready.exists():
-    time.sleep(0.001)
-with claimed(path) as ours:
-    if ours:
-        with owners.open("a") as stream:
-            stream.write("x")
-        time.sleep(3)
+path, signs, me, many = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+
+def all_have(done):
+    (signs / f"{done}-{me}").touch()
+    while len(list(signs.glob(f"{done}-*"))) < many:
+        time.sleep(0.002)
+
+for turn in range(3):
+    all_have(f"begun {turn}")
+    while not (signs / f"go {turn}").exists():
+        time.sleep(0.0005)
+    with claimed(path) as ours:
+        if ours:
+            (signs / f"owner {turn} {me}").touch()
+        all_have(f"tried {turn}")
+    (signs / f"ended {turn}-{me}").touch()
+"""
+
+HOLD = """
+import sys
+from pathlib import Path
+from densecell_batch.storage.claims import claimed
+with claimed(Path(sys.argv[1])):
+    print("mine", flush=True)
+    sys.stdin.read()
 """
 
 
+def wait_until(condition, alive=lambda: True):
+    until = time.monotonic() + 60
+    while not condition():
+        assert alive()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
 def test_many_processes_find_an_owner_dead_and_one_inherits(tmp_path):
-    path, ready, owners = tmp_path / "claim", tmp_path / "ready", tmp_path / "owners"
-    for _ in range(3):
-        path.write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
-        words = [sys.executable, "-c", CONTEND, str(path), str(ready), str(owners)]
-        processes = [subprocess.Popen(words) for _ in range(6)]
-        time.sleep(1)
-        ready.touch()
-        assert [process.wait(60) for process in processes] == [0] * 6
-        assert owners.read_text() == "x"
-        owners.unlink()
-        ready.unlink()
-        assert list(tmp_path.iterdir()) == []
+    folder, signs, many = tmp_path / "folder", tmp_path / "signs", 6
+    folder.mkdir()
+    signs.mkdir()
+    words = [sys.executable, "-c", CONTEND, str(folder / "claim"), str(signs)]
+    processes = [subprocess.Popen([*words, str(i), str(many)]) for i in range(many)]
+    try:
+        for turn in range(3):
+            (folder / "claim").write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
+            for step in ("begun", "ended"):  # all of them try before the owner leaves
+                wait_until(
+                    lambda sign=f"{step} {turn}-*": len(list(signs.glob(sign))) == many,
+                    lambda: not any(process.poll() for process in processes),
+                )
+                (signs / f"go {turn}").touch()
+            assert len(list(signs.glob(f"owner {turn} *"))) == 1
+            assert list(folder.iterdir()) == []
+        assert [process.wait(60) for process in processes] == [0] * many
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
     path = tmp_path / "claim"
-    (tmp_path / "ready").touch()
-    words = [sys.executable, "-c", CONTEND, str(path), str(tmp_path / "ready"), str(tmp_path / "owners")]
-    process = subprocess.Popen(words)
-    while not (tmp_path / "owners").exists():
-        time.sleep(0.01)
+    words = [sys.executable, "-c", HOLD, str(path)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "mine\n"
     assert is_claimed(path)
     with claimed(path) as ours:
         assert not ours
     process.kill()
-    while claim._started(process.pid):  # not waited for yet: it is dead all the same
-        time.sleep(0.01)
+    wait_until(lambda: not claim._started(process.pid))  # not waited for yet: it is dead all the same
     assert not is_claimed(path)
     with claimed(path) as ours:
         assert ours == "inherited"
         assert is_mine(path)
-    process.wait(10)
+    process.communicate(timeout=10)
 
 
 @pytest.mark.parametrize(
@@ -98,30 +131,29 @@ def test_an_heir_that_died_has_an_heir(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_that_was_taken_over_is_left_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+def test_a_claim_that_was_taken_over_is_left_alone(tmp_path):
     path = tmp_path / "claim"
-    with claimed(path) as ours:
+    with claimed(path, patience=OFTEN) as ours:
         assert ours
-        path.write_text("elsewhere 1 2 3\n")
-        os.utime(path, (0, 0))
-        time.sleep(0.3)
+        (heart,) = (thread for thread in threading.enumerate() if thread.name == "densecell-claim")
+        (tmp_path / "other").write_text("elsewhere 1 2 3\n")
+        os.utime(tmp_path / "other", (0, 0))
+        (tmp_path / "other").replace(path)
+        wait_until(lambda: not heart.is_alive())
         assert path.stat().st_mtime == 0  # no heartbeat for another one's
         assert not is_mine(path)
     assert path.read_text() == "elsewhere 1 2 3\n"
 
 
-def test_the_heart_goes_on_beating_after_a_network_was_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+def test_the_heart_goes_on_beating_after_a_network_was_away(tmp_path):
     folder = tmp_path / "mount"
     folder.mkdir()
-    with claimed(folder / "claim"):
+    with claimed(folder / "claim", patience=OFTEN):
         folder.rename(tmp_path / "away")
-        time.sleep(0.3)
+        time.sleep(10 * OFTEN.heartbeat)  # none of these can be heard
         (tmp_path / "away").rename(folder)
         os.utime(folder / "claim", (0, 0))
-        time.sleep(0.3)
-        assert (folder / "claim").stat().st_mtime > 1e9
+        wait_until(lambda: (folder / "claim").stat().st_mtime > 1e9)
 
 
 def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
@@ -133,15 +165,17 @@ def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
 
 
 def test_one_of_many_threads_gets_the_claim(tmp_path):
-    path, ready, owners, inside = tmp_path / "claim", threading.Barrier(8), [], []
+    path, ready, tried, owners, inside = tmp_path / "claim", threading.Barrier(8), threading.Barrier(8), [], []
 
     def try_it(i):
         ready.wait()
         with claimed(path) as ours:
             if ours:
                 owners.append(i)
+                tried.wait(60)  # before the owner leaves
                 inside.append(path.exists())
-                time.sleep(0.3)
+        if not ours:
+            tried.wait(60)
 
     threads = [threading.Thread(target=try_it, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -172,13 +206,28 @@ def test_claims_of_the_dead_are_taken_over(tmp_path, owner, age, free):
     assert path.exists() is not free
 
 
-def test_an_owner_has_a_heartbeat(tmp_path, monkeypatch):
-    monkeypatch.setattr(claim, "_HEARTBEAT", 0.05)
+def test_an_owner_has_a_heartbeat(tmp_path):
     path = tmp_path / "claim"
-    with claimed(path):
+    with claimed(path, patience=OFTEN):
         os.utime(path, (0, 0))
-        time.sleep(0.4)
-        assert path.stat().st_mtime > 1e9
+        wait_until(lambda: path.stat().st_mtime > 1e9)
+
+
+def test_an_owner_elsewhere_is_dead_after_the_expiry(tmp_path):
+    path = tmp_path / "claim"
+    path.write_text("elsewhere 1 2 3\n")
+    os.utime(path, (time.time() - 200,) * 2)
+    assert is_claimed(path)
+    assert not is_claimed(path, patience=Patience(expiry=100))
+    with claimed(path) as ours:
+        assert not ours
+    with claimed(path, patience=Patience(expiry=100)) as ours:
+        assert ours == "inherited"
+
+
+def test_what_the_processes_of_a_folder_have_in_common():
+    """Those of other versions wait as long."""
+    assert Patience(heartbeat=20, expiry=300, look=0.5) == claim.PATIENCE
 
 
 # Once
@@ -203,37 +252,32 @@ def in_threads(n, function):
     return found
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(claim, "LOOK", 0.02)
-
-
-def test_one_makes_it_and_the_others_wait(tmp_path, quick):
+def test_one_makes_it_and_the_others_wait(tmp_path):
     made, waits = [], []
 
     def make():
-        time.sleep(0.3)
+        wait_until(lambda: len(waits) == 5)
         made.append(1)
         return b"content"
 
-    found = in_threads(6, lambda: once(tmp_path / "file", make, lambda: waits.append(1)))
+    found = in_threads(6, lambda: once(tmp_path / "file", make, lambda: waits.append(1), patience=OFTEN))
     assert found == [b"content"] * 6
     assert len(made) == 1
     assert len(waits) == 5
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_one_cannot_make_the_next_one_tries(tmp_path, quick):
-    calls = []
+def test_what_one_cannot_make_the_next_one_tries(tmp_path):
+    calls, waits = [], []
 
     def make():
         calls.append(1)
-        time.sleep(0.1)
+        wait_until(lambda: len(waits) >= 4)
         if len(calls) < 3:
             raise ValueError
         return b"content"
 
-    found = in_threads(5, lambda: once(tmp_path / "file", make))
+    found = in_threads(5, lambda: once(tmp_path / "file", make, lambda: waits.append(1), patience=OFTEN))
     assert sorted(map(str, found)) == ["", "", *["b'content'"] * 3]
     assert len(calls) == 3
 

@@ -6,21 +6,25 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import kills
 import numpy as np
 import pytest
 import tifffile
 from bundles import fields
+from forked import Command, run
 from limits import memory_limit, peak, run_in
 
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
+from densecell_batch.io import stack as reading
 from densecell_batch.models.bundle import load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.published import import_published
 from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
+from densecell_batch.runs import pipeline
 from densecell_batch.runs.journal import shard_of
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
@@ -76,6 +80,15 @@ def asked(segmenter, **changes):
     return other
 
 
+@pytest.fixture
+def command(stack, data, tmp_path):
+    """The words of a command that writes into tmp_path / "out"."""
+    return [
+        "segment", stack, "-o", tmp_path / "out", "--precision", "float32", "--no-preview", "--model",
+        data / "fly-vnc-small.zip",
+    ]  # fmt: skip
+
+
 def files(folder):
     """Outputs of a folder: name -> bytes; the report without what depends on the run."""
     found = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
@@ -110,36 +123,34 @@ def test_shards_make_the_same_bytes(stack, segmenter, whole, tmp_path, order):
     assert files(tmp_path) == whole
 
 
-COUNTED = """
-import sys, time
-from densecell_batch.runs import pipeline
-from densecell_batch.cli import main
-from densecell_batch.io import stack
+def counted(folder):
+    """Each reading of the stack is counted, and waits for a file."""
 
-calls = sys.argv.pop(1)
+    def patched(function):
+        def call(*arguments, **more):
+            with (folder / "calls").open("a") as stream:
+                stream.write(function.__name__ + " ")
+            while not (folder / function.__name__).exists():
+                time.sleep(0.01)
+            return function(*arguments, **more)
 
-def counted(function):
-    def call(*arguments, **more):
-        with open(calls, "a") as stream:
-            stream.write(function.__name__ + " ")
-        time.sleep(3)
-        return function(*arguments, **more)
-    return call
+        return call
 
-for module, name in ((stack, "content_sha256"), (pipeline, "measure")):
-    setattr(module, name, counted(getattr(module, name)))
-main()
-"""
+    reading.content_sha256 = patched(reading.content_sha256)
+    pipeline.measure = patched(pipeline.measure)
 
 
-def test_shards_read_the_stack_once_for_its_hash_and_once_for_its_statistics(working, tmp_path):
+def test_shards_read_the_stack_once_for_its_hash_and_once_for_its_statistics(command, tmp_path):
     """Also those that start at once, as the tasks of an array do."""
-    words = working[working.index("segment") : working.index("--workers")]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", COUNTED, tmp_path / "calls", *words, "--shard", f"{i}/3"])
-        for i in (1, 2, 3)
-    ]
-    assert [process.wait(300) for process in processes] == [0, 0, 0]
+    shards = [Command(*command, "--shard", f"{i}/3", prepare=partial(counted, tmp_path)) for i in (1, 2, 3)]
+    for what, waiting in (("content_sha256", "computes its hash"), ("measure", "measures the stack")):
+        until = time.monotonic() + 120
+        while sum(waiting in shard.heard()[1] for shard in shards) < 2:  # the others wait for one
+            assert time.monotonic() < until, [shard.heard() for shard in shards]
+            assert not any(shard.poll() for shard in shards), [shard.heard() for shard in shards]
+            time.sleep(0.02)
+        (tmp_path / what).touch()
+    assert [shard.wait(300) for shard in shards] == [0, 0, 0]
     assert sorted((tmp_path / "calls").read_text().split()) == ["content_sha256", "measure"]
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".tif", ".json"}
 
@@ -352,33 +363,23 @@ def test_the_remains_of_a_run_that_died_before_it_cleaned_up(stack, small, tmp_p
     assert not folder.exists()
 
 
-def test_several_processes_may_begin_at_once(stack, small, data, tmp_path, tmp_path_factory):
-    command = [
-        sys.executable, "-m", "densecell_batch", "segment", stack, "-o", tmp_path, "--precision", "float32",
-        "--no-preview", "--model", data / "fly-vnc-small.zip",
-    ]  # fmt: skip
-    shards = [
-        subprocess.Popen([*command, "--shard", f"{i}/3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for i in (1, 2, 3)
-    ]
+def test_several_processes_may_begin_at_once(command, stack, small, tmp_path):
+    shards = [Command(*command, "--shard", f"{i}/3") for i in (1, 2, 3)]
     said = [process.communicate(timeout=300) for process in shards]
     assert [process.returncode for process in shards] == [0, 0, 0], said
     verdicts = sorted(out.split("\t")[1] for out, _ in said)
     assert verdicts in (["ok", "part", "part"], ["part", "part", "part"])
-    done = subprocess.run([*command, "--assemble"], capture_output=True, text=True, timeout=300, check=True)
+    done = run(*command, "--assemble")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("DENSECELL\tok\t")
-    alone = tmp_path_factory.mktemp("alone")
-    segment_stack(stack, alone, small)
-    assert files(tmp_path) == files(alone)
+    segment_stack(stack, tmp_path / "alone", small)
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
 @pytest.fixture
-def working(stack, data, tmp_path):
-    """A command with two workers, that writes into tmp_path / "out"."""
-    return [
-        sys.executable, "-m", "densecell_batch", "segment", stack, "-o", tmp_path / "out", "--precision", "float32",
-        "--no-preview", "--model", data / "fly-vnc-small.zip", "--workers", "2",
-    ]  # fmt: skip
+def working(command):
+    """It with two workers."""
+    return [sys.executable, "-m", "densecell_batch", *command, "--workers", "2"]
 
 
 def test_workers(working, stack, small, tmp_path):
@@ -411,8 +412,8 @@ def test_workers_stop_with_their_parent(working, tmp_path):
 
 
 @pytest.mark.parametrize("count", ["0", "two", "-1", "99999"])
-def test_no_number_of_workers(working, count):
-    done = subprocess.run([*working, "--workers", count], capture_output=True, text=True, timeout=60, check=False)
+def test_no_number_of_workers(command, count):
+    done = run(*command, "--workers", count)
     assert done.returncode == 2
     assert "expected a number from 1 on, or auto" in done.stderr
 

@@ -10,7 +10,6 @@ TensorFlow but not used it, so that the random times fall into the work rather t
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -25,13 +24,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import tifffile
 
 from densecell_batch.data import SAMPLE
 
 MODEL = Path(__file__).parents[1] / "data/fly-vnc-small.zip"
-_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def files(folder: Path) -> dict[str, Any]:
@@ -45,25 +44,10 @@ def files(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _command(arguments: list[str], said: str, prepare: Callable[[], None] | None) -> None:
-    """The body of a process: `densecell-batch ARGUMENTS`, with stdout and stderr in a file."""
-    descriptor = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.argv = ["densecell-batch", *arguments]
-    if prepare is not None:
-        prepare()
-    from densecell_batch.cli import main
-
-    main()
-
-
 def start(arguments: list[str], said: Path, prepare: Callable[[], None] | None = None) -> Any:
     """Start a command in a forked process; what it says goes to the file `said`. `prepare` is called in it before."""
-    _PROCESSES.set_forkserver_preload(["tensorflow", "keras", "densecell_batch.runs.pipeline"])
-    process = _PROCESSES.Process(target=_command, args=(arguments, str(said), prepare))
-    process.start()
-    return process
+    said.write_bytes(b"")
+    return forked.start(arguments, said, said, prepare)
 
 
 @contextmanager

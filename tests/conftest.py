@@ -2,7 +2,9 @@
 
 import os
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -62,6 +64,24 @@ _BEGUN = time.monotonic()
 def pytest_configure_node(node: object) -> None:
     """Each process of pytest-xdist, also one that takes the place of another, counts from the beginning of them all."""
     node.workerinput["begun"] = _BEGUN
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Names of files that are no text may stand in what a test logged; pytest-xdist ends all of the run at one."""
+    return _as_text((yield))
+
+
+def _as_text(found: Any) -> Any:
+    """The same of text that can be encoded."""
+    match found:
+        case str():
+            return found.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_as_text(key): _as_text(value) for key, value in found.items()}
+        case list() | tuple():
+            return type(found)(map(_as_text, found))
+    return found
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

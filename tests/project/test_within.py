@@ -1,4 +1,4 @@
-"""The time after which no test is begun, of `--within`, which continuous integration gives."""
+"""Runs of the tests: when none is begun any more (`--within`), several processes, names that are no text."""
 
 import re
 import subprocess
@@ -39,3 +39,12 @@ def test_a_process_that_takes_the_place_of_another_counts_from_the_beginning_of_
     assert "replacing crashed worker" in said
     assert re.search(r"^SKIPPED \[1\] .*: not begun: 0\.05 minutes were over$", said, re.M), said
     assert re.search(r"=+ 1 failed, 1 skipped in ", said), said
+
+
+def test_what_is_no_text_does_not_end_the_run(tmp_path):
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    words = "import logging\n\n\ndef test_a():\n    logging.error('\\udcff.tif')\n    assert '\\udcff.tif' == 'a.tif'\n"
+    (tmp_path / "test_a.py").write_text(words + "\n\ndef test_b():\n    pass\n")
+    said = run("-n", 1, "--basetemp", tmp_path / "b", cwd=tmp_path)
+    assert re.search(r"=+ 1 failed, 1 passed in ", said), said

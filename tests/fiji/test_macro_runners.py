@@ -112,11 +112,7 @@ def host(tmp_path):
     for name in ("host", "user"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
     shutil.copy(tmp_path / "user.pub", tmp_path / "authorized")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     settings = f"""
-Port {port}
 ListenAddress 127.0.0.1
 HostKey {tmp_path}/host
 AuthorizedKeysFile {tmp_path}/authorized
@@ -126,18 +122,26 @@ UsePAM no
 SetEnv LC_ALL=C.UTF-8
 """
     (tmp_path / "sshd_config").write_text(settings)
-    with (tmp_path / "sshd.txt").open("w") as log:
-        server = subprocess.Popen([sshd, "-D", "-e", "-f", tmp_path / "sshd_config"], stderr=log)
-        try:
-            for _ in range(100):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                time.sleep(0.1)
-            yield f"-p {port} -i {tmp_path}/user -o UserKnownHostsFile={tmp_path}/known -o StrictHostKeyChecking=no"
-        finally:
-            server.terminate()
-            server.wait(10)
+    for _ in range(5):  # somebody else may take the port before sshd does
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        words = [sshd, "-D", "-e", "-f", tmp_path / "sshd_config", "-p", str(port)]
+        with (tmp_path / "sshd.txt").open("w") as log:
+            server = subprocess.Popen(words, stderr=log)
+        until = time.monotonic() + 60
+        while server.poll() is None and "Server listening" not in (tmp_path / "sshd.txt").read_text():
+            assert time.monotonic() < until, (tmp_path / "sshd.txt").read_text()
+            time.sleep(0.02)
+        if server.poll() is None:
+            break
+    else:
+        raise AssertionError((tmp_path / "sshd.txt").read_text())
+    try:
+        yield f"-p {port} -i {tmp_path}/user -o UserKnownHostsFile={tmp_path}/known -o StrictHostKeyChecking=no"
+    finally:
+        server.terminate()
+        server.wait(10)
 
 
 def test_another_machine_by_ssh(host, place, tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from forked import Command, run
+from timing import children_seconds, least, work_until
 
 from densecell_batch.cli import cli
 from densecell_batch.cli.progress import ProgressBar
@@ -157,10 +158,8 @@ def test_calibration_is_carried_over(everything):
 
 
 def test_a_single_good_look_at_help():
-    start = os.times()
+    assert least(lambda: densecell("--help"), children_seconds, times=3) < 1
     done = densecell("--help")
-    end = os.times()  # seconds of the processor: others may be at work on the machine
-    assert end.children_user + end.children_system - start.children_user - start.children_system < 1
     assert done.returncode == 0
     assert "segment" in done.stdout
 
@@ -341,8 +340,9 @@ def test_a_defect_of_ours_ends_one_stack_only(stack, volume, bundle, tmp_path, m
 @pytest.mark.parametrize(("flag", "said"), [("-q", False), ("-v", True)])
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_quiet_and_verbose(flag, said, where, stack, bundle, tmp_path):
+    """In a new process, what libraries say while they are imported counts, too."""
     words = ["segment", stack, "-o", tmp_path / "out", "--model", bundle]
-    done = densecell(flag, *words) if where == "before" else densecell(*words, flag)
+    done = densecell(flag, *words) if where == "before" else run(*words, flag)
     assert done.returncode == 0
     assert bool(done.stderr) is said
 
@@ -398,7 +398,7 @@ def long_run(tmp_path, volume, bundle):
     out = tmp_path / "out"
     out.mkdir()
     arguments = ["segment", tmp_path / "large.tif", "-o", out, "--model", bundle, "--tile", "5,150,150", "--no-preview"]
-    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(*arguments)
     try:
         stop = time.monotonic() + 60
         while process.poll() is None and not list(out.glob(".large.parts-*/piece-*.npz")):
@@ -407,24 +407,23 @@ def long_run(tmp_path, volume, bundle):
         yield arguments, process, out
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_by_a_signal(long_run, number):
     arguments, process, out = long_run
     assert process.poll() is None
-    start = time.monotonic()
     process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
+    assert work_until(lambda: process.poll() is not None, process.pid) < 5
+    stdout, stderr = process.communicate()
     assert process.returncode == 75
-    assert time.monotonic() - start < 5
     assert stdout == ""
     assert "run the same command again to continue" in stderr
     assert "Traceback" not in stderr
     (parts,) = out.iterdir()  # nothing under a final name
     assert not list(parts.glob("*.tmp"))  # and in the pieces nothing half
-    done = densecell(*arguments)
+    done = run(*arguments)
     assert done.returncode == 0
     assert re.search("large.tif: [1-9][0-9]* of [0-9]+ pieces are there already", done.stderr)
     assert {path.name for path in out.iterdir()} == {"large_labels.tif", "large_report.json"}
@@ -438,7 +437,7 @@ def test_killed_and_started_again(long_run):
     left = [path.name for path in out.iterdir()]
     assert left
     assert all(name.startswith(".") for name in left), left
-    done = densecell(*arguments)
+    done = run(*arguments)
     assert done.returncode == 0
     assert {path.name for path in out.iterdir()} == {
         "large_labels.tif",

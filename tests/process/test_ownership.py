@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import kills
 import pytest
 import tifffile
 import watched
+from forked import run
 
 from densecell_batch.errors import OccupiedError
 from densecell_batch.models.bundle import load_bundle
@@ -124,9 +123,7 @@ def test_one_in_the_way_does_not_stop_the_batch(tmp_path, out, data):
         "--precision",
         "float32",
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "densecell_batch", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    done = run(*words)
     verdicts = [line.split("\t")[1] for line in done.stdout.splitlines()]
     assert (done.returncode, verdicts) == (1, ["ok", "failed", "ok"])
     assert (out / "b_labels.tif").read_bytes() == b"mine"
@@ -358,8 +355,7 @@ def test_the_preview_drawn_later_is_the_same(asked, stack, out, tmp_path):
 
 
 def watch(inbox: Path, out: Path, *more: object) -> list[str]:
-    words = watched.command(inbox, out, "--once", "--quiet", "0", "--poll", "--attempts", "1", *more)
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = run(*watched.words(inbox, out, "--once", "--quiet", "0", "--poll", "--attempts", "1", *more))
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # Debian keeps the daemons where only root's path leads.
@@ -67,9 +67,27 @@ def _free_ports(n: int) -> list[int]:
     return ports
 
 
+class _PortTakenError(Exception):
+    """Somebody else took a port between our look and the start of a daemon."""
+
+
 @contextmanager
 def slurm() -> Iterator[dict[str, str]]:
     """Start the daemons and wait for the node; yields the environment in which `sbatch` talks to them."""
+    with ExitStack() as held:
+        for _ in range(5):
+            try:
+                environment = held.enter_context(_on_free_ports())
+                break
+            except _PortTakenError:
+                continue
+        else:
+            raise TimeoutError("every port that was free was taken a moment later, five times")
+        yield environment
+
+
+@contextmanager
+def _on_free_ports() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         for sub in ("spool", "state"):
@@ -92,7 +110,7 @@ def slurm() -> Iterator[dict[str, str]]:
                     subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 )
                 time.sleep(0.5)
-            _wait_for(environment, ["sinfo", "-h", "-o", "%T"], {"idle"}, 60, folder)
+            _wait_for_node(environment, daemons, 60, folder)
             yield environment
         finally:
             for daemon in reversed(daemons):
@@ -105,15 +123,20 @@ def slurm() -> Iterator[dict[str, str]]:
                     daemon.wait()
 
 
-def _wait_for(environment: dict[str, str], command: list[str], states: set[str], seconds: float, folder: Path) -> None:
-    until = time.monotonic() + seconds
-    said = ""
+def _wait_for_node(
+    environment: dict[str, str], daemons: list[subprocess.Popen[bytes]], seconds: float, folder: Path
+) -> None:
+    command, until, said = ["sinfo", "-h", "-o", "%T"], time.monotonic() + seconds, ""
     while time.monotonic() < until:
+        if any(daemon.poll() is not None for daemon in daemons) and any(
+            "Address already in use" in log.read_text(errors="replace") for log in folder.glob("*.log")
+        ):
+            raise _PortTakenError
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
         said = done.stdout + done.stderr
-        if set(done.stdout.split()) <= states and done.stdout.strip():
+        if done.stdout.split() == ["idle"]:
             return
-        time.sleep(0.3)
+        time.sleep(0.1)
     logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
     raise TimeoutError(f"{' '.join(command)} says {said!r}\n{logs}")
 

@@ -38,9 +38,13 @@ def save(path: Path, number: int = 0, shape: tuple[int, int, int] = (3, 40, 44))
     return path
 
 
+def words(inbox: Path, out: Path, *arguments: object) -> list[str]:
+    found = ["watch", inbox, "-o", out, "--model", BUNDLE, *arguments, "--precision", "float32"]
+    return [str(word) for word in found]
+
+
 def command(inbox: Path, out: Path, *arguments: object) -> list[str]:
-    words = [sys.executable, "-m", "densecell_batch", "watch", inbox, "-o", out, "--model", BUNDLE, *arguments]
-    return [str(word) for word in (*words, "--precision", "float32")]
+    return [sys.executable, "-m", "densecell_batch", *words(inbox, out, *arguments)]
 
 
 class Running:

@@ -2,53 +2,33 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
+from phantoms import CLASSES, NET, RECIPE, a_run, phantom, save_phantoms
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
 from densecell_batch.errors import OptionError, StackError, Stopped
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.models.classes import ClassInfo
-from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
+from densecell_batch.nets.architecture import UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
-from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
 from densecell_batch.training.recipes import Improved
-from densecell_batch.training.restarts import TrainingRun, train_ensemble
+from densecell_batch.training.restarts import train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.windows import Augmentation, Sampler
 
 RNG = np.random.default_rng(0)
-NET = Hybrid2D3D(3, 4, pyramid_kernels=4, relu_on_logits=False, pyramid_unpools_z=False)
-RECIPE = Improved(window=(5, 32, 32), batch=1, floor=0, augmentation=Augmentation(elastic_sigma=4)).over(20)
-CLASSES = tuple(ClassInfo(name, (10, 20, 30)) for name in ("outside", "cell", "dot"))
-
-
-def phantom(shape=(6, 72, 80), seed=0):
-    """A volume that can be learned: bright cells with dark dots in noise."""
-    rng = np.random.default_rng(seed)
-    _, y, x = np.indices(shape)
-    labels = ((y // 18 + x // 20) % 2).astype(np.uint8)
-    labels[((y % 18 - 9) ** 2 + (x % 20 - 10) ** 2 < 12) & (labels == 1)] = 2
-    image = np.choose(labels, [-1.0, 1.0, -0.2]) + 0.3 * rng.standard_normal(shape)
-    return LabelledVolume(
-        ((image - image.mean()) / image.std()).astype(np.float32), labels, None, (f"i{seed}", f"l{seed}")
-    )
 
 
 # Windows
@@ -194,38 +174,40 @@ def test_a_plain_net_is_folded_into_itself():
 # Steps, resuming
 
 
-def test_learns_and_resumes_to_the_same_weights(tmp_path):
-    train, evaluation = [phantom()], phantom(seed=1)
-    recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
-    whole = fit_member(NET, train, evaluation, recipe, tmp_path / "a.state", 3)
-    assert whole.history[-1]["loss"] < 0.7 * whole.history[0]["loss"]
-    assert whole.scores.mean_iou > 0.5
+LEARNS = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The state of a training of `phantom()` that was stopped half-way."""
+    path = tmp_path_factory.mktemp("stopped") / "half.state"
 
     def stop(row):
         if row["step"] >= 60:
             raise Stopped("now")
 
     with pytest.raises(Stopped):
-        fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3, progress=stop)
-    resumed = fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3)
+        fit_member(NET, [phantom()], phantom(seed=1), LEARNS, path, 3, progress=stop)
+    return path
+
+
+def test_learns_and_resumes_to_the_same_weights(stopped, tmp_path):
+    train, evaluation = [phantom()], phantom(seed=1)
+    whole = fit_member(NET, train, evaluation, LEARNS, tmp_path / "a.state", 3)
+    assert whole.history[-1]["loss"] < 0.7 * whole.history[0]["loss"]
+    assert whole.scores.mean_iou > 0.5
+    shutil.copy(stopped, tmp_path / "b.state")
+    resumed = fit_member(NET, train, evaluation, LEARNS, tmp_path / "b.state", 3)
     for name, weights in whole.weights.items():
         np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-5, err_msg=name)
     assert [row["step"] for row in resumed.history] == [row["step"] for row in whole.history]
 
 
-def test_the_best_evaluation_is_kept(tmp_path):
+def test_the_best_evaluation_is_kept(stopped, tmp_path):
     """Also across a stop: a rate that grows too high spoils the net, but not the member."""
-    train, evaluation = [phantom()], phantom(seed=1)
-    recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
-
-    def stop(row):
-        if row["step"] >= 90:
-            raise Stopped("now")
-
-    with pytest.raises(Stopped):
-        fit_member(NET, train, evaluation, recipe, tmp_path / "a.state", 3, progress=stop)
-    spoiling = replace(recipe, learning_rate=10.0, average=0.0)
-    member = fit_member(NET, train, evaluation, spoiling, tmp_path / "a.state", 3)
+    shutil.copy(stopped, tmp_path / "a.state")
+    spoiling = replace(LEARNS, learning_rate=10.0, average=0.0)
+    member = fit_member(NET, [phantom()], phantom(seed=1), spoiling, tmp_path / "a.state", 3)
     reached = [row["mean_iou"] for row in member.history]
     assert member.scores.mean_iou == pytest.approx(max(reached), abs=1e-4)
     assert reached[-1] < max(reached) - 0.02
@@ -246,20 +228,6 @@ def test_divergence_is_said(tmp_path):
 
 
 # Runs
-
-
-def a_run(**changes):
-    return TrainingRun(
-        **{
-            "name": "phantom",
-            "architecture": NET,
-            "classes": CLASSES,
-            "recipe": RECIPE,
-            "restarts": 2,
-            "keep": 1,
-            **changes,
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -450,90 +418,12 @@ def test_ends_of_an_axis(highest, axis):
     assert _round_up(highest) == pytest.approx(axis)
 
 
-# The command
+# Weights, and files of volumes
 
 
 @pytest.fixture
 def files(tmp_path):
-    paths = {}
-    for name, seed in (("train", 0), ("eval", 1)):
-        volume = phantom(seed=seed)
-        for kind, array in (("images", (volume.image * 20 + 128).astype(np.uint8)), ("labels", volume.labels)):
-            paths[f"{name}-{kind}"] = tmp_path / f"{name}-{kind}.tif"
-            tifffile.imwrite(paths[f"{name}-{kind}"], array, imagej=True, metadata={"axes": "ZYX"})
-    return paths
-
-
-def arguments(files, out, **more):
-    options = {
-        "images": files["train-images"], "labels": files["train-labels"], "eval-images": files["eval-images"],
-        "eval-labels": files["eval-labels"], "out": out, "classes": "outside,cell=#00ff00,dot", "kernels": 4,
-        "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "floor": 0,
-        "precision": "float32", **more,
-    }  # fmt: skip
-    return [str(word) for key, value in options.items() if value is not None for word in (f"--{key}", value)]
-
-
-def train_command(*words):
-    command = [sys.executable, "-m", "densecell_batch", "train", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_command_goes_on_after_a_stop(files, tmp_path, number):
-    words = arguments(files, tmp_path / "run", steps=200)
-    process = subprocess.Popen([sys.executable, "-m", "densecell_batch", "train", *words], stderr=subprocess.DEVNULL)
-    state = tmp_path / "run/member-0.state"
-    until = time.monotonic() + 120
-    while not state.exists():
-        assert time.monotonic() < until
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(number)
-    assert process.wait(60) == (75 if number == signal.SIGTERM else -signal.SIGKILL)
-    assert state.exists()
-    done = train_command(*words)
-    assert done.returncode == 0, done.stderr
-    assert "going on after step" in done.stderr
-    bundle = load_bundle(tmp_path / "run/mine.zip")
-    assert [c.colour for c in bundle.classes][1] == (0, 255, 0)
-    verdict = done.stdout.strip().split("\t")
-    assert verdict[:3] == ["DENSECELL", "ok", str(bundle.path)]
-    assert float(verdict[3]) == bundle.scores["evaluation"]["mean_iou"]
-
-
-def test_minutes_and_fine_tuning(files, tmp_path, trained):
-    words = arguments(files, tmp_path / "run", steps=None, minutes=0.02, init=trained[0].path, name="tuned")
-    done = train_command(*words)
-    assert done.returncode == 0, done.stderr
-    assert "steps in 0.02 minutes" in done.stderr
-    tuned = load_bundle(tmp_path / "run/tuned.zip")
-    assert tuned.architecture == NET
-    first = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
-    scratch = json.loads((trained[1] / "log.jsonl").read_text().splitlines()[0])
-    assert first["loss"] < scratch["loss"]
-
-
-@pytest.mark.parametrize("preset", ["published", "improved"])
-@pytest.mark.parametrize("net", ["unet", "2d3d"])
-def test_nets_and_presets(files, tmp_path, net, preset):
-    """Every net with every preset, for epochs, to a bundle that segments."""
-    window = "5,48,48"
-    if net == "unet":  # it loses a margin of 44 voxels, the published one of 92
-        window = "2,108,108" if preset == "improved" else "2,204,204"
-        for name, seed in (("train", 0), ("eval", 1)):
-            volume = phantom((2, 210, 210), seed)
-            for kind, array in (("images", (volume.image * 20 + 128).astype(np.uint8)), ("labels", volume.labels)):
-                tifffile.imwrite(files[f"{name}-{kind}"], array, imagej=True, metadata={"axes": "ZYX"})
-    words = arguments(files, tmp_path / "run", steps=None, epochs=3, net=net, preset=preset, window=window)
-    done = train_command(*words)
-    assert done.returncode == 0, done.stderr
-    run = json.loads((tmp_path / "run/run.json").read_text())
-    assert run["recipe"]["preset"] == preset
-    assert run["recipe"]["steps"] % 3 == 0
-    bundle = load_bundle(tmp_path / "run/mine.zip")
-    assert bundle.architecture.relu_on_logits == (preset == "published")
-    assert isinstance(bundle.architecture, UNet2D) == (net == "unet")
+    return save_phantoms(tmp_path)
 
 
 def test_weights_of_zero_hide_wrong_labels(files, tmp_path):
@@ -542,57 +432,11 @@ def test_weights_of_zero_hide_wrong_labels(files, tmp_path):
     wrong, weights = truth.labels.copy(), np.ones(truth.labels.shape, np.float32)
     most = slice(None), slice(54)  # of 72 rows
     wrong[most], weights[most] = (wrong[most] + 1) % 3, 0
-    recipe = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)
     ious = {}
     for name, w in (("hidden", weights), ("shown", None)):
         volume = LabelledVolume(truth.image, wrong, None, ("", ""), w)
-        ious[name] = fit_member(NET, [volume], phantom(seed=1), recipe, tmp_path / name, 3).scores.mean_iou
+        ious[name] = fit_member(NET, [volume], phantom(seed=1), LEARNS, tmp_path / name, 3).scores.mean_iou
     assert ious["hidden"] > ious["shown"] + 0.1
-
-
-def test_make_weights(files, tmp_path):
-    words = arguments(files, tmp_path / "run", **{"eval-images": None, "eval-labels": None})
-    done = train_command(*words, "--make-weights")
-    assert done.returncode == 0, done.stderr
-    path = tmp_path / "run/train-labels_weights.tif"
-    assert done.stdout == f"DENSECELL\tok\t{path}\n"
-    weights = tifffile.imread(path)
-    np.testing.assert_array_equal(weights, error_weights(phantom().labels))
-    with Image.open(path.with_suffix(".png")) as picture:
-        assert picture.size == (160, 72)
-    volume = load_labelled(files["train-images"], files["train-labels"], 3, None, path)
-    np.testing.assert_array_equal(volume.weights, weights)
-
-
-BAD = [
-    ({"classes": "one"}, 2, "expected at least two"),
-    ({"classes": "a,b=green,c"}, 2, "'green' is no colour"),
-    ({"classes": "a,b"}, 1, "has the label 2; expected 0 to 1 for 2 classes"),
-    ({"classes": "a,b,a"}, 2, "the class 'a' is named twice"),
-    ({"classes": "a,b,c,d"}, 2, "no voxel of class 3, 'd'"),
-    ({"minutes": 3}, 2, "one of --steps, --epochs and --minutes"),
-    ({"steps": None}, 2, "one of --steps, --epochs and --minutes"),
-    ({"eval-labels": None}, 2, "give --eval-images and --eval-labels"),
-    ({"weights": "nowhere.tif"}, 1, "no such file"),
-    ({"net": "unet", "window": "5,32,32"}, 2, "too small for a unet2d net"),
-    ({"steps": 3}, 2, "3 is not in the range"),
-    ({"keep": 2}, 2, "expected 1 to 1"),
-    ({"out": "/proc/run"}, 1, "/proc/run: the output folder cannot be made"),
-    ({"kernels": 5}, 2, "even number"),
-    ({"window": "5,512,512"}, 1, "smaller than the training window"),
-    ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
-    ({"images": "nowhere.tif"}, 1, "no such file"),
-    ({"init": "nowhere"}, 3, "no model 'nowhere'"),
-    ({"init": "fly-vnc-2d3d"}, 2, "has 5 classes, --classes 3"),
-]
-
-
-@pytest.mark.parametrize(("change", "code", "message"), BAD, ids=[str(row[0]) for row in BAD])
-def test_bad_options(files, tmp_path, change, code, message):
-    done = train_command(*arguments(files, **{"out": tmp_path / "run", **change}))
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

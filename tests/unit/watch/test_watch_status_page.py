@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_watch_watcher import drain, segmenter  # noqa: F401 (a fixture)
 from watched import save
+from watching import drain, segmenter  # noqa: F401 (a fixture)
 
 from densecell_batch.watch.ledger import Row, Table
 from densecell_batch.watch.status_page import Situation, status_text, write_status_page

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from forked import run
 
 from densecell_batch import __version__
 
@@ -33,8 +34,9 @@ def test_help_is_laid_out():
     assert "\\b" not in said
 
 
-def test_doctor_says_a_line_each(tmp_path):
-    done = densecell("doctor", DENSECELL_CACHE=str(tmp_path))
+def test_doctor_says_a_line_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("DENSECELL_CACHE", str(tmp_path))
+    done = run("doctor")
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert all(len(row) == 3 and row[0] in ("ok", "warn") for row in rows)
@@ -54,7 +56,7 @@ def test_doctor_says_a_line_each(tmp_path):
 
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
 def test_doctor_fails_without_the_gpu_asked_for():
-    done = densecell("doctor", "--device", "gpu")
+    done = run("doctor", "--device", "gpu")
     assert done.returncode == 3
     assert "FAIL\tdevice\t" in done.stdout
 
@@ -70,7 +72,7 @@ def test_doctor_without_a_backend(tmp_path):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell):
-    done = densecell("completion", shell)
+    done = run("completion", shell)
     assert done.returncode == 0, done.stderr
     assert "_DENSECELL_BATCH_COMPLETE" in done.stdout
 
@@ -85,7 +87,7 @@ def test_completion_completes():
 
 
 def test_demo_makes_labels_of_the_sample(tmp_path):
-    done = densecell("demo", "-o", tmp_path)
+    done = run("demo", "-o", tmp_path)
     assert done.returncode == 0, done.stderr
     verdict, ok, labels, report = done.stdout.strip().split("\t")
     assert (verdict, ok) == ("DENSECELL", "ok")
@@ -101,7 +103,7 @@ def test_demo_makes_labels_of_the_sample(tmp_path):
 def test_a_log_does_not_replace_an_image(tmp_path):
     image = tmp_path / "cells.tif"
     image.write_bytes(b"II*\0and more")
-    done = densecell("--log", str(image), "demo", "--help")
+    done = run("--log", image, "demo", "--help")
     assert done.returncode == 1
     assert "is no text" in done.stderr
     assert image.read_bytes() == b"II*\0and more"

@@ -16,6 +16,7 @@ import tifffile
 from forked import Command, run
 from timing import children_seconds, least, work_until
 
+import densecell_batch
 from densecell_batch.cli import cli
 from densecell_batch.cli.progress import ProgressBar
 from densecell_batch.data import SAMPLE
@@ -284,6 +285,26 @@ def test_ome_tiff_holds_the_same(stack, bundle, tmp_path):
     with open_stack(Path(second[2])) as labels:
         assert labels.info.voxel_size.edges == pytest.approx((0.047, 0.0092, 0.0092))
     assert first[1] == second[1] == "ok"
+
+
+def test_an_array_gives_the_very_labels_of_the_command(bundle, tmp_path):
+    """Array in, labels and probabilities out: byte for byte what is in the files."""
+    with densecell_batch.open_stack(densecell_batch.SAMPLE) as opened:
+        volume = np.asarray(opened)[:5, :50, :60]
+    model = densecell_batch.load_model(bundle)
+    options = {"precision": "float32", "tile": (2, 24, 24), "probabilities": True, "uncertainty": True}
+    found = densecell_batch.segment(volume, model, **options)
+    path = densecell_batch.write_stack(tmp_path / "cells.tif", volume, voxel_size=model.voxel_size)
+    words = ["--precision", "float32", "--tile", "2,24,24", "--probabilities", "--uncertainty"]
+    done = run("-q", "segment", path, "-o", tmp_path / "out", "--model", bundle, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {kind: tifffile.imread(tmp_path / "out" / f"cells_{kind}.tif") for kind in
+             ("labels", "probabilities", "uncertainty")}  # fmt: skip
+    assert found.labels.tobytes() == files["labels"].tobytes()
+    assert np.ascontiguousarray(np.moveaxis(found.probabilities, -1, 1)).tobytes() == files["probabilities"].tobytes()
+    assert found.uncertainty.tobytes() == files["uncertainty"].tobytes()
+    assert np.array_equal(found.confidence, found.probabilities.max(-1))
+    assert found.classes == model.classes
 
 
 def test_small_instances_are_left_out(stack, bundle, tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 
 import densecell_batch
 
@@ -57,24 +56,6 @@ def model(data):
 def volume():
     with densecell_batch.open_stack(densecell_batch.SAMPLE) as stack:
         return np.asarray(stack)[:5, :50, :60]
-
-
-def test_an_array_gives_the_very_labels_of_the_command(model, volume, tmp_path, data):
-    """Array in, labels and probabilities out: byte for byte what is in the files."""
-    found = densecell_batch.segment(volume, model, **OPTIONS)
-
-    path = densecell_batch.write_stack(tmp_path / "cells.tif", volume, voxel_size=model.voxel_size)
-    command = [sys.executable, "-m", "densecell_batch", "-q", "segment", path, "-o", tmp_path / "out", "--model",
-               data / "fly-vnc-small.zip", "--precision", "float32", "--tile", "2,24,24", "--probabilities",
-               "--uncertainty"]  # fmt: skip
-    subprocess.run(list(map(str, command)), check=True)
-    files = {kind: tifffile.imread(tmp_path / "out" / f"cells_{kind}.tif") for kind in
-             ("labels", "probabilities", "uncertainty")}  # fmt: skip
-    assert found.labels.tobytes() == files["labels"].tobytes()
-    assert np.ascontiguousarray(np.moveaxis(found.probabilities, -1, 1)).tobytes() == files["probabilities"].tobytes()
-    assert found.uncertainty.tobytes() == files["uncertainty"].tobytes()
-    assert np.array_equal(found.confidence, found.probabilities.max(-1))
-    assert found.classes == model.classes
 
 
 def test_a_volume_in_bands_is_the_same(model, volume):

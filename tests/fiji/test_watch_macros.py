@@ -1,12 +1,13 @@
 """The user's macros in a watched folder, in real ImageJ."""
 
 import json
-import subprocess
 
+import forked
 import pytest
 import tifffile
 from imagej_app import MISSING_PYTHON
-from watched import command, rows, save
+from watched import rows, save
+from watched import words as words_of
 
 pytestmark = [
     pytest.mark.fiji,
@@ -25,8 +26,8 @@ def watch(tmp_path):
             if text is not None:
                 (tmp_path / f"{name}.ijm").write_text(f'File.append("{name}", "{tmp_path}/ran");\n{text}')
                 words += (f"--{name}-macro", tmp_path / f"{name}.ijm")
-        line = command(tmp_path / "in", tmp_path / "out", "--once", "--quiet", "0.2", "--no-preview", *words)
-        done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+        line = words_of(tmp_path / "in", tmp_path / "out", "--once", "--quiet", "0.2", "--no-preview", *words)
+        done = forked.run(*line)
         print(done.stderr)
         return done.returncode, [verdict.split("\t") for verdict in done.stdout.splitlines()]
 

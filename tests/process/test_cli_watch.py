@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from forked import run
 from watched import BUNDLE, save
 
 from densecell_batch.cli import cli
@@ -77,11 +78,10 @@ def test_status_and_retry_of_what_a_run_left(tmp_path):
     inbox, out = tmp_path / "in", tmp_path / "out"
     save(inbox / "good.tif")
     (inbox / "bad.tif").write_text("bad")
-    words = [
-        sys.executable, "-m", "densecell_batch", "watch", str(inbox), "-o", str(out), "--model", str(BUNDLE), "--once",
-        "--quiet", "0.2", "--attempts", "1", "--precision", "float32", "--uncertainty", "-q",
-    ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = run(
+        "watch", inbox, "-o", out, "--model", BUNDLE, "--once", "--quiet", "0.2", "--attempts", "1", "--precision",
+        "float32", "--uncertainty", "-q",
+    )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert sorted(line.split("\t")[1] for line in done.stdout.splitlines()) == ["failed", "ok"]
     assert (out / "good_uncertainty.tif").exists()

@@ -85,7 +85,7 @@ def test_workers_and_macros_are_started_so(handed_over, monkeypatch):
         monkeypatch.setattr(macro, "_end", lambda worker: None)
     monkeypatch.setenv("PYTHONPATH", ".")
     workers.run_workers(2)
-    macro._wait(handed_over, macro.MacroTask(macro.Macro("m.ijm", "x", "")), None)
+    macro._wait(handed_over, macro.MacroTask(macro.Macro("m.ijm", "x", "")), None, 1.0)
     assert len(started) == 3
     for words, env in started:
         assert words[:3] == [sys.executable, "-P", "-m"]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import tifffile
+from forked import run
 from timing import work_until
-from watched import PATIENCE, Running, command, partial_outputs, rows, save, wait_until
+from watched import Running, partial_outputs, rows, save, wait_until, words
 
 LONG = (20, 256, 256)  # takes seconds
 
@@ -125,8 +124,7 @@ def test_one_that_cannot_be_read_fails_alone_and_can_be_retried(watcher):
     done(watcher, "good")
     watcher.until(lambda: watcher.said("failed", "garbage.tif"))
     assert "not a TIFF file" in (watcher.out / "bad" / "garbage.error.txt").read_text()
-    retry = [sys.executable, "-m", "densecell_batch", "watch", "-o", str(watcher.out), "--retry"]
-    subprocess.run(retry, check=True, capture_output=True, timeout=PATIENCE)
+    assert run("watch", "-o", watcher.out, "--retry").returncode == 0
     watcher.until(lambda: watcher.said("failed", "garbage.tif") == 2)
     assert (folder / "garbage.tif").read_bytes() == b"\x00garbage" * 100
 
@@ -242,10 +240,7 @@ def test_stopped_and_started_again(watcher):
     assert watcher.row("last/long.tif")["state"] == "queued"
     assert not list(watcher.out.rglob("long_*"))
     assert not list(watcher.out.rglob(f".*.{watcher.process.pid}.tmp"))
-    again = subprocess.run(
-        command(watcher.inbox, watcher.out, "--once", "--quiet", 0.2, "--attempts", 1, "--poll"),
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+    again = run(*words(watcher.inbox, watcher.out, "--once", "--quiet", 0.2, "--attempts", 1, "--poll"))
     verdicts = [line.split("\t") for line in again.stdout.splitlines()]
     assert [verdict[1] for verdict in verdicts] == ["ok"], again.stdout + again.stderr
     assert "/long_labels.tif" in verdicts[0][2]

@@ -155,7 +155,7 @@ def random_members(architecture, window):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "shape"), [(Hybrid2D3D(3, 4), (5, 400, 376)), (UNet2D(3, 4, 2), (2, 104, 92))]
+    ("architecture", "shape"), [(Hybrid2D3D(3, 4, pyramid_kernels=4), (5, 400, 376)), (UNet2D(3, 4, 2), (2, 104, 92))]
 )
 def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog):
     members, image = random_members(architecture, shape), noise(*shape)

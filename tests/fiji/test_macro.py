@@ -17,7 +17,7 @@ import pytest
 from imagej_app import MISSING_PYTHON, jar_of
 
 from densecell_batch.errors import MacroError, OptionError
-from densecell_batch.imagej import worker as macro_worker
+from densecell_batch.imagej import worker
 from densecell_batch.imagej.macro import Macro, MacroTask, run_apart
 
 real = [
@@ -317,11 +317,11 @@ def test_each_screen_has_a_cookie_of_its_own(tmp_path):
     found = set()
     for name in "abc":
         (tmp_path / name).mkdir()
-        found.add(Path(macro_worker._write_authority(tmp_path / name)).read_bytes())
+        found.add(Path(worker._write_authority(tmp_path / name)).read_bytes())
     assert len(found) == 3
     assert {len(content) for content in found} == {2 + 2 + 2 + 2 + 18 + 2 + 16}
     with pytest.raises(FileExistsError):  # never into what somebody else put there
-        macro_worker._write_authority(tmp_path / "a")
+        worker._write_authority(tmp_path / "a")
 
 
 # What is missing

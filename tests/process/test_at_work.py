@@ -15,7 +15,7 @@ import pytest
 import watched
 
 from densecell_batch.errors import BusyError
-from densecell_batch.runs import journal as pieces
+from densecell_batch.runs import journal
 from densecell_batch.runs.at_work import at_work, nobody_at_work
 
 A, B = "0123456789ab", "ba9876543210"
@@ -23,7 +23,7 @@ A, B = "0123456789ab", "ba9876543210"
 
 def counted(calls: str, gate: str) -> None:
     """Each slice is counted; the last one waits for a file."""
-    call = pieces.PieceWriter.__call__
+    call = journal.PieceWriter.__call__
 
     def slow(self, finished):
         with Path(calls).open("a") as stream:
@@ -32,7 +32,7 @@ def counted(calls: str, gate: str) -> None:
             time.sleep(0.05)
         call(self, finished)
 
-    pieces.PieceWriter.__call__ = slow
+    journal.PieceWriter.__call__ = slow
 
 
 class Commands:

@@ -28,7 +28,7 @@ from densecell_batch.runs import pipeline
 from densecell_batch.runs.journal import shard_of
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
-from densecell_batch.storage import claims as claim
+from densecell_batch.storage import claims
 
 # Dividing
 
@@ -248,7 +248,7 @@ def test_assemble_says_what_is_missing_and_computes_nothing(stack, segmenter, wh
     result = segment_stack(stack, tmp_path, assembler)
     assert result.missing > 0
     (job,) = tmp_path.glob(".cells.parts-*")
-    with claim.claimed(job / "assembling"):  # the second shard finds somebody else assembling
+    with claims.claimed(job / "assembling"):  # the second shard finds somebody else assembling
         assert segment_stack(stack, tmp_path, asked(segmenter, shard=(2, 2))).left_to_another
         with pytest.raises(BusyError, match="another process is writing it"):  # who waits for nobody
             segment_stack(stack, tmp_path, RunSegmenter(segmenter.bundle, replace(assembler.options, unattended=True)))

@@ -12,8 +12,7 @@ from click.testing import CliRunner, Result
 
 from densecell_batch.cli.models import models
 from densecell_batch.errors import BundleError, DensecellError, ModelError
-from densecell_batch.models import fetching as weights
-from densecell_batch.models import registry
+from densecell_batch.models import fetching, registry
 from densecell_batch.models.published import import_published
 
 
@@ -134,7 +133,7 @@ def test_hashes_that_are_none(pins: list[str], message: str) -> None:
 
 def test_hashes_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(weights, "fetch", lambda name, pins: asked.append(pins))
+    monkeypatch.setattr(fetching, "fetch", lambda name, pins: asked.append(pins))
     run("fetch", "platelet-2d3d", "--sha256", "2d3d-3x3x3_0.zip=" + "A" * 64, "--sha256", "b.zip=" + "0" * 64)
     run("fetch", "platelet-data", "--sha256", "1" * 64)
     assert asked == [{"2d3d-3x3x3_0.zip": "a" * 64, "b.zip": "0" * 64}, {"platelet_data_1219.zip": "1" * 64}]

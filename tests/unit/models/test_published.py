@@ -22,7 +22,7 @@ from densecell_batch.models.classes import PLATELET_CLASSES, default_classes, je
 from densecell_batch.models.crc32c import crc32c, masked
 from densecell_batch.models.published import import_published, read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
-from densecell_batch.storage import zips as archive
+from densecell_batch.storage import zips
 
 SMALL = Hybrid2D3D(n_classes=7, n_kernels=8, pyramid_kernels=8)
 BEST = "model/checkpoints/best"
@@ -338,7 +338,7 @@ def test_zips_that_hold_more_than_a_model(tmp_path: Path, model: Path, monkeypat
     with pytest.raises(PublishedModelError, match="leaves its folder"):
         read_published(evil)
     good = zip_of(model, tmp_path / "good.zip")
-    monkeypatch.setattr(archive, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(zips, "MAX_BYTES", 100_000)
     with pytest.raises(PublishedModelError, match="expected at most 100,000 bytes"):
         read_published(good)
 

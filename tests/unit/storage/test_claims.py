@@ -10,7 +10,7 @@ import time
 import pytest
 
 from densecell_batch.errors import OutputError
-from densecell_batch.storage import claims as claim
+from densecell_batch.storage import claims
 from densecell_batch.storage.claims import Patience, claimed, is_claimed, is_mine, once
 
 OFTEN = Patience(heartbeat=0.01, look=0.01)
@@ -63,7 +63,7 @@ def test_many_processes_find_an_owner_dead_and_one_inherits(tmp_path):
     processes = [subprocess.Popen([*words, str(i), str(many)]) for i in range(many)]
     try:
         for turn in range(3):
-            (folder / "claim").write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
+            (folder / "claim").write_text(f"{platform.node()} 4194303 1 {claims._space()}\n")
             for step in ("begun", "ended"):  # all of them try before the owner leaves
                 wait_until(
                     lambda sign=f"{step} {turn}-*": len(list(signs.glob(sign))) == many,
@@ -88,7 +88,7 @@ def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
     with claimed(path) as ours:
         assert not ours
     process.kill()
-    wait_until(lambda: not claim._started(process.pid))  # not waited for yet: it is dead all the same
+    wait_until(lambda: not claims._started(process.pid))  # not waited for yet: it is dead all the same
     assert not is_claimed(path)
     with claimed(path) as ours:
         assert ours == "inherited"
@@ -114,7 +114,7 @@ def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
 def test_whose_number_it_is(tmp_path, owner, age, free):
     path, pid = tmp_path / "claim", os.getpid()
     path.write_text(
-        owner.format(node=platform.node(), pid=pid, started=claim._started(pid), space=claim._space()) + "\n"
+        owner.format(node=platform.node(), pid=pid, started=claims._started(pid), space=claims._space()) + "\n"
     )
     os.utime(path, (time.time() - age,) * 2)
     assert is_claimed(path) is not free
@@ -123,7 +123,7 @@ def test_whose_number_it_is(tmp_path, owner, age, free):
 
 
 def test_an_heir_that_died_has_an_heir(tmp_path):
-    dead = f"{platform.node()} 4194303 1 {claim._space()}\n"
+    dead = f"{platform.node()} 4194303 1 {claims._space()}\n"
     (tmp_path / "claim").write_text(dead)
     (tmp_path / ".claim.heir").write_text(dead)
     with claimed(tmp_path / "claim") as ours:
@@ -227,7 +227,7 @@ def test_an_owner_elsewhere_is_dead_after_the_expiry(tmp_path):
 
 def test_what_the_processes_of_a_folder_have_in_common():
     """Those of other versions wait as long."""
-    assert Patience(heartbeat=20, expiry=300, look=0.5) == claim.PATIENCE
+    assert Patience(heartbeat=20, expiry=300, look=0.5) == claims.PATIENCE
 
 
 # Once
@@ -283,7 +283,7 @@ def test_what_one_cannot_make_the_next_one_tries(tmp_path):
 
 
 def test_what_a_dead_one_began_is_made(tmp_path):
-    (tmp_path / "file.making").write_text(f"{platform.node()} 4194303 1 {claim._space()}\n")
+    (tmp_path / "file.making").write_text(f"{platform.node()} 4194303 1 {claims._space()}\n")
     assert once(tmp_path / "file", lambda: b"content") == b"content"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from densecell_batch.errors import ImageJError, OptionError
-from densecell_batch.imagej import find as imagej_place
+from densecell_batch.imagej import find
 from densecell_batch.imagej.find import ImageJPlace, find_folder, find_imagej, find_java
 
 
@@ -60,7 +60,7 @@ def test_a_jar(tmp_path):
 
 def test_the_usual_places_in_their_order(tmp_path, monkeypatch):
     places = [str(tmp_path / name) for name in "abc"]
-    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", places)
+    monkeypatch.setattr(find, "KNOWN_PLACES", places)
     touch(tmp_path / "b/ij.jar", tmp_path / "c/ij.jar")
     assert find_imagej().where == places[1]
     touch(tmp_path / "a/notes.txt")
@@ -89,14 +89,14 @@ OTHER = 65534
          "jar writable", "plugins writable"],
 )  # fmt: skip
 def test_usual_places_that_others_can_fill_are_left_out(fiji, tmp_path, monkeypatch, spoil):
-    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(fiji)])
+    monkeypatch.setattr(find, "KNOWN_PLACES", [str(fiji)])
     assert find_imagej().where == str(fiji)
     spoil(fiji)
     with pytest.raises(ImageJError, match="is left out: others than you and root own it, or can write there; give"):
         find_imagej()
     assert find_imagej(str(fiji)).where == str(fiji)  # who names it, means it
     touch(tmp_path / "ours/ij.jar")
-    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(fiji), str(tmp_path / "ours")])
+    monkeypatch.setattr(find, "KNOWN_PLACES", [str(fiji), str(tmp_path / "ours")])
     assert find_imagej().where == str(tmp_path / "ours")
 
 
@@ -105,7 +105,7 @@ def test_links_of_others_are_left_out(fiji, tmp_path, monkeypatch):
     """They may lead to a folder that is ours, but was handed over."""
     link = tmp_path / "ImageJ"
     link.symlink_to(fiji)
-    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(link)])
+    monkeypatch.setattr(find, "KNOWN_PLACES", [str(link)])
     assert find_imagej().where == str(link)
     os.chown(link, OTHER, OTHER, follow_symlinks=False)
     with pytest.raises(ImageJError, match="is left out"):
@@ -142,7 +142,7 @@ def test_the_home_of_imagej_is_never_the_working_folder(tmp_path, monkeypatch, p
 
 
 def test_the_places_of_the_image_and_of_debian_come_first():
-    assert imagej_place.KNOWN_PLACES[:2] == ("/opt/densecell/imagej", "/usr/share/java/ij.jar")
+    assert find.KNOWN_PLACES[:2] == ("/opt/densecell/imagej", "/usr/share/java/ij.jar")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_no_imagej(tmp_path, where, message):
 
 
 def test_none_in_any_usual_place(monkeypatch, tmp_path):
-    monkeypatch.setattr(imagej_place, "KNOWN_PLACES", [str(tmp_path / name) for name in "abc"])
+    monkeypatch.setattr(find, "KNOWN_PLACES", [str(tmp_path / name) for name in "abc"])
     with pytest.raises(ImageJError, match=r"no ImageJ in any usual place .*apt install libij-java"):
         find_imagej()
 

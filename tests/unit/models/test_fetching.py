@@ -23,7 +23,7 @@ import pytest
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, FetchError, ModelError, OptionError, PublishedModelError
-from densecell_batch.models import fetching as weights
+from densecell_batch.models import fetching
 from densecell_batch.models import registry as known
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.models.fetching import fetch, find_bundle
@@ -341,7 +341,7 @@ def test_another_process_was_faster(
         for _ in range(2):
             import_published(files, place, name)
 
-    monkeypatch.setattr(weights, "_import", import_twice)
+    monkeypatch.setattr(fetching, "_import", import_twice)
     assert load_bundle(fetch("nets")).name == "nets"
 
 
@@ -371,7 +371,7 @@ def test_read_only_cache_that_holds_all(registry: dict[str, RegistryEntry], monk
     with tempfile.TemporaryDirectory() as folder:  # pytest's own are private to the user
         cache = Path(folder)
         monkeypatch.setenv("DENSECELL_CACHE", folder)
-        monkeypatch.setenv("PYTHONPATH", str(Path(weights.__file__).parents[2]))
+        monkeypatch.setenv("PYTHONPATH", str(Path(fetching.__file__).parents[2]))
         fetch("nets")
         for path in (cache, *cache.rglob("*")):
             path.chmod(0o555 if path.is_dir() else 0o444)
@@ -550,7 +550,7 @@ def test_a_model_of_another_account_is_not_used(registry: dict[str, RegistryEntr
     os.chown(cache / given, 4242, -1)
     with pytest.raises(FetchError, match=r"belongs to another account .user 4242.*chmod g\+s"):
         find_bundle("nets")
-    assert "another account" in weights.distrusted_cache("nets")
+    assert "another account" in fetching.distrusted_cache("nets")
     # A group that shares the cache, as its folder says.
     for path in (cache, *cache.rglob("*")):
         os.chown(path, -1, os.getgid())
@@ -579,7 +579,7 @@ def test_a_link_in_the_cache_counts_as_what_it_shows(
     fetch("nets")
     (cache / "models" / "nets").rename(tmp_path / "elsewhere")
     (cache / "models" / "nets").symlink_to(tmp_path / "elsewhere")
-    assert weights.distrusted_cache("nets") == ""
+    assert fetching.distrusted_cache("nets") == ""
     os.chown(tmp_path / "elsewhere" / "bundle.json", 4242, -1)
     with pytest.raises(FetchError, match="belongs to another account"):
         find_bundle("nets")

@@ -9,7 +9,7 @@ import tifffile
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, OutputError
-from densecell_batch.io import writing as stack_writer
+from densecell_batch.io import writing
 from densecell_batch.io.writing import StackWriter, instance_colours
 
 RNG = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def test_the_disk_fails_while_writing(tmp_path, monkeypatch, number, message):
     def fail(*arguments):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(stack_writer.os, "pwrite", fail)
+    monkeypatch.setattr(writing.os, "pwrite", fail)
     with pytest.raises(OutputError, match=message):
         write(tmp_path / "o.tif", volume(np.uint8))
     assert list(tmp_path.iterdir()) == []

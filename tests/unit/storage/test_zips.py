@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from densecell_batch.errors import BundleError, OutputError
-from densecell_batch.storage import zips as archive
+from densecell_batch.storage import zips
 from densecell_batch.storage.atomic import replacing
 from densecell_batch.storage.zips import Folder, open_archive, write_folder, write_zip
 
@@ -79,7 +79,7 @@ def test_encryption_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("limit", "value"), [("MAX_BYTES", 9), ("MAX_ENTRIES", 1)])
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     path = zip_of(tmp_path / "a.zip", ("a", bytes(5)), ("b", bytes(5)))
-    monkeypatch.setattr(archive, limit, value)
+    monkeypatch.setattr(zips, limit, value)
     with pytest.raises(BundleError, match="unpacks to 10 bytes in 2 files"), open_archive(path, BundleError):
         pass
 

@@ -8,9 +8,13 @@ it does not: there the files are not beside it.
 import re
 import tempfile
 import tomllib
+import warnings
 from pathlib import Path
 
 from setuptools import setup
+
+# Every editable installation says so at length; `make demo` is the first thing that a new user sees.
+warnings.filterwarnings("ignore", message="(?s)Editable installation")
 
 here = Path(__file__).parent
 repository = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"].get("Repository")

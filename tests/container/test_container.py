@@ -268,6 +268,8 @@ def test_launcher_passes_signals_on(engine, stack, tmp_path):
     assert (tmp_path / name).read_bytes() == (other / name).read_bytes()
 
 
+# How far a container has come after so long can only be guessed: nothing of it is seen before its first file.
+@pytest.mark.flaky(reruns=1)
 def test_a_signal_at_the_very_start_is_heard(engine, stack, tmp_path):
     process = subprocess.Popen(launcher("segment", stack, "-o", "out", *QUICK), cwd=tmp_path, stderr=subprocess.PIPE)
     try:

@@ -40,7 +40,7 @@ test-processes: $(VENV)/.installed  ## those that start processes, ImageJ, Slurm
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL) tests/process tests/fiji tests/slurm tests/container $(TESTS)
 
 test-slow: $(VENV)/.installed  ## the tests that take minutes or gigabytes
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(BIN)/python -m pytest -m slow $(PARALLEL) $(TESTS)
 
 test-lowest:  ## the quick tests of functions with the oldest dependencies that pyproject.toml allows, in an environment of their own
 	$(PYTHON) -m venv .venv-lowest

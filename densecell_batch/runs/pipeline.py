@@ -55,7 +55,7 @@ from densecell_batch.runs.report import (
 from densecell_batch.storage.atomic import make_folder, need_space
 from densecell_batch.storage.records import described
 
-__all__ = ["Progress", "SegmentedStack", "segment_stack"]
+__all__ = ["Progress", "SegmentedStack", "segment_stack", "tidy"]
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]  # (what, voxels done, voxels in all)
@@ -215,14 +215,14 @@ def _done_before(stack: Stack, paths: StackPaths, identity: Identity, segmenter:
         )
         _log.warning("%s: %s", path, warnings[0])
     _log.info("%s was done before: skipped", path)
-    _tidy(paths)
+    tidy(paths)
     no_preview = "preview" not in report.outputs or paths.preview in missing
     if options.preview and no_preview and paths.labels not in changed and report.pre_macro is UNSET:
         _add_preview(stack, paths, report, segmenter)
     return SegmentedStack(paths.labels, paths.report, skipped=True, warnings=tuple(warnings))
 
 
-def _tidy(paths: StackPaths) -> None:
+def tidy(paths: StackPaths) -> None:
     """Remove what runs left that were killed after their results were there, if there is anything."""
     with os.scandir(paths.folder) as entries:
         if not any(entry.name.startswith(f".{paths.name}.") for entry in entries):

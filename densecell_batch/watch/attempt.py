@@ -29,7 +29,7 @@ from densecell_batch.runs.checks import check_result_names
 from densecell_batch.runs.journal import remove_jobs
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.runs.paths import StackPaths
-from densecell_batch.runs.pipeline import Progress
+from densecell_batch.runs.pipeline import Progress, tidy
 from densecell_batch.signals import Stop
 from densecell_batch.storage.atomic import remove_remains
 from densecell_batch.watch.board import Board
@@ -162,6 +162,8 @@ class Attempts:
         if (found := self._results.of_content(paths, row.sha256)) is not None:
             self._results.keep_earlier(paths, row.sha256)
             self._results.name_twin(sighting, found)
+            if found.report == paths.report:
+                tidy(paths)  # the process that made them may have been killed before it could
             return found
         with self._place.claim("content", row.sha256) as ours:
             if not ours:
@@ -296,6 +298,7 @@ class Attempts:
         """
         state, found = self._board.catch_up(row, stack)
         if found is not None and inherited:
+            tidy(self._results.paths(stack))  # it may have died before it could
             self._results.remember(found)
             self._conclude(row, stack, found)
         elif state == "failed" and inherited:

@@ -82,8 +82,12 @@ def test_a_hook_that_was_cut_off_is_run_again(folders, segmenter, tmp_path, conc
         assert drain(folders, segmenter, hook=told) == (0, [])
     else:
         claim.write_text(f"{platform.node()} 4194303\n")
+        pieces = folders[1] / ".a.parts-0123456789ab"
+        pieces.mkdir()
+        (pieces / "assembling").write_text(f"{platform.node()} 4194303\n")
         code, said = drain(folders, segmenter, hook=told)
         assert (code, len(said)) == (0, 1)
+        assert not pieces.exists()
     assert (tmp_path / "told").exists() is not concluded
     assert rows(folders[1])["a.tif"]["state"] == "done"
 

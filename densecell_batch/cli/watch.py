@@ -92,8 +92,8 @@ def _retry(out: Path) -> None:
 def _run(inbox: Path, out: Path, model: str, redo: bool, **flags: Any) -> int:
     """Watch; the exit code."""
     from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.runs.identity import Identity
     from densecell_batch.runs.options import RunOptions, RunSegmenter
-    from densecell_batch.runs.report import Identity
     from densecell_batch.signals import Stop
     from densecell_batch.watch.command import parse_hook
     from densecell_batch.watch.ledger import Ledger

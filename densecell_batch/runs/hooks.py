@@ -30,19 +30,12 @@ from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.journal import job_folders
 from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.ownership import add_files, foreign
 from densecell_batch.runs.paths import StackPaths
-from densecell_batch.runs.report import (
-    Identity,
-    PostMacro,
-    Preprocessing,
-    Report,
-    TableRecord,
-    read_report,
-    write_report,
-)
+from densecell_batch.runs.report import PostMacro, Preprocessing, Report, TableRecord, read_report, write_report
 from densecell_batch.storage.atomic import explained, make_folder, remove_remains
 from densecell_batch.storage.claims import claimed, once, pause
 from densecell_batch.storage.records import described

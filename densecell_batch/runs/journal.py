@@ -35,8 +35,9 @@ from densecell_batch.inference.device import PRECISIONS
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.stack import Stack
 from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.pieces import PieceWriter, StoredSlice, joined, opened_piece, stored_slice
-from densecell_batch.runs.report import Begun, Identity
+from densecell_batch.runs.report import Begun
 from densecell_batch.storage.atomic import (
     create_once,
     explained,

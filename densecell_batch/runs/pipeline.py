@@ -33,6 +33,7 @@ from densecell_batch.prepare.normalize import measure, normalize
 from densecell_batch.runs.at_work import at_work, nobody_at_work
 from densecell_batch.runs.checks import check_image, check_result_names
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.journal import Job, Piece, remove_jobs, shard_of, shared_sha256
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.outputs import StackOutputs, preview_of, shown_slices
@@ -41,7 +42,6 @@ from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.report import (
     Begun,
     Clock,
-    Identity,
     Order,
     Preprocessing,
     Report,

@@ -7,7 +7,7 @@ done when its report is there and is of the same work.
     Begun   and how it is computed: what a job knows before its first piece
     Report  and what came of it
 
-`Identity` is the part that decides the result. All else is information: the path of a stack and its time, the device.
+What of it decides the result is its `identity.Identity`. All else is information: the path of a stack, the device.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from msgspec import UNSET, Struct, UnsetType
 from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.identity import digest
-from densecell_batch.inference.options import SHAPES
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.discovery import Stamp
 from densecell_batch.io.stack import Stack
 from densecell_batch.measure.tally import ClassRow
 from densecell_batch.nets.architecture import architecture_to_dict
 from densecell_batch.prepare.normalize import Statistics
-from densecell_batch.runs.options import RunOptions, RunSegmenter
+from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import read_json
 from densecell_batch.storage.records import FileRecord
@@ -43,8 +42,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "Begun",
     "Clock",
-    "Content",
-    "Identity",
     "Input",
     "Instances",
     "Model",
@@ -57,6 +54,7 @@ __all__ = [
     "begun",
     "calibration_warnings",
     "has_labels",
+    "model_of",
     "order_of",
     "read_report",
     "versions",
@@ -219,93 +217,6 @@ class Report(Begun, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **changes)
 
 
-class Content(Struct, frozen=True):
-    """What a stack is, wherever it lies."""
-
-    sha256: str
-    shape: Triple
-    dtype: str
-    voxel_size_um: tuple[float, float, float] | None
-
-
-class Identity(Struct, frozen=True):
-    """All that decides a result. The same identity is the same work: under any path, at any time, on any device."""
-
-    input: Content | None  # None of the work on whatever stack
-    model: Model | None  # None of what is done before the nets
-    options: JsonObject  # those that are declared to shape the result
-    pre_macro: str | None = None
-    version: str | None = None  # of the program
-
-    def is_same(self, other: Identity) -> bool:
-        """Whether it is the same work. How a model is called plays no part, but for reports of old: they say no more of
-        it than name, version and members.
-        """
-        mine, its = self.model, other.model
-        if mine is not None and its is not None:
-            if UNSET in (mine.content, its.content):
-                alike = (mine.name, mine.version, mine.members) == (its.name, its.version, its.members)
-            else:
-                alike = (mine.members, mine.content) == (its.members, its.content)
-        else:
-            alike = mine is its
-        return alike and msgspec.structs.replace(self, model=its) == other
-
-    def digest(self) -> str:
-        """A short name that only the same work shares."""
-        model = self.model
-        if model is not None and model.content is not UNSET:
-            model = msgspec.structs.replace(model, name="", version="", licence="")
-        return digest(msgspec.structs.replace(self, model=model).as_json())
-
-    @classmethod
-    def of(cls, order: Order) -> Self:
-        """That of what a report says, or of what is to become one."""
-        told = order.input
-        return cls(
-            Content(told.sha256, told.shape, told.dtype, told.voxel_size_um),
-            order.model,
-            _shaping(order.options),
-            None if order.pre_macro is UNSET else order.pre_macro,
-            order.versions.get("densecell-batch"),
-        )
-
-    @classmethod
-    def of_any_stack(cls, segmenter: RunSegmenter) -> Self:
-        """That of a watcher's work, which goes on with the next version of the program."""
-        pre = segmenter.options.hooks.pre
-        return cls(None, _model(segmenter), _shaping(segmenter.options.told()), None if pre is None else pre.sha256)
-
-    @classmethod
-    def read(cls, values: Any) -> Self:
-        """That of JSON values; raises ValueError. Watchers of old wrote down options that shape nothing, too."""
-        found = msgspec.convert(values, cls)
-        return msgspec.structs.replace(found, options=_shaping(found.options))
-
-    def on_any_stack(self) -> Self:
-        """Without the stack and the version, to be compared with that of a watcher."""
-        return msgspec.structs.replace(self, input=None, version=None)
-
-    def before_the_nets(self) -> Self:
-        """What decides what the first macro makes of a stack."""
-        return msgspec.structs.replace(self, model=None, options={})
-
-    def as_json(self) -> Any:
-        """JSON values."""
-        return _json(self)
-
-
-def _shaping(options: Mapping[str, Any]) -> JsonObject:
-    """The options that shape the result, and those that this version does not know."""
-    known, shaping = RunOptions.__dataclass_fields__, RunOptions.marked(SHAPES)
-    return {name: value for name, value in options.items() if name in shaping or name not in known}
-
-
-def _json(values: Any) -> Any:
-    """JSON values as they are after a file: lists, not tuples."""
-    return json.loads(json.dumps(msgspec.to_builtins(values), allow_nan=False))
-
-
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of the libraries that compute."""
     libraries = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "scikit-image", "tifffile")
@@ -402,14 +313,15 @@ def order_of(stack: Stack, sha256: str, segmenter: RunSegmenter) -> Order:
             dtype=info.dtype,
             voxel_size_um=None if info.voxel_size is None else info.voxel_size.edges,
         ),
-        model=_model(segmenter),
+        model=model_of(segmenter),
         options=segmenter.options.told(),
         pre_macro=UNSET if pre is None else pre.sha256,
         versions=versions(),
     )
 
 
-def _model(segmenter: RunSegmenter) -> Model:
+def model_of(segmenter: RunSegmenter) -> Model:
+    """What a report says of the bundle."""
     bundle = segmenter.bundle
     return Model(
         name=bundle.name,

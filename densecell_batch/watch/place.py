@@ -23,7 +23,7 @@ from pathlib import Path
 
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.identity import differences
-from densecell_batch.runs.report import Identity
+from densecell_batch.runs.identity import Identity
 from densecell_batch.storage.atomic import explained, remove_remains, write_file
 from densecell_batch.storage.claims import Ours, claimed, holder, is_claimed, is_mine
 from densecell_batch.storage.opening import read_json, read_small

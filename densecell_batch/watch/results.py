@@ -19,9 +19,10 @@ from densecell_batch.io.discovery import Stamp
 from densecell_batch.printable import printable
 from densecell_batch.runs.checks import longest_name
 from densecell_batch.runs.hooks import post_is_done
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.ownership import set_aside
 from densecell_batch.runs.paths import StackPaths, is_like_result
-from densecell_batch.runs.report import Identity, Report, has_labels, read_report, write_report
+from densecell_batch.runs.report import Report, has_labels, read_report, write_report
 from densecell_batch.storage.atomic import explained, sync, temporary_name, write_file
 from densecell_batch.storage.opening import read_small
 from densecell_batch.watch.inbox import Sighting

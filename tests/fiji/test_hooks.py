@@ -26,10 +26,11 @@ from densecell_batch.imagej.macro import Macro, MacroHooks, Table, read_hooks
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.hooks import _csv, prepared
+from densecell_batch.runs.identity import Content, Identity
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.pipeline import segment_stack
-from densecell_batch.runs.report import Content, Identity, Model, Preprocessing
+from densecell_batch.runs.report import Model, Preprocessing
 
 needs_imagej = [
     pytest.mark.fiji,

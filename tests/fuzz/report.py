@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from densecell_batch.runs.hooks import Macro, post_is_done
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.ownership import compare, foreign, make_room, set_aside, sha256_of
 from densecell_batch.runs.paths import StackPaths
-from densecell_batch.runs.report import Identity, has_labels, read_report
+from densecell_batch.runs.report import has_labels, read_report
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results
 

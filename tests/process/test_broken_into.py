@@ -18,8 +18,8 @@ from test_watch_hostile import watch
 from densecell_batch.errors import OutputError, StackError
 from densecell_batch.io.discovery import find_stacks
 from densecell_batch.io.reading import open_stack
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.pipeline import segment_stack
-from densecell_batch.runs.report import Identity
 from densecell_batch.storage.opening import Reach
 from densecell_batch.watch.ledger import Ledger, Row
 from densecell_batch.watch.moving import move_below

@@ -4,7 +4,7 @@ import json
 import shutil
 
 from densecell_batch import RunOptions, RunSegmenter, segment_stack
-from densecell_batch.runs.report import Identity
+from densecell_batch.runs.identity import Identity
 from densecell_batch.watch.place import Place
 
 

@@ -13,9 +13,10 @@ import watched
 
 from densecell_batch.errors import OptionError
 from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
-from densecell_batch.runs.report import Identity, read_report, write_report
+from densecell_batch.runs.report import read_report, write_report
 from densecell_batch.watch.place import Place
 
 

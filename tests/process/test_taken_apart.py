@@ -10,7 +10,8 @@ import tifffile
 import watched
 
 from densecell_batch import OptionError, OutputError, RunOptions, RunSegmenter, VoxelSize, load_model, segment_stack
-from densecell_batch.runs.report import Identity, read_report
+from densecell_batch.runs.identity import Identity
+from densecell_batch.runs.report import read_report
 
 OPTIONS = {"precision": "float32", "device": "cpu", "preview": False}
 TILE = {"tile": (2, 24, 24)}

@@ -17,8 +17,8 @@ from watched import partial_outputs, rows, save, wait_until
 from watching import drain, folders, in_thread, names, segmenter, watching  # noqa: F401
 
 from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.options import RunSegmenter
-from densecell_batch.runs.report import Identity
 from densecell_batch.watch.place import Place
 
 # Moving and hooks

@@ -11,8 +11,8 @@ from watched import BUNDLE, wait_until
 
 from densecell_batch.errors import Stopped
 from densecell_batch.models.bundle import load_bundle
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.options import RunOptions, RunSegmenter
-from densecell_batch.runs.report import Identity
 from densecell_batch.signals import Stop
 from densecell_batch.watch.ledger import Ledger
 from densecell_batch.watch.options import WatchOptions

@@ -71,3 +71,14 @@ def test_help_is_quick_and_imports_nothing_heavy():
     done = help_of()
     assert done.stdout.splitlines()[-1] == "[]"
     assert "segment" in done.stdout
+
+
+def test_modules_and_functions_are_short_enough_to_be_read():
+    files = [file for found in modules().values() for file in found]
+    assert len(files) > 100
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert text.count("\n") <= 450, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 80, f"{file}: {node.name}"

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from densecell_batch.errors import OutputError
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.report import (
     SCHEMA_VERSION,
-    Identity,
     Input,
     Model,
     Order,

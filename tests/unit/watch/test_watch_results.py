@@ -7,8 +7,9 @@ import json
 import pytest
 
 from densecell_batch.io.discovery import Stamp
+from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.ownership import foreign
-from densecell_batch.runs.report import SCHEMA_VERSION, Identity
+from densecell_batch.runs.report import SCHEMA_VERSION
 from densecell_batch.watch.inbox import Sighting
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results, error_texts

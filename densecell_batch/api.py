@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.calibration import VoxelSize
+from densecell_batch.calibration import VoxelSize, check_voxel_size
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.volume import Segmentation
@@ -244,8 +244,7 @@ def write_stack(
         )
     if classes is not None and volume.dtype != np.uint8:
         raise OptionError(f"{path}: classes are of labels in uint8, not of {volume.dtype.name}")
-    if voxel_size is not None and not isinstance(voxel_size, VoxelSize):
-        raise OptionError(f"voxel_size is {voxel_size!r}; expected one like VoxelSize.of(47, 9.2, 9.2, 'nm')")
+    check_voxel_size(voxel_size)
     volume = volume.astype(volume.dtype.newbyteorder("="), copy=False)
     make_folder(path.parent)
     names = None if classes is None else [c.name for c in classes]

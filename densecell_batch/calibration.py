@@ -8,7 +8,7 @@ from typing import Self
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["VoxelSize", "micrometres_of"]
+__all__ = ["VoxelSize", "check_voxel_size", "micrometres_of"]
 
 _PREFIXES = {"": 1e6, "c": 1e4, "m": 1e3, "u": 1.0, "μ": 1.0, "n": 1e-3, "p": 1e-6}  # metres in micrometres
 _LONG_PREFIXES = {"": 1e6, "centi": 1e4, "milli": 1e3, "micro": 1.0, "nano": 1e-3, "pico": 1e-6}
@@ -103,3 +103,15 @@ class VoxelSize:
 
     def __str__(self) -> str:
         return " x ".join(f"{edge:g}" for edge in self.nanometres) + " nm (z, y, x)"
+
+
+def check_voxel_size(value: object) -> None:
+    """Refuse what is no voxel size, such as a tuple, whose unit nobody knows; None is one that is not known.
+
+    Raises
+    ------
+    OptionError
+        If it is neither.
+    """
+    if value is not None and not isinstance(value, VoxelSize):
+        raise OptionError(f"voxel_size is {value!r}; expected a VoxelSize, such as VoxelSize.of(47, 9, 9, 'nm')")

@@ -19,9 +19,8 @@ import numpy as np
 from densecell_batch.errors import DeviceError
 from densecell_batch.system import cpu_features, cpu_name, nvidia_present, threads
 
-__all__ = ["DEVICES", "PRECISIONS", "DeviceInfo", "Precision", "choose_precision", "convolution_rates", "select_device"]
+__all__ = ["PRECISIONS", "DeviceInfo", "Precision", "choose_precision", "convolution_rates", "select_device"]
 
-DEVICES = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 _log = logging.getLogger(__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -20,6 +21,12 @@ UNTOLD = "says how the work is done; nobody needs to know it later"
 Side = Annotated[int, Meta(ge=1)]
 
 
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Name -> type of each option, with its marks. Looking them up takes longer than reading a report."""
+    return get_type_hints(kind, include_extras=True)
+
+
 def check_options(options: Any) -> None:
     """See that the fields of a frozen dataclass are of their types, and within their bounds; lists become tuples.
 
@@ -28,7 +35,7 @@ def check_options(options: Any) -> None:
     OptionError
         If one is not; the message names it, what was given and what was expected.
     """
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
+    for name, hint in _hints(type(options)).items():  # type: ignore[arg-type] # a class is hashable
         value = getattr(options, name)
         try:
             object.__setattr__(options, name, msgspec.convert(value, hint))
@@ -62,7 +69,8 @@ class InferenceOptions:
         check_options(self)
 
     @classmethod
+    @cache
     def marked(cls, *marks: str) -> frozenset[str]:
         """The names of the options that bear one of the marks SHAPES, TOLD and UNTOLD."""
-        hints = get_type_hints(cls, include_extras=True)
-        return frozenset(name for name, hint in hints.items() if {*getattr(hint, "__metadata__", ())} & {*marks})
+        hints = _hints(cls).items()  # type: ignore[arg-type]
+        return frozenset(name for name, hint in hints if {*getattr(hint, "__metadata__", ())} & {*marks})

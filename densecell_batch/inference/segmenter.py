@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.calibration import VoxelSize
+from densecell_batch.calibration import VoxelSize, check_voxel_size
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
 from densecell_batch.inference.options import InferenceOptions
@@ -197,10 +197,7 @@ class Segmenter:
         OptionError
             If the voxel size is none.
         """
-        if voxel_size is not None and not isinstance(voxel_size, VoxelSize):
-            raise OptionError(
-                f"voxel_size is {voxel_size!r}; expected a VoxelSize, such as VoxelSize.of(47, 9, 9, 'nm')"
-            )
+        check_voxel_size(voxel_size)
         stack = Stack.of_array(np.asanyarray(volume), voxel_size)
         statistics = measure(stack)
         return segment_volume(

@@ -90,16 +90,11 @@ class Identity(Struct, frozen=True):
         return msgspec.structs.replace(self, model=None, options={})
 
     def as_json(self) -> Any:
-        """JSON values."""
-        return _json(self)
+        """JSON values as they are after a file: lists, not tuples."""
+        return json.loads(json.dumps(msgspec.to_builtins(self), allow_nan=False))
 
 
 def _shaping(options: Mapping[str, Any]) -> JsonObject:
     """The options that shape the result, and those that this version does not know."""
     known, shaping = RunOptions.__dataclass_fields__, RunOptions.marked(SHAPES)
     return {name: value for name, value in options.items() if name in shaping or name not in known}
-
-
-def _json(values: Any) -> Any:
-    """JSON values as they are after a file: lists, not tuples."""
-    return json.loads(json.dumps(msgspec.to_builtins(values), allow_nan=False))

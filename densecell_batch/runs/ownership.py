@@ -53,12 +53,12 @@ def compare(report_path: Path, report: Report) -> tuple[list[Path], list[Path]]:
         Those that are not there, and those that are not what was written. A file that nobody touched since it got its
         name needs no reading.
     """
-    missing, changed = [], []
+    missing, changed, written = [], [], _written(report_path)
     for entry in report.outputs.values():
         path = report_path.with_name(entry.file)
         if not path.is_file():
             missing.append(path)
-        elif not _is_as_recorded(path, entry, report.timings.named_ns, _written(report_path)):
+        elif not _is_as_recorded(path, entry, report.timings.named_ns, written):
             changed.append(path)
     return missing, changed
 

@@ -249,8 +249,8 @@ def write_report(path: Path, report: Report, *, onto: Path | None = None, mtime_
     values = msgspec.to_builtins(report)
     if onto is not None:
         found = _read_object(onto)
-        earlier = None if found is None else read_report(onto)
-        if found is not None and earlier is not None:
+        earlier = _as_report(found)
+        if earlier is not None:
             values = _with_what_is_not_ours(values, found, msgspec.to_builtins(earlier))
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_file(path, text.encode(), mtime_ns=mtime_ns)
@@ -271,7 +271,10 @@ def _with_what_is_not_ours(values: Any, found: Any, ours: Any) -> Any:
 
 def read_report(path: Path) -> Report | None:
     """The report at `path`; None where there is none that this version knows: the stack is then not done."""
-    values = _read_object(path)
+    return _as_report(_read_object(path))
+
+
+def _as_report(values: JsonObject | None) -> Report | None:
     try:
         report = None if values is None else msgspec.convert(values, Report)
     except ValueError:

@@ -73,6 +73,7 @@ def segment(
     model: ModelBundle | str | Path = DEFAULT_MODEL,
     *,
     voxel_size: VoxelSize | None = None,
+    mask: np.ndarray | None = None,
     **options: Any,
 ) -> Segmentation:
     """Segment a volume in memory. For several, make a `Segmenter` once.
@@ -85,10 +86,13 @@ def segment(
     model
         A model, its name, or the path of its bundle.
     voxel_size
-        Of the volume, such as `VoxelSize.of(47, 9.2, 9.2, unit="nm")`; handed on to the result. By default that of a
-        stack.
+        Of the volume, such as `VoxelSize.of(47, 9.2, 9.2, unit="nm")`; decides whether it is resampled for the nets,
+        and is handed on to the result. By default that of a stack.
+    mask
+        (z, y, x), or (1, y, x) for all slices: 0 where there is no tissue.
     options
-        As for `Segmenter`: stitch, ensemble, probabilities, uncertainty, precision, device, tile, memory.
+        As for `Segmenter`: stitch, ensemble, probabilities, uncertainty, precision, device, outside, contrast, scale,
+        fit, defects, roi, tile, memory.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def segment(
     if isinstance(volume, Stack):
         voxel_size = voxel_size or volume.info.voxel_size
         volume = np.asarray(volume)
-    return Segmenter(model, **options)(volume, voxel_size)
+    return Segmenter(model, **options)(volume, voxel_size, mask=mask)
 
 
 def segment_stack(
@@ -210,7 +214,7 @@ def write_stack(
     voxel_size
         Becomes the calibration.
     classes
-        Of labels (uint8).
+        Of labels (uint8), at most 255: label 255 is what lies outside.
     file_format
         "imagej" or "ome-tiff".
 
@@ -222,7 +226,7 @@ def write_stack(
     Raises
     ------
     OptionError
-        If the format cannot hold the values, or there are classes of what are no labels.
+        If the format cannot hold the values, or there are classes of what are no labels, or more than 255.
     OutputError
         If the file cannot be written.
 
@@ -316,7 +320,7 @@ def evaluate(
     truth
         True class map (z, y, x).
     found
-        The class map to score, of the same shape.
+        The class map to score, of the same shape; what is 255 in it lies outside and is not scored.
     n_classes
         Number of classes; None for as many as occur.
     counted
@@ -331,7 +335,7 @@ def evaluate(
     Raises
     ------
     OptionError
-        If the shapes differ, or a label is none of the classes.
+        If the shapes differ, a label is none of the classes, or no voxel is left to score.
 
     Examples
     --------
@@ -353,7 +357,7 @@ def evaluate(
         truth = np.where(truth == ignore, 0, truth)
     if counted is not None and not counted.any():
         raise OptionError("no voxel is left to score; expected some that count")
-    low, high = int(min(truth.min(), found.min())), int(max(truth.max(), found.max()))
+    low, high = int(min(truth.min(), found.min())), compare.n_classes_of(truth, found) - 1
     if n_classes is None:
         n_classes = high + 1
     if low < 0 or not high < n_classes <= compare.MAX_CLASSES:

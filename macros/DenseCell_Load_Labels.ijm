@@ -106,9 +106,21 @@ function dimensions() {
   return "" + width + " x " + height + " x " + nSlices;
 }
 
-// A small image with the colour and name of each class.
+// Whether voxels of the active label image are outside, which is no class.
+function hasOutside() {
+  hasSelection = selectionType() >= 0;
+  if (hasSelection) run("Select None");
+  Stack.getStatistics(n, mean, least, highest);
+  if (hasSelection) run("Restore Selection");
+  if (highest == 255) return true;
+  return false;
+}
+
+// A small image with the colour and name of each class, and of what is outside where something is.
 function drawLegend(labels, names) {
   selectImage(labels);
+  outside = hasOutside();
+  if (outside) names = Array.concat(names, newArray("outside"));
   title = "Legend of " + getTitle();
   getLut(reds, greens, blues);
   if (isOpen(title)) close(title);
@@ -121,7 +133,9 @@ function drawLegend(labels, names) {
   newImage(title, "RGB white", width + 44, line * names.length + 8, 1);
   setFont("SansSerif", 14, "antialiased");
   for (i = 0; i < names.length; i++) {
-    setColor(reds[i], greens[i], blues[i]);
+    value = i;
+    if (outside && i == names.length - 1) value = 255;
+    setColor(reds[value], greens[value], blues[value]);
     fillRect(8, 8 + i * line, 20, line - 8);
     setColor(0, 0, 0);
     drawString(names[i], 36, 6 + (i + 1) * line - 4);

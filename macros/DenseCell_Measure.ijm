@@ -1,8 +1,9 @@
 // Volume, surface and number of objects of each class, in the units of the image, as a table and a CSV file.
 //
 // Volume: voxels of the class times the volume of a voxel. Surface: area of the voxel faces between the class and other
-// classes; faces on the border of the stack do not count, for there the object is cut, not bounded. Count: different
-// numbers above 0 in NAME_CLASS_instances.tif beside the labels; NaN where there is no such file.
+// classes; faces on the border of the stack, and to what is outside (label 255), do not count, for there the object is
+// cut, not bounded. Count: different numbers above 0 in NAME_CLASS_instances.tif beside the labels; NaN where there is no
+// such file. What is outside is no class: where something is, the last row has its voxels and volume.
 //
 // Options: labels (file NAME_labels.tif; else the active image), csv (else NAME_measurements.csv beside the labels).
 // Returns "ok<TAB>CSV" or "failed<TAB>REASON".
@@ -69,7 +70,7 @@ function fillTable(labels, stem, csv) {
   saveSettings();
   run("Set Measurements...", "decimal=" + digits); // the columns are made with as many decimal places
   Table.create(title);
-  for (i = 0; i < 256; i++) {
+  for (i = 0; i < 255; i++) {
     if (i < names.length || voxels[i] > 0) {
       row = Table.size;
       name = "class " + i;
@@ -82,6 +83,16 @@ function fillTable(labels, stem, csv) {
       Table.set("Count", row, objects(stem + "_" + fileName(name) + "_instances.tif"));
       Table.set("Unit", row, unit);
     }
+  }
+  if (voxels[255] > 0) {
+    row = Table.size;
+    Table.set("Index", row, 255);
+    Table.set("Class", row, "outside");
+    Table.set("Voxels", row, voxels[255]);
+    Table.set("Volume", row, voxels[255] * width * height * depth);
+    Table.set("Surface", row, NaN);
+    Table.set("Count", row, NaN);
+    Table.set("Unit", row, unit);
   }
   Table.update;
   text = csvOfTable();
@@ -117,7 +128,7 @@ function csvText(text) {
   return text;
 }
 
-// Count the voxels of each class, and its faces to other classes across each axis.
+// Count the voxels of each label, and the faces of each class to other classes across each axis.
 function count(labels, voxels, faces) {
   selectImage(labels);
   slice = getSliceNumber();
@@ -125,7 +136,7 @@ function count(labels, voxels, faces) {
   width = getWidth();
   height = getHeight();
   depth = nSlices;
-  Stack.getStatistics(n, mean, least, highest);
+  highest = 0; // class so far
   before = 0;
   for (z = 1; z <= depth; z++) {
     showProgress(z, depth);
@@ -142,7 +153,10 @@ function count(labels, voxels, faces) {
     run("Grays"); // an image with a colour table is not converted to 16 bits
     run("16-bit");
     getHistogram(values, counts, 65536);
-    for (i = 0; i <= highest; i++) voxels[i] += counts[i];
+    for (i = 0; i < 256; i++) {
+      voxels[i] += counts[i];
+      if (counts[i] > 0 && i < 255) highest = maxOf(highest, i);
+    }
     if (width > 1) meet(here, 0, 0, here, 1, 0, width - 1, height, highest, faces, 0);
     if (height > 1) meet(here, 0, 0, here, 0, 1, width, height - 1, highest, faces, 256);
     if (before != 0) {

@@ -367,19 +367,19 @@ function imageChoices() {
   return choices;
 }
 
-// Names of the classes of the active label image, from its Info; "class i" where it has none.
+// Names of the classes of the active label image, from its Info; empty where it has none. Label 255 is no class.
 function classNames() {
-  names = newArray(256);
-  for (i = 0; i < 256; i++) names[i] = "";
+  names = newArray(255);
+  for (i = 0; i < 255; i++) names[i] = "";
   lines = split(getMetadata("Info"), "\n");
   for (i = 0; i < lines.length; i++) {
     if (matches(lines[i], "class \\d{1,3} = .*")) {
       at = indexOf(lines[i], " = ");
       number = parseInt(substring(lines[i], 6, at));
-      if (number < 256) names[number] = replace(substring(lines[i], at + 3), " #[0-9a-f]{6}$", "");
+      if (number < 255) names[number] = replace(substring(lines[i], at + 3), " #[0-9a-f]{6}$", "");
     }
   }
-  last = 255;
+  last = 254;
   while (last > 0 && names[last] == "") last--;
   return Array.trim(names, last + 1);
 }

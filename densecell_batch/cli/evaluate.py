@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -40,11 +39,12 @@ def evaluate(
     """Score class maps (LABELS...), or what models make of an image stack, against the true labels.
 
     Prints a table: mean IoU with and without class 0, accuracy, adjusted Rand index, variation of information in bits,
-    boundary F-score (2 voxels of tolerance), and the IoU of each class.
+    boundary F-score (2 voxels of tolerance), and the IoU of each class. Voxels that LABELS... says are outside (255)
+    are not scored; how many they are is said below.
     """
     from msgspec import to_builtins
 
-    from densecell_batch.measure.compare import as_table, compare, read_classes
+    from densecell_batch.measure.compare import as_table, compare, n_classes_of, read_classes
     from densecell_batch.plots.confusion import render_confusion
     from densecell_batch.plots.png import write_png
     from densecell_batch.storage.atomic import write_file
@@ -56,15 +56,15 @@ def evaluate(
     truth, counted = read_classes(labels, ignore_label)
     counted = _counted(truth, counted, labels, mask)
     found: list[tuple[str, np.ndarray]] = [
-        (path.stem, _same_shape(read_classes(path)[0], truth, path)) for path in predicted
+        (path.stem, _same_shape(read_classes(path, outside=True)[0], truth, path)) for path in predicted
     ]
     names: list[str] = []
     for bundle_name in model:
         made, names = _segmented(bundle_name, images, members)
         found += [(name, _same_shape(volume, truth, labels)) for name, volume in made]
-    n_classes = max(int(truth.max()), *(int(volume.max()) for _, volume in found), len(names) - 1) + 1
+    n_classes = max(n_classes_of(truth, *(volume for _, volume in found)), len(names))
     names = [*names, *(f"class {i}" for i in range(len(names), n_classes))]
-    results = [(name, *compare(truth, volume, n_classes, counted)) for name, volume in found]
+    results = [(name, *compare(truth, volume, n_classes, counted, name=name)) for name, volume in found]
     click.echo(as_table([(name, summary) for name, _, summary in results], names))
     if json_path is not None:
         write_file(
@@ -97,30 +97,30 @@ def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
     """Class maps of a bundle, and of each of its members if wanted; names of its classes."""
-    from densecell_batch.inference.device import choose_precision, select_device
-    from densecell_batch.inference.volume import predict_labels
+    from densecell_batch.inference.segmenter import Segmenter
+    from densecell_batch.inference.volume import segment_volume
     from densecell_batch.io.reading import open_stack
-    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.nets.ensemble import combine
     from densecell_batch.nets.predictor import Predictor
-    from densecell_batch.prepare.normalize import measure, normalize
     from densecell_batch.storage.opening import Reach
     from densecell_batch.system import need_memory
 
-    bundle = find_bundle(name)
-    precision = choose_precision("auto", select_device("auto")).name
-    path = Path(str(images))
-    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
-        need_memory(path, 4 * stack.info.n_voxels)
-        statistics = measure(stack)
-        image = np.empty(stack.info.shape, np.float32)
-        for z in range(len(image)):
-            image[z] = normalize(stack.read(z), statistics)
-    weights: list[Any] = [bundle.weights(i) for i in range(len(bundle.members))]
+    segmenter = Segmenter(name)
+    bundle, path = segmenter.bundle, Path(str(images))
+    weights = [bundle.weights(i) for i in range(len(bundle.members))]
     chosen = [(bundle.name, weights)]
     if members:
         chosen += [(f"member {i}", [w]) for i, w in enumerate(weights)]
-    made = [
-        (label, predict_labels(image, Predictor(bundle.architecture, which, precision), bundle.window))
-        for label, which in chosen
-    ]
+    made = []
+    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
+        need_memory(path, 6 * stack.info.n_voxels)
+        prepared = segmenter.prepared(stack, segmenter.examine(stack))
+        plan = segmenter.plan_of(prepared)
+        for label, which in chosen:
+            predictor = Predictor(bundle.architecture, which, segmenter.precision.name)
+
+            def look(tile: np.ndarray, predictor: Predictor = predictor) -> tuple[np.ndarray, np.ndarray | None]:
+                return combine(predictor(tile))
+
+            made.append((label, segment_volume(prepared, plan, look, bundle.classes).labels))
     return made, [c.name for c in bundle.classes]

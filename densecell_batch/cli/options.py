@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 from click import Choice, Option
 
-from densecell_batch.cli.params import MEMORY, SECONDS, SHARD, TILE, VOXEL_SIZE
+from densecell_batch.cli.params import MEMORY, ROI, SCALE, SECONDS, SHARD, TILE, VOXEL_SIZE
+from densecell_batch.errors import OptionError
 from densecell_batch.models.registry import DEFAULT_MODEL
 
-__all__ = ["OF_A_RUN", "OF_THE_RESULT", "as_words", "with_options"]
+__all__ = ["OF_A_RUN", "OF_THE_RESULT", "as_words", "take_published", "with_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,6 +35,21 @@ OF_THE_RESULT = (
            help="Leave out instances below this volume in cubic micrometres."),
     Option(["--voxel-size"], type=VOXEL_SIZE,
            help="Voxel size in nm (or with a unit), instead of that of the file."),
+    Option(["--outside"], type=Choice(["auto", "off"]), default="auto", show_default=True,
+           help="Whether constant fill that touches the border, and blank slices, are no tissue: label 255."),
+    Option(["--mask"], type=_FILE, metavar="FILE",
+           help="Stack, or one slice for all, that is 0 where there is no tissue."),
+    Option(["--contrast"], type=Choice(["auto", "stack", "slice", "match", "none"]), default="auto", show_default=True,
+           help="Grey values as the model knows them, where it says them; or by mean and deviation of stack or slice."),
+    Option(["--fit"], type=Choice(["warn", "auto", "off"]), default="warn", show_default=True,
+           help="Try whether the stack looks like the model's own data: warn if not; auto: also do what helps."),
+    Option(["--defects"], type=Choice(["report", "replace", "off"]), default="report", show_default=True,
+           help="Name damaged slices; or also show the nets the next good one where one is blank or destroyed."),
+    Option(["--scale"], type=SCALE, default="auto", show_default=True,
+           help="auto: resample to the pixel size that the model knows. Or a factor along y and x; or Z,Y,X; or off."),
+    Option(["--roi"], type=ROI, help="Segment only this region, counted from 0, ends not included."),
+    Option(["--as-published"], is_flag=True,
+           help="Prepare nothing, and compute as the published code does: deepest, float32."),
     Option(["--precision"], type=Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True,
            help="What the nets compute in; auto takes the faster of float32 and bfloat16."),
     Option(["--tile"], type=TILE, help="Output region of a tile, instead of the largest that fits the memory."),
@@ -63,6 +79,25 @@ OF_A_RUN = (
     Option(["--assemble"], is_flag=True, help="Compute nothing: write the results of the parts that are there."),
     Option(["--dry-run"], is_flag=True, help="Only say what would be done: tiles, memory, time."),
 )
+
+
+def take_published(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of the command that runs, with what --as-published means in its place.
+
+    Raises
+    ------
+    OptionError
+        If another flag says something else.
+    """
+    from densecell_batch.inference.options import AS_PUBLISHED
+
+    if not flags.pop("as_published"):
+        return flags
+    given = click.get_current_context().get_parameter_source
+    for name, value in AS_PUBLISHED.items():
+        if given(name) is click.core.ParameterSource.COMMANDLINE and flags[name] != value:
+            raise OptionError(f"--as-published means --{name} {value}, not {flags[name]}; give one of them")
+    return flags | AS_PUBLISHED
 
 
 def with_options(*options: Option) -> Callable[[Command], Command]:

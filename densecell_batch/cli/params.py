@@ -12,7 +12,7 @@ import click
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 
-__all__ = ["MEMORY", "SECONDS", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
+__all__ = ["MEMORY", "ROI", "SCALE", "SECONDS", "SHARD", "TILE", "VOXEL_SIZE", "verbosity"]
 
 
 class _Tile(click.ParamType):  # type: ignore[type-arg]
@@ -81,6 +81,50 @@ class _Shard(click.ParamType):  # type: ignore[type-arg]
         return int(match[1]), int(match[2])
 
 
+class _Scale(click.ParamType):  # type: ignore[type-arg]
+    """auto, off, a factor along y and x, or three factors Z,Y,X."""
+
+    name = "auto|off|FACTOR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or value in ("auto", "off"):
+            return value
+        numbers = value.split(",")
+        try:
+            factors = [float(number) for number in numbers]
+            if len(factors) not in (1, 3) or not all(0.01 <= factor <= 100 for factor in factors):
+                raise ValueError
+        except ValueError:
+            self.fail(
+                f"{value!r} is none of auto, off, a factor from 0.01 to 100 along y and x, such as 0.5, and three "
+                "factors in the order Z,Y,X, such as 1,0.5,0.5",
+                param,
+                ctx,
+            )
+        return factors[0] if len(factors) == 1 else tuple(factors)
+
+
+class _Region(click.ParamType):  # type: ignore[type-arg]
+    """Three ranges, the ends not included."""
+
+    name = "Z0:Z1,Y0:Y1,X0:X1"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"\s*" + r"\s*,\s*".join([r"(\d{1,9})\s*:\s*(\d{1,9})"] * 3) + r"\s*", value)
+        numbers = [int(number) for number in match.groups()] if match else []
+        spans = list(zip(numbers[::2], numbers[1::2], strict=True))
+        if not spans or any(start >= stop for start, stop in spans):
+            self.fail(
+                f"{value!r} is not a region Z0:Z1,Y0:Y1,X0:X1, such as 0:20,100:612,100:612: slices, rows and columns "
+                "counted from 0, each end above its beginning and not included",
+                param,
+                ctx,
+            )
+        return tuple(spans)
+
+
 class _Seconds(click.FloatRange):
     """A time above 0."""
 
@@ -89,6 +133,8 @@ class _Seconds(click.FloatRange):
 
 SECONDS = _Seconds(min=0, min_open=True)
 TILE = _Tile()
+SCALE = _Scale()
+ROI = _Region()
 SHARD = _Shard()
 VOXEL_SIZE = _VoxelSize()
 MEMORY = _Memory()

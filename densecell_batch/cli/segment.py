@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densecell_batch.cli.options import OF_A_RUN, OF_THE_RESULT, with_options
+from densecell_batch.cli.options import OF_A_RUN, OF_THE_RESULT, take_published, with_options
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.progress import ProgressBar, duration
 from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, StackError
@@ -37,7 +37,7 @@ def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_pr
     separated by tabs. Stacks that were done before, with the same input, model and options, are skipped; what was
     interrupted goes on where it was.
     """
-    sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **flags))
+    sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **take_published(flags)))
 
 
 def run_segment(
@@ -134,10 +134,9 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: RunSegmenter) -> int:
             options = segmenter.options
             with open_stack(path, options.voxel_size, reach=options.reach(path)) as stack:
                 segmenter.check_memory(stack)
-                info = stack.info
+                info, plan = stack.info, segmenter.expected_plan(stack)
             for note in stack.notes:
                 _log.warning("%s: %s", path, note)
-            plan = segmenter.plan(info.shape)
         except DensecellError as error:
             failed += 1
             click.echo(verdict_line("failed", path, " ".join(str(error).split())))

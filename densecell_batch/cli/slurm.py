@@ -18,7 +18,7 @@ __all__ = ["slurm"]
 
 _log = logging.getLogger(__name__)
 
-_PATHS = {"model", "pre_macro", "post_macro", "imagej"}  # where they are files; tasks run in another folder
+_PATHS = {"model", "mask", "pre_macro", "post_macro", "imagej"}  # where they are files; tasks run in another folder
 
 
 @click.command()

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from densecell_batch.cli.options import OF_THE_RESULT, with_options
+from densecell_batch.cli.options import OF_THE_RESULT, take_published, with_options
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.progress import ProgressBar
 from densecell_batch.cli.segment import take_hooks
@@ -76,7 +76,7 @@ def watch(
             return
     if inbox is None:
         raise OptionError("watch needs the folder IN that stacks are dropped into")
-    sys.exit(_run(inbox, out, model, redo, preview=not no_preview, **flags))
+    sys.exit(_run(inbox, out, model, redo, preview=not no_preview, **take_published(flags)))
 
 
 def _retry(out: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.writing import class_lines
+from densecell_batch.labels import OUTSIDE
 
 __all__ = ["FijiImage", "from_imageplus", "save_rois", "to_imageplus"]
 
@@ -45,14 +46,14 @@ def to_imageplus(
     colours
         (n, 3) uint8, the colour of each value from 0; for uint8 and uint16.
     class_names
-        Name of each value from 0, for the Info of the image.
+        Name of each value from 0, for the Info of the image, where `OUTSIDE` has its name, too.
     title
         Name of the image.
 
     Raises
     ------
     OptionError
-        If ImageJ has no such values, or there is no plane.
+        If ImageJ has no such values, there is no plane, or there are more classes than labels for them.
     """
     from scyjava import jimport
 
@@ -71,7 +72,8 @@ def to_imageplus(
         calibration.pixelDepth, calibration.pixelHeight, calibration.pixelWidth = voxel_size.edges
     if colours is not None:
         table = np.zeros((256, 3), np.uint8)
-        table[: min(len(colours), 256)] = colours[:256]
+        given = colours[: OUTSIDE if class_names else 256]  # what lies outside is black
+        table[: len(given)] = given
         image.setLut(jimport("ij.process.LUT")(*(_java_array(table[:, k].copy()) for k in range(3))))
         image.setDisplayRange(0, 255)
     if class_names is not None:

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["SHAPES", "TOLD", "UNTOLD", "InferenceOptions", "Side", "check_options"]
+__all__ = ["AS_PUBLISHED", "SHAPES", "TOLD", "UNTOLD", "InferenceOptions", "Side", "check_options"]
 
 # What an option is to the result; each bears one of these.
 SHAPES = "shapes the result: what was asked for with another value is other work"
@@ -19,6 +19,20 @@ TOLD = "stands in the report, but work with another value is the same"
 UNTOLD = "says how the work is done; nobody needs to know it later"
 
 Side = Annotated[int, Meta(ge=1)]
+Span = tuple[Annotated[int, Meta(ge=0)], Side]  # [start, stop)
+Factor = Annotated[float, Meta(ge=0.01, le=100)]
+
+
+# What the published code does: everything is tissue, and is taken as it is.
+AS_PUBLISHED = {
+    "stitch": "deepest",
+    "precision": "float32",
+    "outside": "off",
+    "contrast": "stack",
+    "scale": "off",
+    "fit": "off",
+    "defects": "off",
+}
 
 
 @cache
@@ -62,10 +76,18 @@ class InferenceOptions:
     uncertainty: Annotated[bool, SHAPES] = False
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SHAPES] = "auto"
     tile: Annotated[tuple[Side, Side, Side] | None, SHAPES] = None  # output region (z, y, x)
+    outside: Annotated[Literal["auto", "off"], SHAPES] = "auto"
+    contrast: Annotated[Literal["auto", "stack", "slice", "match", "none"], SHAPES] = "auto"
+    fit: Annotated[Literal["warn", "auto", "off"], SHAPES] = "warn"
+    defects: Annotated[Literal["report", "replace", "off"], SHAPES] = "report"
+    scale: Annotated[Literal["auto", "off"] | tuple[Factor, Factor, Factor], SHAPES] = "auto"  # (z, y, x)
+    roi: Annotated[tuple[Span, Span, Span] | None, SHAPES] = None  # region (z, y, x) that is segmented
     device: Annotated[Literal["auto", "cpu", "gpu"], TOLD] = "auto"
     memory: Annotated[Side | None, UNTOLD] = None  # bytes; None: half of what is free
 
     def __post_init__(self) -> None:
+        if isinstance(self.scale, int | float):  # one factor is that within the slice
+            object.__setattr__(self, "scale", (1.0, self.scale, self.scale))
         check_options(self)
 
     @classmethod

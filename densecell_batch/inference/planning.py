@@ -27,6 +27,7 @@ Bands = tuple[tuple[int, int], ...]
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
+_FILL_BYTES = 36  # for each voxel of a slice in which fill is mirrored
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
 _BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order
 _EDGE = 2  # mirrored voxels at the ends of the volume, as in the published windows
@@ -55,6 +56,7 @@ def plan_tiles(
     budget: int = 4 * 2**30,
     tile: Triple | None = None,
     keep_probabilities: bool = False,
+    fill: bool = False,
 ) -> Plan:
     """Choose the tiles of a volume.
 
@@ -75,6 +77,8 @@ def plan_tiles(
         takes.
     keep_probabilities
         Whether the canvas carries probabilities.
+    fill
+        Whether whole slices are in memory while rows of them are read, as where fill becomes mirrored tissue.
 
     Returns
     -------
@@ -100,7 +104,7 @@ def plan_tiles(
         wanted = (None, None) if tile is None else tile[1:]
         ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
         xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
-    costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep)
+    costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep, fill=fill)
     grid, bands, memory = _first_fitting(z, ys, xs, costs, budget)
     if (
         memory > max(2 * budget, 2 * 2**30) and tile is None and stitch == "deepest"
@@ -252,6 +256,7 @@ def _memory(
     architecture: Architecture,
     precision: str,
     keep_probabilities: bool,
+    fill: bool,
 ) -> int:
     """Peak bytes of a run whose largest band has so many rows and needs to see `rows_read`, estimated
     (docs/benchmarks.md compares it with what is measured). Larger tiles never take less.
@@ -262,6 +267,7 @@ def _memory(
     slab = min(z.output, z.length) * float(rows) * x.length
     canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
     source = float(rows_read) * x.length * 4 * (z.input + 1) + 2 * 4 * voxels
+    source += _FILL_BYTES * float(y.length) * x.length * fill
     # A slice at a time is put together of its bands, and its objects are found.
     assembly = float(y.length) * x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
     return int(_PROGRAM_BYTES + max(net + 4 * outputs + canvas + source, assembly))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from math import ceil
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize, check_voxel_size
@@ -14,16 +18,29 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.inference.trial import describe_fit, try_windows
 from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.prepare.normalize import measure, normalize
+from densecell_batch.prepare.examine import examine, expected_grid
+from densecell_batch.prepare.fit import Fit, choose_remedy, judge
+from densecell_batch.prepare.mask import Mask
+from densecell_batch.prepare.preparation import Aim, Preparation, Steps
+from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.system import available_memory
 
 __all__ = ["Segmenter"]
+
+# What can be wrong with a whole stack and be put right, and how.
+_REMEDIES: dict[str, dict[str, Any]] = {
+    "inverted": {"negative": True},
+    "of half the size (--scale 0.5)": {"enlarged": 0.5},
+    "of twice the size (--scale 2)": {"enlarged": 2.0},
+}
+_FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +65,23 @@ class Segmenter:
         What the nets compute in: "auto", "float32", "bfloat16" or "float16".
     device
         "auto", "cpu" or "gpu".
+    outside
+        "auto": constant fill that touches the border, and blank slices, are no tissue: they get the label 255. "off":
+        everything is tissue.
+    contrast
+        "auto": the grey values that the model knows, where its bundle says them. "stack", "slice": by mean and standard
+        deviation of the stack or of each slice. "match": each slice as the model knows it. "none": as they are.
+    fit
+        "warn": a few windows are tried first, and whoever uses the result is told if the stack does not look like the
+        model's own data. "auto": and what makes it look so is done. "off": nobody asks.
+    defects
+        "report": damaged slices are named in the report. "replace": the nets also see the next good slice in the place
+        of one that is blank or destroyed. "off": nobody looks.
+    scale
+        "auto": what has another pixel size than the model's training is resampled for the nets. "off", or a factor:
+        how many times as many voxels along y and x they see; or three (z, y, x).
+    roi
+        ((z0, z1), (y0, y1), (x0, x1)): region that is segmented, with what lies around it seen; None for all.
     tile
         Output region (z, y, x) of a tile; None for the largest that fits the memory.
     memory
@@ -81,6 +115,12 @@ class Segmenter:
         uncertainty: bool = False,
         precision: str = "auto",
         device: str = "auto",
+        outside: str = "auto",
+        contrast: str = "auto",
+        fit: str = "warn",
+        defects: str = "report",
+        scale: str | float | tuple[float, float, float] = "auto",
+        roi: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None = None,
         tile: tuple[int, int, int] | None = None,
         memory: int | None = None,
     ) -> None:
@@ -91,6 +131,12 @@ class Segmenter:
             probabilities=probabilities,
             uncertainty=uncertainty,
             precision=precision,  # type: ignore[arg-type]
+            outside=outside,  # type: ignore[arg-type]
+            contrast=contrast,  # type: ignore[arg-type]
+            fit=fit,  # type: ignore[arg-type]
+            defects=defects,  # type: ignore[arg-type]
+            scale=scale,  # type: ignore[arg-type]
+            roi=roi,
             tile=tile,
             device=device,  # type: ignore[arg-type]
             memory=memory,
@@ -157,8 +203,62 @@ class Segmenter:
                 "a machine that has it"
             )
 
-    def plan(self, shape: tuple[int, int, int]) -> Plan:
-        """The tiles of a stack of `shape` (z, y, x)."""
+    def examine(
+        self, stack: Stack, mask: Mask | None = None, on_slice: Callable[[int], None] | None = None
+    ) -> Preparation:
+        """Look at a stack, once, and decide what is to be done to it before the nets see it; raises as
+        `prepare.examine.examine` does.
+        """
+        seen = examine(stack, self._steps, self._aim, mask, on_slice)
+        own, asked = self.bundle.fit, self.options.fit
+        plain = seen.preparation()
+        smaller = any(a < b for a, b in zip(plain.grid[1:], self.bundle.window[1:], strict=True))
+        if asked == "off" or own is None or smaller:  # what is known is of whole windows
+            return plain
+
+        def tried(preparation: Preparation) -> Fit:
+            windows = try_windows(self.prepared(stack, preparation, mask), self.predictor, self.bundle.window)
+            return judge(windows, own, finest=_FINEST * max(1.0, zoom) if (zoom := preparation.zoom) != 1 else 0)
+
+        as_it_is = tried(plain)
+        if as_it_is.alike:
+            return msgspec.structs.replace(plain, fit=as_it_is)
+        changed, fits = {}, {"": as_it_is}
+        for name, changes in _REMEDIES.items():
+            with suppress(OptionError):  # too small for it
+                changed[name] = seen.preparation(**changes)
+                fits[name] = tried(changed[name])
+        remedy = choose_remedy(fits, "") or ""
+        taken = bool(remedy) and asked == "auto"
+        chosen = changed[remedy] if taken else plain
+        return msgspec.structs.replace(
+            chosen,
+            fit=as_it_is,
+            remedy=remedy,
+            remedied=taken,
+            warnings=(*chosen.warnings, describe_fit(as_it_is.worst, remedy, taken=taken)),
+        )
+
+    @property
+    def _steps(self) -> Steps:
+        asked = self.options
+        return Steps(asked.outside, asked.contrast, asked.defects, asked.scale, asked.roi)
+
+    @property
+    def _aim(self) -> Aim:
+        architecture = self.bundle.architecture
+        depth, around = self.bundle.window[0] - 1, architecture.halo + architecture.margin
+        return Aim(self.bundle.voxel_size, self.bundle.greys, (depth, around, around))
+
+    def prepared(self, stack: Stack, preparation: Preparation, mask: Mask | None = None) -> Prepared:
+        """A stack as the nets see it, by what `examine` found."""
+        return Prepared(stack, preparation, find=self.options.outside == "auto", mask=mask)
+
+    def plan(self, shape: tuple[int, int, int], *, resampled: bool = False, fill: bool = False) -> Plan:
+        """The tiles of what the nets see, of `shape` (z, y, x).
+
+        `resampled` if the stack has other voxels, `fill` if some of what they see is filled.
+        """
         options = self.options
         return plan_tiles(
             shape,
@@ -169,14 +269,26 @@ class Segmenter:
             members=len(self.bundle.members),
             budget=self._budget,
             tile=options.tile,
-            keep_probabilities=options.probabilities,
+            keep_probabilities=options.probabilities or resampled,
+            fill=fill,
         )
+
+    def plan_of(self, prepared: Prepared) -> Plan:
+        """The tiles of a stack."""
+        return self.plan(prepared.shape, resampled=prepared.is_resampled, fill=prepared.has_fill)
+
+    def expected_plan(self, stack: Stack) -> Plan:
+        """The tiles of a stack that nobody looked at yet, if all of it is tissue."""
+        grid, resampled = expected_grid(stack, self._steps, self._aim)
+        return self.plan(grid, resampled=resampled)
 
     def look(self, tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """What the ensemble says of a normalized tile (z, y, x): probabilities and, if asked for, disagreement."""
         return combine(self.predictor(tile), self.options.ensemble, with_disagreement=self.options.uncertainty)
 
-    def __call__(self, volume: np.ndarray, voxel_size: VoxelSize | None = None) -> Segmentation:
+    def __call__(
+        self, volume: np.ndarray, voxel_size: VoxelSize | None = None, *, mask: np.ndarray | None = None
+    ) -> Segmentation:
         """Segment a volume.
 
         Parameters
@@ -184,7 +296,9 @@ class Segmenter:
         volume
             (z, y, x) uint8, uint16, int16 or float32: grey values.
         voxel_size
-            Of the volume, to be handed on.
+            Of the volume; decides whether it is resampled for the nets, and is handed on.
+        mask
+            (z, y, x), or (1, y, x) for all slices: 0 outside, where there is no tissue.
 
         Returns
         -------
@@ -193,16 +307,20 @@ class Segmenter:
         Raises
         ------
         StackError
-            If the volume is none of these, or has no contrast, or the memory does not suffice.
+            If the volume is none of these, or has no contrast or no tissue, or the memory does not suffice.
         OptionError
-            If the voxel size is none.
+            If the voxel size is none, or an option does not go with the volume.
         """
         check_voxel_size(voxel_size)
         stack = Stack.of_array(np.asanyarray(volume), voxel_size)
-        statistics = measure(stack)
+        tissue = None if mask is None else Mask.of_array(mask, stack)
+        preparation = self.examine(stack, tissue)
+        for warning in preparation.warnings:
+            _log.warning("%s", warning)
+        prepared = self.prepared(stack, preparation, tissue)
         return segment_volume(
-            lambda z, rows: normalize(stack.read(z, rows), statistics),
-            self.plan(stack.info.shape),
+            prepared,
+            self.plan_of(prepared),
             self.look,
             self.bundle.classes,
             keep_probabilities=self.options.probabilities,

@@ -25,6 +25,7 @@ from densecell_batch.inference.tiling import Tile, TileGrid
 __all__ = ["Look", "Slices", "segment_slices"]
 
 Slices = Callable[[int, tuple[int, int]], np.ndarray]  # (slice, rows [start, stop)) -> (y, x) float32, normalized
+Region = tuple[slice, slice, slice]
 Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # tile -> probabilities, disagreement
 
 
@@ -39,6 +40,7 @@ def segment_slices(
     band: tuple[int, int] | None = None,
     keep_probabilities: bool = False,
     keep_disagreement: bool = False,
+    is_empty: Callable[[Region], bool] = lambda region: False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> None:
     """Run the nets over the tiles that decide the slices [start, stop) of a volume, or a band of rows [start, stop) of
@@ -61,6 +63,8 @@ def segment_slices(
         What is to be decided; None for all.
     keep_probabilities, keep_disagreement
         Whether finished slices have them.
+    is_empty
+        Whether nobody wants to know what a region of the volume is: tiles that decide about no other are not computed.
     progress
         Gets the share of the tiles that is done.
     """
@@ -77,11 +81,15 @@ def segment_slices(
         band=band,
     )
 
-    def paint(tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None, last: bool) -> None:
-        canvas.paint(tile, probabilities, disagreement)
+    def paint(tile: Tile, seen: tuple[np.ndarray, np.ndarray | None] | None, last: bool) -> None:
+        if seen is not None:
+            canvas.paint(tile, *seen)
         if last:
             for finished in canvas.finished(tile.index[0]):
                 finish(finished)
+
+    def wanted(tile: Tile) -> bool:
+        return not is_empty({"crop": tile.owned, "latest": tile.latest}.get(plan.rule, tile.inside))
 
     per_row = len(ys) * len(grid.x.corners)
     n_tiles = len(rows) * per_row
@@ -90,11 +98,10 @@ def segment_slices(
         reader, finisher = threads.enter_context(_Thread("reader")), threads.enter_context(_Thread("finisher"))
         net = threads.enter_context(_Thread("net", patient=False))
         painting: deque[Future[None]] = deque()
-        for n, (tile, voxels) in enumerate(_read_ahead(read, grid, rows, ys, reader), start=1):
+        for n, (tile, voxels) in enumerate(_read_ahead(read, grid, rows, ys, wanted, reader), start=1):
             # The main thread only waits, so that a signal is answered at once.
-            probabilities, disagreement = net.submit(look, voxels).result()
-            last = n % per_row == 0
-            painting.append(finisher.submit(paint, tile, probabilities, disagreement, last))
+            seen = None if voxels is None else net.submit(look, voxels).result()
+            painting.append(finisher.submit(paint, tile, seen, n % per_row == 0))
             while len(painting) > 1:
                 painting.popleft().result()
             progress(n / n_tiles)
@@ -116,10 +123,12 @@ class _Thread(ThreadPoolExecutor):
 
 
 def _read_ahead(
-    read: Slices, grid: TileGrid, rows: range, ys: range, reader: ThreadPoolExecutor
-) -> Iterator[tuple[Tile, np.ndarray]]:
-    """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use."""
-    voxels = _input_regions(read, grid, rows, ys)
+    read: Slices, grid: TileGrid, rows: range, ys: range, wanted: Callable[[Tile], bool], reader: ThreadPoolExecutor
+) -> Iterator[tuple[Tile, np.ndarray | None]]:
+    """The tiles and their normalized input regions (z, y, x) float32, the next one being read while one is in use; None
+    for a tile that is not wanted.
+    """
+    voxels = _input_regions(read, grid, rows, ys, wanted)
     upcoming = reader.submit(next, voxels, None)
     while True:
         current = upcoming.result()
@@ -129,13 +138,20 @@ def _read_ahead(
         yield current
 
 
-def _input_regions(read: Slices, grid: TileGrid, rows: range, ys: range) -> Iterator[tuple[Tile, np.ndarray]]:
+def _input_regions(
+    read: Slices, grid: TileGrid, rows: range, ys: range, wanted: Callable[[Tile], bool]
+) -> Iterator[tuple[Tile, np.ndarray | None]]:
     """Read each slice once: a row keeps the normalized slices that the next one shares."""
     slices: dict[int, np.ndarray] = {}
     top, bottom = grid.y.read_by(ys)
     for row in rows:
-        needed = grid.z.input_indices(row)
-        slices = {z: slices[z] if z in slices else read(z, (top, bottom)) for z in sorted(set(needed.tolist()))}
+        needed = grid.z.input_indices(row).tolist()
+        slices = {z: plane for z, plane in slices.items() if z in needed}
         for tile in grid.row(row, ys):
+            if not wanted(tile):
+                yield tile, None
+                continue
+            for z in sorted({*needed} - {*slices}):
+                slices[z] = read(z, (top, bottom))
             y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
-            yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed.tolist()])
+            yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed])

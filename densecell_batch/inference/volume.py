@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.inference.restore import Restorer
 from densecell_batch.inference.stitch import FinishedSlice
-from densecell_batch.inference.streaming import Look, Slices, segment_slices
+from densecell_batch.inference.streaming import Look, segment_slices
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
+from densecell_batch.prepare.prepared import Prepared
 
-__all__ = ["Segmentation", "predict_labels", "segment_volume"]
+__all__ = ["Segmentation", "predict_labels", "segment_prepared", "segment_volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +27,11 @@ class Segmentation:
     Attributes
     ----------
     labels
-        (z, y, x) uint8: index of the class of each voxel in `classes`.
+        (z, y, x) uint8: index of the class of each voxel in `classes`; 255 outside: where there is no tissue.
     confidence
-        (z, y, x) float32: the probability of that class.
+        (z, y, x) float32: the probability of that class; 0 outside.
     probabilities
-        (z, y, x, class) float32, summing to 1; None where not asked for.
+        (z, y, x, class) float32, summing to 1, outside to 0; None where not asked for.
     uncertainty
         (z, y, x) float32: disagreement of the members, in bits; None where not asked for.
     classes
@@ -46,7 +49,7 @@ class Segmentation:
 
 
 def segment_volume(
-    read: Slices,
+    prepared: Prepared,
     plan: Plan,
     look: Look,
     classes: tuple[ClassInfo, ...],
@@ -55,8 +58,22 @@ def segment_volume(
     keep_disagreement: bool = False,
     voxel_size: VoxelSize | None = None,
 ) -> Segmentation:
-    """Segment a volume into arrays; the parameters are those of `streaming.segment_slices`."""
-    shape = plan.grid.shape
+    """Segment a volume into arrays.
+
+    Parameters
+    ----------
+    prepared
+        What the nets see.
+    plan, look
+        As for `streaming.segment_slices`.
+    classes
+        Of the nets.
+    keep_probabilities, keep_disagreement
+        Whether these are wanted, too.
+    voxel_size
+        Handed on.
+    """
+    shape = prepared.result_shape
     found = Segmentation(
         np.empty(shape, np.uint8),
         np.empty(shape, np.float32),
@@ -66,9 +83,11 @@ def segment_volume(
         voxel_size,
     )
     for band in plan.bands:
-        rows = slice(*band)
+        rows = prepared.axes[1].owned(*band)
+        if rows[0] == rows[1]:
+            continue
 
-        def keep(finished: FinishedSlice, rows: slice = rows) -> None:
+        def keep(finished: FinishedSlice, rows: slice = slice(*rows)) -> None:
             found.labels[finished.z, rows] = finished.labels
             found.confidence[finished.z, rows] = finished.confidence
             if found.probabilities is not None:
@@ -76,11 +95,39 @@ def segment_volume(
             if found.uncertainty is not None:
                 found.uncertainty[finished.z, rows] = finished.disagreement
 
-        segment_slices(
-            read, plan, look, len(classes), keep, band=band,
+        segment_prepared(
+            prepared, plan, look, len(classes), keep, (0, shape[0]), rows,
             keep_probabilities=keep_probabilities, keep_disagreement=keep_disagreement,
         )  # fmt: skip
     return found
+
+
+def segment_prepared(
+    prepared: Prepared,
+    plan: Plan,
+    look: Look,
+    n_classes: int,
+    finish: Callable[[FinishedSlice], None],
+    slices: tuple[int, int],
+    rows: tuple[int, int],
+    *,
+    keep_probabilities: bool = False,
+    keep_disagreement: bool = False,
+    progress: Callable[[float], None] = lambda share: None,
+) -> None:
+    """Segment what the nets see of a stack, and hand on some slices and rows of the result, in ascending z.
+
+    The parameters are those of `streaming.segment_slices`, but for `slices` and `rows`, which are of the result.
+    """
+    restore = Restorer(
+        prepared, finish, slices, rows, n_classes,
+        keep_probabilities=keep_probabilities, keep_disagreement=keep_disagreement,
+    )  # fmt: skip
+    segment_slices(
+        prepared.read, plan, look, n_classes, restore, slices=restore.slices, band=restore.band,
+        keep_probabilities=restore.needs_probabilities, keep_disagreement=keep_disagreement,
+        is_empty=prepared.is_empty, progress=progress,
+    )  # fmt: skip
 
 
 def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -78,6 +78,21 @@ class Stack:
         z, y, x = volume.shape
         info = StackInfo(Path("array"), (z, y, x), volume.dtype.name, voxel_size, "array")
         return cls(info, (), lambda z, start, stop: volume[z, start:stop], lambda: None)
+
+    def part(self, box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> Stack:
+        """A region of it, [start, stop) along (z, y, x), as a stack; it stays open as long as this one does."""
+        (first, last), (top, bottom), (left, right) = box
+        shape = (last - first, bottom - top, right - left)
+        if shape == self.shape:
+            return self
+
+        def read(z: int, start: int, stop: int) -> np.ndarray:
+            return self.read(first + z, (top + start, top + stop))[:, left:right]
+
+        info = replace(self.info, shape=shape, offset=(first, top, left))
+        found = Stack(info, self.files, read, lambda: None, self.notes)
+        found.reach, found.block = self.reach, self.block
+        return found
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -191,6 +206,8 @@ class StackInfo:
         None where the file says nothing.
     container
         "imagej", "ome-tiff", "tiff", "folder" or "array".
+    offset
+        First voxel (z, y, x) of a part in its stack.
     """
 
     path: Path
@@ -198,6 +215,7 @@ class StackInfo:
     dtype: str
     voxel_size: VoxelSize | None
     container: str
+    offset: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def n_voxels(self) -> int:

@@ -24,6 +24,7 @@ import tifffile
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.io.formats.own import mark
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.storage.atomic import explained, need_space, open_new, place, sync_open, temporary_name
 from densecell_batch.storage.records import FileRecord
 
@@ -68,12 +69,15 @@ class StackWriter:
         "imagej" or "ome-tiff".
     voxel_size
         Calibration; none is written without.
+    offset
+        First voxel (z, y, x) of a part in its stack: ImageJ has it as the origin of the calibration, OME as
+        the position of each plane.
     channels
         Names of the channels.
     colours
         (n, 3) uint8, the colour of each value from 0; others are black. For uint8 and uint16.
     class_names
-        Name of each value from 0, for the Info of ImageJ or the description of OME.
+        Name of each value from 0, for the Info of ImageJ or the description of OME, where `OUTSIDE` has its name, too.
     kind
         What kind of result it is, so that nobody takes it for a stack to segment; none is written without.
     display_range
@@ -82,7 +86,7 @@ class StackWriter:
     Raises
     ------
     OptionError
-        If the format has no such dtype.
+        If the format has no such dtype, or there are more classes than labels for them.
     OutputError
         If the file cannot be made: no space, no permission, no folder.
     """
@@ -95,6 +99,7 @@ class StackWriter:
         *,
         file_format: str = "imagej",
         voxel_size: VoxelSize | None = None,
+        offset: tuple[int, int, int] = (0, 0, 0),
         channels: Sequence[str] | None = None,
         colours: np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
@@ -112,7 +117,9 @@ class StackWriter:
         self._plane_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         self._missing = set(range(self.shape[0]))
         layout = _imagej_layout if file_format == "imagej" else _ome_layout
-        look = _Look(self.path.name, voxel_size, channels, colours, class_names, display_range)
+        if class_names and colours is not None:
+            colours = colours[:OUTSIDE]  # what lies outside is black
+        look = _Look(self.path.name, voxel_size, offset, channels, colours, class_names, display_range)
         options = layout(self.shape, self.dtype, look) | ({"software": mark(kind)} if kind else {})
         need_space(self.path, self.shape[0] * self._plane_bytes + _ROOM)
         with explained(self.path):
@@ -217,6 +224,7 @@ class _Look:
 
     name: str  # of the file
     voxel_size: VoxelSize | None
+    offset: tuple[int, int, int]
     channels: Sequence[str] | None
     colours: np.ndarray | None
     class_names: Sequence[str] | None
@@ -270,6 +278,8 @@ def _imagej_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) ->
         # ImageJ reads "um" as micrometres; a literal µ does not survive the header.
         metadata |= {"unit": "um", "spacing": look.voxel_size.z}
         options["resolution"] = (1 / look.voxel_size.x, 1 / look.voxel_size.y)
+    if any(look.offset):  # the origin is where the coordinates of ImageJ are 0, in voxels of the file
+        metadata |= {f"{axis}origin": -start for axis, start in zip("zyx", look.offset, strict=True)}
     if look.channels is not None:
         metadata |= {"Labels": [name for _ in range(shape[0]) for name in look.channels], "mode": "grayscale"}
     info = class_lines(look.class_names, look.colours)
@@ -298,6 +308,8 @@ def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> _O
     if look.voxel_size is not None:
         for axis, edge in zip("ZYX", look.voxel_size.edges, strict=True):
             metadata |= {f"PhysicalSize{axis}": edge, f"PhysicalSize{axis}Unit": "µm"}
+    if any(look.offset):
+        metadata["Plane"] = _plane_positions(shape, look)
     if look.channels is not None:
         metadata["Channel"] = {"Name": list(look.channels)}
     info = class_lines(look.class_names, look.colours)
@@ -308,13 +320,37 @@ def _ome_layout(shape: tuple[int, ...], dtype: np.dtype[Any], look: _Look) -> _O
     return options
 
 
+def _plane_positions(shape: tuple[int, ...], look: _Look) -> dict[str, list[Any]]:
+    """Where each plane of a part lies in its stack: in micrometres, or in voxels without a voxel size."""
+    channels = shape[1] if len(shape) == 4 else 1
+    edges, unit = ((1.0, 1.0, 1.0), "pixel") if look.voxel_size is None else (look.voxel_size.edges, "µm")
+    n = shape[0] * channels
+    z, y, x = (start * edge for start, edge in zip(look.offset, edges, strict=True))
+    depths = [float(f"{z + (i // channels) * edges[0]:.12g}") for i in range(n)]
+    positions = {"PositionX": [x] * n, "PositionY": [y] * n, "PositionZ": depths}
+    return positions | {f"{name}Unit": [unit] * n for name in [*positions]}
+
+
 def class_lines(class_names: Sequence[str] | None, colours: np.ndarray | None) -> str:
-    """One line a class: `class 1 = cell #0000ff`."""
+    """One line a class: `class 1 = cell #0000ff`; then one of the label that is none. Empty without names.
+
+    Raises
+    ------
+    OptionError
+        If there are more classes than labels for them.
+    """
+    if not class_names:
+        return ""
+    if len(class_names) > OUTSIDE:
+        raise OptionError(
+            f"{len(class_names)} classes are named; expected at most {OUTSIDE}: label {OUTSIDE} is what lies outside"
+        )
     lines = []
-    for i, name in enumerate(class_names or []):
+    for i, name in enumerate(class_names):
         colour = "" if colours is None else " #{:02x}{:02x}{:02x}".format(*(int(c) for c in colours[i]))
         lines.append(f"class {i} = {name}{colour}\n")
-    return "".join(lines)
+    black = "" if colours is None else " #000000"
+    return "".join([*lines, f"label {OUTSIDE} = outside{black}\n"])
 
 
 def _colour_table(colours: np.ndarray, size: int) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Compare class maps with the truth: read, count, and say it as a table, as JSON and as a picture."""
+"""Compare class maps with the truth: read, count, and say it as a table, as JSON and as a picture.
+
+Where a class map says that there is no tissue (`labels.OUTSIDE`), it says nothing that could be true or false: such
+voxels are not scored, but told of. The truth has no such label: what does not count in it is named by its reader.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from densecell_batch.errors import StackError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.reading import open_labels, open_stack
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.metrics import (
     Scores,
     adjusted_rand_index,
@@ -20,9 +25,9 @@ from densecell_batch.measure.metrics import (
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
 
-__all__ = ["MAX_CLASSES", "Comparison", "as_table", "compare", "read_classes", "read_mask"]
+__all__ = ["MAX_CLASSES", "Comparison", "as_table", "compare", "n_classes_of", "read_classes", "read_mask"]
 
-MAX_CLASSES = 256  # a class map has 8 bits; the memory that scores take grows with the square
+MAX_CLASSES = OUTSIDE  # all other values of 8 bits; the memory that scores take grows with the square
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -46,6 +51,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
         Voxels by true class and found class.
     voxels
         Those that counted.
+    outside_voxels
+        Those that would have counted, but are outside in the class map.
     """
 
     mean_iou: float
@@ -58,12 +65,15 @@ class Comparison(Struct, frozen=True, kw_only=True):
     iou: list[float | None]
     confusion: list[list[int]]
     voxels: int
+    outside_voxels: int = 0
 
 
 _SHOWN = Comparison.__struct_fields__[:7]
 
 
-def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+def read_classes(
+    path: Path, ignore: int | None = None, *, outside: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
     """A class map.
 
     Parameters
@@ -72,6 +82,8 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
         The stack.
     ignore
         The label of voxels that do not count, which may be any number.
+    outside
+        Whether voxels may be `OUTSIDE`, as in a class map that was found.
 
     Returns
     -------
@@ -95,7 +107,7 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
             if counted is not None:
                 counted[z] = plane != ignore
                 plane = np.where(counted[z], plane, 0)
-            low, high = int(plane.min()), int(plane.max())
+            low, high = int(plane.min()), _highest(plane) if outside else int(plane.max())
             if low < 0 or high >= MAX_CLASSES:
                 raise StackError(
                     f"{path}: it has the label {low if low < 0 else high} in slice {z}; expected classes from 0 to "
@@ -104,6 +116,17 @@ def read_classes(path: Path, ignore: int | None = None) -> tuple[np.ndarray, np.
                 )
             labels[z] = plane
     return labels, counted
+
+
+def _highest(labels: np.ndarray) -> int:
+    """The highest label but that of what is outside; 0 where there is no other."""
+    highest = int(labels.max())
+    return highest if highest < OUTSIDE else int(labels.max(initial=0, where=labels != OUTSIDE))
+
+
+def n_classes_of(truth: np.ndarray, *found: np.ndarray) -> int:
+    """As many classes as occur, from 0 on; what is outside in class maps that were found is none."""
+    return max(int(truth.max()), *(_highest(labels) for labels in found)) + 1
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -117,23 +140,43 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def compare(
-    truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None
+    truth: np.ndarray,
+    found: np.ndarray,
+    n_classes: int,
+    counted: np.ndarray | None = None,
+    *,
+    name: str = "the class map",
 ) -> tuple[Scores, Comparison]:
     """Score a class map.
 
     Parameters
     ----------
     truth, found
-        Class maps (z, y, x), 0 to `n_classes` - 1.
+        Class maps (z, y, x), 0 to `n_classes` - 1; what was found may be `OUTSIDE`, too.
     counted
         Bool (z, y, x): voxels that count; all when None.
+    name
+        Of the class map, for the error.
 
     Returns
     -------
     scores : Scores
     comparison : Comparison
         All scores.
+
+    Raises
+    ------
+    OptionError
+        If all voxels that count are outside.
     """
+    n_outside = 0
+    outside = found == OUTSIDE
+    if outside.any():
+        n_outside = int(np.count_nonzero(outside if counted is None else outside & counted))
+        counted = ~outside if counted is None else counted & ~outside
+        if not counted.any():
+            raise OptionError(f"{name}: no voxel is left to score: all that count are outside in it (label {OUTSIDE})")
+    del outside  # of the size of the class maps
     scores = score(truth, found, n_classes, counted)
     if counted is not None:  # where nothing counts, there shall be no boundary of the one and not of the other
         truth, found = np.where(counted, truth, 0), np.where(counted, found, 0)
@@ -149,11 +192,12 @@ def compare(
         iou=[None if np.isnan(value) else float(value) for value in scores.iou],
         confusion=scores.confusion.tolist(),
         voxels=int(scores.confusion.sum()),
+        outside_voxels=n_outside,
     )
 
 
 def as_table(compared: Sequence[tuple[str, Comparison]], names: Sequence[str]) -> str:
-    """Scores of several class maps side by side, a line each score."""
+    """Scores of several class maps side by side, a line each score; below, how many voxels were outside."""
     rows: list[tuple[str, list[float | None]]] = [
         (key.replace("_", " "), [getattr(scores, key) for _, scores in compared]) for key in _SHOWN
     ]
@@ -164,4 +208,9 @@ def as_table(compared: Sequence[tuple[str, Comparison]], names: Sequence[str]) -
     for title, values in rows:
         cells = ("-" if value is None else f"{value:.4f}" for value in values)
         lines.append(f"{title:<{width}}" + "".join(f"  {cell:>{n}}" for cell, n in zip(cells, columns, strict=True)))
+    lines += [
+        f"{scores.outside_voxels:,} voxels are outside in {name} and not scored"
+        for name, scores in compared
+        if scores.outside_voxels
+    ]
     return "\n".join(lines)

@@ -1,4 +1,7 @@
-"""What a segmentation amounts to, added up slice by slice: voxels, volumes, confidence and disagreement per class."""
+"""What a segmentation amounts to, added up slice by slice: voxels, volumes, confidence and disagreement per class.
+
+Voxels outside (`labels.OUTSIDE`) are of no class: they are counted apart, and part of no mean.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from densecell_batch.calibration import VoxelSize
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.models.classes import ClassInfo
 
 __all__ = ["ClassRow", "Tally", "slice_sums"]
@@ -16,26 +20,32 @@ __all__ = ["ClassRow", "Tally", "slice_sums"]
 def slice_sums(
     n_classes: int, labels: np.ndarray, confidence: np.ndarray, disagreement: np.ndarray | None
 ) -> np.ndarray:
-    """Sums over the voxels of each class in a slice.
+    """Sums over the voxels of each class in a slice; those outside are of none.
 
     Parameters
     ----------
     n_classes
         Classes of the labels.
     labels, confidence, disagreement
-        (y, x) uint8, float32, and float32 in bits or None.
+        (y, x) uint8, where `OUTSIDE` is no class; float32; and float32 in bits or None.
 
     Returns
     -------
     numpy.ndarray
         (3, class) float64: number, confidence, disagreement (NaN if there is none).
     """
-    flat = labels.ravel()
+    inside = labels != OUTSIDE
+    whole = bool(inside.all())  # as most slices are: they need no copy
+    flat = labels.ravel() if whole else labels[inside]
+
+    def by_class(values: np.ndarray) -> np.ndarray:
+        return np.bincount(flat, values.ravel() if whole else values[inside], minlength=n_classes)
+
     sums = np.full((3, n_classes), np.nan)
     sums[0] = np.bincount(flat, minlength=n_classes)
-    sums[1] = np.bincount(flat, confidence.ravel(), minlength=n_classes)
+    sums[1] = by_class(confidence)
     if disagreement is not None:
-        sums[2] = np.bincount(flat, disagreement.ravel(), minlength=n_classes)
+        sums[2] = by_class(disagreement)
     return sums
 
 
@@ -64,10 +74,13 @@ class Tally:
 
     def __init__(self, n_classes: int) -> None:
         self._sums = np.zeros((3, n_classes))
+        self._outside = 0
 
-    def add(self, sums: np.ndarray) -> None:
-        """Add a slice, by its `slice_sums`."""
+    def add(self, sums: np.ndarray, n_voxels: int | None = None) -> None:
+        """Add a slice, by its `slice_sums`. It has `n_voxels`: those of no class are outside; none of them if None."""
         self._sums += sums
+        if n_voxels is not None:
+            self._outside += n_voxels - int(sums[0].sum())
 
     def rows(self, classes: Sequence[ClassInfo], voxel_size: VoxelSize | None) -> tuple[ClassRow, ...]:
         """What a report says of each class."""
@@ -90,11 +103,20 @@ class Tally:
             for i, info in enumerate(classes)
         )
 
+    def outside(self, voxel_size: VoxelSize | None) -> tuple[int, float | None]:
+        """Voxels outside, and their volume in cubic micrometres; None where the voxel size is not known."""
+        volume = None if voxel_size is None else float(f"{self._outside * voxel_size.volume:.6g}")
+        return self._outside, volume
+
     def means(self) -> tuple[float | None, float | None]:
-        """Confidence and disagreement (in bits) of a voxel of the stack; None where they were not computed."""
+        """Confidence and disagreement (in bits) of a voxel of the tissue; None where they were not computed, or all is
+        outside.
+        """
         voxels, confidence, disagreement = self._sums
 
         def overall(sums: np.ndarray) -> float | None:
-            return None if np.isnan(sums).any() else round(float(sums.sum() / voxels.sum()), 6)
+            if np.isnan(sums).any() or not voxels.any():
+                return None
+            return round(float(sums.sum() / voxels.sum()), 6)
 
         return overall(confidence), overall(disagreement)

@@ -25,13 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import to_builtins
+from msgspec import UNSET, to_builtins
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.manifest import (
-    MANIFEST,
     MAX_MANIFEST_BYTES,
     MAX_MEMBERS,
     SCHEMA_VERSION,
@@ -39,14 +38,17 @@ from densecell_batch.models.manifest import (
     Manifest,
     Member,
     MemberEntry,
+    OwnRecords,
     check_fields,
     check_texts,
     entries,
     is_whole,
+    own_records,
     short,
     voxel_size_entry,
     voxel_size_from,
 )
+from densecell_batch.models.names import MANIFEST
 from densecell_batch.models.npz import MAX_NPZ_BYTES, golden_bytes, read_golden
 from densecell_batch.nets.architecture import (
     Architecture,
@@ -57,6 +59,7 @@ from densecell_batch.nets.architecture import (
     tensor_shapes,
     window_problem,
 )
+from densecell_batch.prepare.fit import OwnData
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
@@ -99,6 +102,7 @@ class ModelBundle:
     members: tuple[Member, ...]
     scores: JsonObject  # what was measured, as its maker wrote it
     provenance: JsonObject  # where the weights come from
+    own_data: OwnRecords | None = None  # what the data of its training is like; None where nobody recorded it
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
@@ -131,6 +135,16 @@ class ModelBundle:
                 f"{len(self.members)} nets of {n_parameters(self.architecture):,} parameters; expected at most "
                 f"{_MAX_PARAMETERS:,} each, and {MAX_BYTES:,} bytes of all"
             )
+
+    @property
+    def greys(self) -> tuple[float, ...] | None:
+        """Quantiles of the grey values of its training; None where nobody recorded them."""
+        return None if self.own_data is None else self.own_data.grey_values
+
+    @property
+    def fit(self) -> OwnData | None:
+        """What windows of its own data are like; None where nobody recorded it."""
+        return None if self.own_data is None else self.own_data.fit
 
     @property
     def weight_bytes(self) -> int:
@@ -250,6 +264,7 @@ def write_bundle(
     golden: tuple[np.ndarray, np.ndarray],
     scores: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    own_data: OwnRecords | None = None,
     may_exist: bool = False,
 ) -> ModelBundle:
     """Write a bundle: a zip if `path` ends in .zip, else a folder. Equal input gives equal bytes.
@@ -285,6 +300,7 @@ def write_bundle(
         _check_tensors(architecture, tensors, f"{path}: {file}")
         files[file] = save({key: np.ascontiguousarray(tensors[key]) for key in tensor_shapes(architecture)})
     manifest = Manifest(
+        schema_version=1 if own_data is None else SCHEMA_VERSION,
         name=name,
         version=version,
         licence=licence,
@@ -297,6 +313,7 @@ def write_bundle(
         members=[MemberEntry(file=file, sha256=hashlib.sha256(found).hexdigest()) for file, found in files.items()],
         scores=dict(scores),
         provenance=dict(provenance),
+        own_data=UNSET if own_data is None else own_data,
     )
     try:
         text = json.dumps(to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
@@ -363,10 +380,10 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
     if not isinstance(manifest, dict):
         raise BundleError(f"{place} holds no JSON object; this is no model bundle")
     schema = manifest.get("schema_version")
-    if schema != SCHEMA_VERSION or not is_whole(schema):
+    if not is_whole(schema) or schema not in range(1, SCHEMA_VERSION + 1):
         raise BundleError(
-            f"{place} has schema version {short(schema)}; this version of densecell-batch knows {SCHEMA_VERSION} "
-            "only: use a version that knows the bundle"
+            f"{place} has schema version {short(schema)}; this version of densecell-batch knows 1 to {SCHEMA_VERSION}: "
+            "use a version that knows the bundle"
         )
     try:
         check_fields(manifest)
@@ -385,6 +402,7 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
                 ),
                 "voxel_size": voxel_size_from(fields["voxel_size"]),
                 "window": tuple(fields["window"]),
+                "own_data": own_records(fields.get("own_data")),
                 "members": tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256"))),
             },
         )

@@ -1,22 +1,25 @@
-"""What the manifest of a bundle says, schema 1."""
+"""What the manifest of a bundle says, schemas 1 and 2."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError
+from densecell_batch.prepare.contrast import LEVELS
+from densecell_batch.prepare.fit import OwnData
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject
 
 __all__ = [
     "LONGEST",
-    "MANIFEST",
     "MAX_MANIFEST_BYTES",
     "MAX_MEMBERS",
     "SCHEMA_VERSION",
@@ -24,19 +27,23 @@ __all__ = [
     "Manifest",
     "Member",
     "MemberEntry",
+    "OwnRecords",
     "check_fields",
     "check_texts",
     "entries",
     "is_whole",
+    "own_records",
     "short",
     "voxel_size_entry",
     "voxel_size_from",
 ]
 
-MANIFEST = "bundle.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 has no `own_data`, and is read for ever
 MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
+_MOST_FEATURES = 100
+_FEATURE = re.compile(r"[a-z]{1,20}_[0-9.]{1,6}px")
+_FAR = 1000  # standard deviations, bits
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
 
@@ -63,6 +70,31 @@ class VoxelSizeEntry(Struct, frozen=True, kw_only=True):
     unit: str
 
 
+class OwnRecords(Struct, frozen=True, kw_only=True):
+    """What a model knows of the data that it was made on: what a stack is held against."""
+
+    grey_values: tuple[float, ...] | None = None  # quantiles, see `prepare.contrast.trained_quantiles`
+    fit: OwnData | None = None  # see `prepare.fit`
+
+    def __post_init__(self) -> None:
+        greys, fit = self.grey_values, self.fit
+        if greys is not None and not (
+            len(greys) == len(LEVELS)
+            and all(a <= b for a, b in pairwise(greys))
+            and -_FAR < greys[0] <= greys[-1] < _FAR
+        ):
+            raise ValueError(
+                f"expected {len(LEVELS)} grey values in standard deviations, none lower than the one before"
+            )
+        if fit is None:
+            return
+        if len(fit.names) > _MOST_FEATURES or not all(_FEATURE.fullmatch(name) for name in fit.names):
+            raise ValueError(f"expected at most {_MOST_FEATURES} features, of names such as power_10px")
+        numbers = (*fit.centre, *(value for row in fit.covariance for value in row), fit.disagreement)
+        if not all(abs(number) < _FAR for number in numbers) or fit.windows < 1:
+            raise ValueError(f"expected numbers below {_FAR}, and some windows")
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """`bundle.json`, field by field (contract). What a stranger wrote is checked in words of its own by `bundle`."""
 
@@ -79,11 +111,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     members: list[MemberEntry]
     scores: JsonObject  # what was measured, as its maker wrote it
     provenance: JsonObject  # where the weights come from
+    own_data: OwnRecords | UnsetType = UNSET  # what the data of the training is like; schema 2
 
 
 # Type of the JSON value of a field, and what a message calls it.
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
-_LISTS, _OBJECTS = {"classes", "window", "members"}, {"architecture", "scores", "provenance"}
+_LISTS, _OBJECTS = {"classes", "window", "members"}, {"architecture", "scores", "provenance", "own_data"}
 
 
 def check_texts(name: str, version: str, licence: str, citation: str) -> None:
@@ -112,7 +145,7 @@ def check_fields(manifest: JsonObject) -> None:
     BundleError
         If they are not; the message says which, and what was expected.
     """
-    names = Manifest.__struct_fields__
+    names = tuple(n for n in Manifest.__struct_fields__ if n != "own_data" or manifest["schema_version"] > 1)
     missing, unknown = sorted({*names} - manifest.keys()), sorted(manifest.keys() - {*names})
     if missing or unknown:
         problem = (
@@ -172,6 +205,16 @@ def voxel_size_from(value: JsonObject | None) -> VoxelSize | None:
     if not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in edges):
         raise BundleError(f"voxel_size is {short(value)}; expected numbers for z, y and x")
     return VoxelSize.of(edges[0], edges[1], edges[2], unit=value["unit"])
+
+
+def own_records(value: JsonObject | None) -> OwnRecords | None:
+    """What a manifest of schema 2 says of the model's own data; None of schema 1."""
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, OwnRecords)
+    except ValueError as error:
+        raise BundleError(f"own_data cannot be understood ({printable(str(error)[:200])})") from error
 
 
 def is_whole(value: Any) -> bool:

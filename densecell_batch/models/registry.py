@@ -11,7 +11,7 @@ from typing import Literal
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.data import BUNDLED
-from densecell_batch.models.manifest import MANIFEST
+from densecell_batch.models.names import MANIFEST
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -18,6 +18,7 @@ from math import prod
 from typing import Any, ClassVar
 
 from densecell_batch.errors import OptionError
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject
 
@@ -40,8 +41,9 @@ __all__ = [
 
 Shape = tuple[int, ...]
 
-# Far above what anybody trains. A manifest from elsewhere must not make us count layers for ever.
-_LARGEST = {"n_classes": 256, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
+# Far above what anybody trains. A manifest from elsewhere must not make us count layers for ever, nor have a class with
+# the label of what is no tissue.
+_LARGEST = {"n_classes": OUTSIDE, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
 _LONGEST_PATH = 64
 _MOST_PATHS = 8
 _LARGEST_SIDE = 16_384  # of a training window, voxels

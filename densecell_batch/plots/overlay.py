@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from densecell_batch.calibration import VoxelSize
+from densecell_batch.labels import OUTSIDE
 
 __all__ = ["render_preview"]
 
@@ -16,6 +17,8 @@ _SIDE = 400  # pixels of the longer side of a picture, at most
 _GAP = 12
 _LEGEND = 210
 _OPACITY = 0.45
+_SHADE = 0.75  # how opaque the black is over what lies outside
+_BLACK = (0, 0, 0)
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (110, 110, 110)
 
 
@@ -33,7 +36,7 @@ def render_preview(
     images
         Slice number and grey values (y, x), at least one.
     labels
-        Class index (y, x) of the same slices.
+        Class index (y, x), or `OUTSIDE`, of the same slices; uint8.
     classes
         Name and colour of each class.
     voxel_size
@@ -50,16 +53,9 @@ def render_preview(
     step = max(1, max(images[0][1].shape) // (2 * _SIDE))
     images = [(z, image[::step, ::step]) for z, image in images]
     labels = [here[::step, ::step] for here in labels]
-    low, high = np.percentile(np.concatenate([image[::4, ::4].ravel() for _, image in images]), [0.5, 99.5])
-    colours = np.array([colour for _, colour in classes], np.uint8)
-    tinted = np.array([name.lower() != "background" for name, _ in classes])
-    rows = []
-    for (_, image), classes_here in zip(images, labels, strict=True):
-        grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
-        plain = np.repeat(grey[..., None], 3, axis=-1)
-        opacity = _OPACITY * tinted[classes_here][..., None]
-        over = (1 - opacity) * plain + opacity * colours[classes_here]
-        rows.append([_scaled(picture) for picture in (plain, over)])
+    rows = _rows([image for _, image in images], labels, classes)
+    if any((here == OUTSIDE).any() for here in labels):
+        classes = [*classes, ("outside", _BLACK)]
     width, height = rows[0][0].size
     title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
     top = _GAP + 18 + _GAP
@@ -83,6 +79,37 @@ def render_preview(
         draw.text((left + 22, y - 1), name if len(name) < 26 else name[:24] + "...", fill=_INK, font=font)
         y += 22
     return np.asarray(sheet)
+
+
+def _rows(
+    images: Sequence[np.ndarray], labels: Sequence[np.ndarray], classes: Sequence[tuple[str, tuple[int, int, int]]]
+) -> list[list[Image.Image]]:
+    """Each slice as it is, and with the labels over it."""
+    low, high = _limits(images, labels)
+    colours, opacities = np.zeros((OUTSIDE + 1, 3), np.uint8), np.zeros(OUTSIDE + 1)
+    for i, (name, colour) in enumerate(classes):
+        colours[i], opacities[i] = colour, _OPACITY * (name.lower() != "background")
+    colours[OUTSIDE], opacities[OUTSIDE] = _BLACK, _SHADE
+    rows = []
+    for image, here in zip(images, labels, strict=True):
+        grey = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-12), 0, 1) * 255
+        plain = np.repeat(grey[..., None], 3, axis=-1)
+        opacity = opacities[here][..., None]
+        over = (1 - opacity) * plain + opacity * colours[here]
+        rows.append([_scaled(picture) for picture in (plain, over)])
+    return rows
+
+
+def _limits(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.ndarray:
+    """Grey values to show as black and white: percentiles of the tissue; of all where all is outside."""
+    for step in (4, 1):  # few values will do, but the tissue may lie between them
+        parts = zip(images, labels, strict=True)
+        values = np.concatenate([image[::step, ::step][here[::step, ::step] != OUTSIDE] for image, here in parts])
+        if values.size:
+            break
+    else:
+        values = np.concatenate([image[::4, ::4].ravel() for image in images])
+    return np.percentile(values, [0.5, 99.5])
 
 
 def _scaled(picture: np.ndarray) -> Image.Image:

@@ -19,7 +19,7 @@ import numpy as np
 from densecell_batch.errors import StackError
 from densecell_batch.io.stack import Stack
 
-__all__ = ["Statistics", "measure", "normalize"]
+__all__ = ["Statistics", "StatisticsOf", "measure", "normalize"]
 
 # For ImageJ's *Process > Math > Macro*: what is NaN or infinite becomes 0.
 FINITE_MACRO = "if (isNaN(v-v)) v=0"
@@ -41,8 +41,78 @@ class Statistics:
         return asdict(self)
 
 
+class StatisticsOf:
+    """Adds up the grey values of a stack, slice by slice.
+
+    Parameters
+    ----------
+    stack
+        Whose slices they are; it is named in errors.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._exact = np.issubdtype(np.dtype(stack.info.dtype), np.integer)
+        self._total = self._squares = 0  # whole numbers of any size
+        self._count, self._mean, self._spread = 0, 0.0, 0.0  # spread is the sum of squared deviations
+        self._low, self._high = float("inf"), float("-inf")
+
+    def add(self, z: int, plane: np.ndarray, outside: np.ndarray | None = None) -> None:
+        """Take a slice (y, x); voxels that are `outside` (bool) do not count.
+
+        Raises
+        ------
+        StackError
+            If a value that counts is NaN or infinite.
+        """
+        step = max(1, _BLOCK // plane.shape[1])
+        for row in range(0, len(plane), step):
+            block = plane[row : row + step]
+            inside = None if outside is None else ~outside[row : row + step]
+            if not self._exact:
+                _check_finite(block if inside is None else np.where(inside, block, 0), z, row, self._stack)
+            values = block if inside is None else block[inside]
+            if values.size:
+                self._add(values)
+
+    def _add(self, values: np.ndarray) -> None:
+        n = values.size
+        if self._exact:
+            wide = values.astype(np.int64)
+            self._total += int(wide.sum())
+            self._squares += int(np.square(wide).sum())
+        else:
+            mean = float(values.mean(dtype=np.float64))
+            delta = mean - self._mean
+            self._spread += float(np.square(np.subtract(values, mean, dtype=np.float64)).sum())
+            self._spread += delta * delta * self._count * n / (self._count + n)
+            self._mean += delta * n / (self._count + n)
+        self._count += n
+        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
+
+    def found(self) -> Statistics:
+        """Of all that was added.
+
+        Raises
+        ------
+        StackError
+            If all values are the same.
+        """
+        low, high, n = self._low, self._high, self._count
+        if not low < high:
+            what = "every voxel" if n == self._stack.info.n_voxels else "every voxel that is not outside"
+            raise StackError(
+                f"{self._stack.info.path}: {what} is {low:g}; expected an image with contrast: was an empty channel "
+                "exported, or a mask instead of the image?"
+            )
+        mean, spread = self._mean, self._spread
+        if self._exact:
+            mean, spread = self._total / n, (n * self._squares - self._total * self._total) / n
+        return Statistics(mean, sqrt(spread / n), low, high)
+
+
 def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Statistics:
-    """Mean, standard deviation and range of a stack in one pass, a block of rows at a time.
+    """Mean, standard deviation and range of a stack in one pass.
 
     Parameters
     ----------
@@ -60,39 +130,12 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
     StackError
         If a value is NaN or infinite, or all values are the same.
     """
-    exact = np.issubdtype(np.dtype(stack.info.dtype), np.integer)
-    total = squares = 0  # whole numbers of any size
-    count, mean, spread = 0, 0.0, 0.0  # of float values: spread is the sum of squared deviations
-    low, high = float("inf"), float("-inf")
-    depth, height, width = stack.info.shape
-    step = max(1, _BLOCK // width)
-    for z in range(depth):
-        for row in range(0, height, step):
-            block = stack.read(z, (row, min(row + step, height)))
-            if exact:
-                wide = block.astype(np.int64)
-                total += int(wide.sum())
-                squares += int(np.square(wide).sum())
-            else:
-                _check_finite(block, z, row, stack)
-                n, block_mean = block.size, float(block.mean(dtype=np.float64))
-                block_spread = float(np.square(np.subtract(block, block_mean, dtype=np.float64)).sum())
-                delta = block_mean - mean
-                spread += block_spread + delta * delta * count * n / (count + n)
-                mean += delta * n / (count + n)
-                count += n
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
+    statistics = StatisticsOf(stack)
+    for z in range(len(stack)):
+        statistics.add(z, stack.read(z))
         if on_slice is not None:
             on_slice(z)
-    n = stack.info.n_voxels
-    if exact:
-        mean, spread = total / n, (n * squares - total * total) / n
-    if low == high:
-        raise StackError(
-            f"{stack.info.path}: every voxel is {low:g}; expected an image with contrast: was an empty channel "
-            "exported, or a mask instead of the image?"
-        )
-    return Statistics(mean, sqrt(spread / n), low, high)
+    return statistics.found()
 
 
 def normalize(values: np.ndarray, statistics: Statistics) -> np.ndarray:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from densecell_batch.identity import digest
-from densecell_batch.inference.options import SHAPES
+from densecell_batch.inference.options import AS_PUBLISHED, SHAPES
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.report import Model, Order, Triple, model_of
 from densecell_batch.storage.strict_json import JsonObject
@@ -94,7 +94,15 @@ class Identity(Struct, frozen=True):
         return json.loads(json.dumps(msgspec.to_builtins(self), allow_nan=False))
 
 
+# What was done before there was a choice.
+_OF_OLD = {name: value for name, value in AS_PUBLISHED.items() if name not in ("stitch", "precision")} | {
+    "roi": None,
+    "mask": None,
+}
+
+
 def _shaping(options: Mapping[str, Any]) -> JsonObject:
     """The options that shape the result, and those that this version does not know."""
+    options = {**_OF_OLD, **options}
     known, shaping = RunOptions.__dataclass_fields__, RunOptions.marked(SHAPES)
     return {name: value for name, value in options.items() if name in shaping or name not in known}

@@ -4,8 +4,8 @@ A piece is the slices that one row of tiles owns, or a band of their rows where 
 Each is a file that is there whole or not at all; the folder of them is the journal of the job::
 
     .NAME.parts-0123456789ab/    beside the outputs; the digits name input, nets and options
-        job.json                 the report as far as it is known, and the tiles; whoever comes first decides them
-        statistics.json          of the grey values, from the one process that measures them
+        job.json                 the report as far as it is known, and the tiles; whoever is first decides them
+        preparation.json         what was found in the stack, by the one process that looked at it
         piece-00012.npz          labels and more of some slices
         assembling               claim of the process that writes the outputs
     .NAME.hash-0123456789ab      SHA-256 of the stack, for shards; the digits name its size and time
@@ -34,7 +34,7 @@ from densecell_batch.identity import differences, digest
 from densecell_batch.inference.device import PRECISIONS
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.stack import Stack
-from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.prepare.preparation import Preparation
 from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.pieces import PieceWriter, StoredSlice, joined, opened_piece, stored_slice
 from densecell_batch.runs.report import Begun
@@ -59,11 +59,12 @@ def shard_of(n: int, index: int, count: int) -> range:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the volume."""
+    """A part of the result."""
 
     band: int  # number of the band, from 0
     z: tuple[int, int]  # slices [start, stop)
     y: tuple[int, int]  # rows of them, those of the band
+    n_voxels: int
 
 
 class _Described(Struct, frozen=True):
@@ -85,17 +86,23 @@ class Job:
         Of the stack, as in the names of its outputs.
     identity
         All that decides the result.
+    prepare
+        Looks at the stack, if this process is the first.
     describe
-        Makes the report as far as it is known, and the plan, if this process is the first.
+        Makes the report as far as it is known, and the plan, of what was found in the stack, if this is the first.
     fresh
         Whether to forget pieces of an earlier run.
 
     Attributes
     ----------
+    preparation : Preparation
+        As the first process found it.
     begun : Begun
         As the first process described it.
     plan : Plan
         Of the first process: all must cut the stack alike.
+    pieces : list of Piece
+        All there are.
     """
 
     def __init__(
@@ -103,7 +110,8 @@ class Job:
         folder: Path,
         name: str,
         identity: Identity,
-        describe: Callable[[], tuple[Begun, Plan]],
+        prepare: Callable[[], Preparation],
+        describe: Callable[[Preparation], tuple[Begun, Plan]],
         *,
         fresh: bool = False,
     ) -> None:
@@ -114,28 +122,58 @@ class Job:
                 if fresh or other != self._folder:
                     _log_difference(other, identity)
                     shutil.rmtree(other, ignore_errors=True)
-        self.begun, self.plan = self._described(identity, describe)
-        spans = [span for span in self.plan.grid.z.deepest if span[0] < span[1]]
-        self.pieces = [Piece(band, z, y) for band, y in enumerate(self.plan.bands) for z in spans]
+            if self._folder.is_symlink():  # whoever made it chose where it leads
+                self._folder.unlink()
+            self._folder.mkdir(exist_ok=True)
+            remove_remains(self._folder)
+        try:
+            self.preparation = self._prepared(identity, prepare)
+            self.begun, self.plan = self._described(identity, describe)
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
+        self.pieces, self._bands = _pieces(self.plan, self.preparation)
 
-    def _described(self, identity: Identity, describe: Callable[[], tuple[Begun, Plan]]) -> tuple[Begun, Plan]:
+    def _prepared(self, identity: Identity, prepare: Callable[[], Preparation]) -> Preparation:
+        """What one process of all finds in the stack; the others wait for it."""
+
+        def say() -> None:
+            _log.info("another process looks at the stack; waiting for that")
+
+        def valid(content: bytes) -> bool:
+            try:
+                found = msgspec.convert(parse_json(content), Preparation)
+            except ValueError:
+                return False
+            return found.is_sound and (
+                identity.input is None or identity.input.shape == found.shape or identity.pre_macro is not None
+            )
+
+        try:
+            path = self._folder / "preparation.json"
+            content = once(path, lambda: msgspec.json.encode(prepare()), say, valid=valid)
+        except OutputError:
+            if self._folder.exists():
+                raise
+            return prepare()  # another process failed, and left nothing: so may this one, and say why
+        return msgspec.convert(parse_json(content), Preparation)
+
+    def _described(
+        self, identity: Identity, describe: Callable[[Preparation], tuple[Begun, Plan]]
+    ) -> tuple[Begun, Plan]:
         """What the first process wrote down; this one is the first, too, if that is none of ours."""
         path = self._folder / "job.json"
         for last in (False, True):
-            with explained(self._folder):
-                if self._folder.is_symlink():  # whoever made it chose where it leads
-                    self._folder.unlink()
             if not path.exists():
-                begun, plan = describe()
+                begun, plan = describe(self.preparation)
                 with explained(self._folder):
                     self._folder.mkdir(exist_ok=True)
                 create_once(path, msgspec.json.encode(_Described(identity, begun, plan)))
-            remove_remains(self._folder)
             try:
                 found = msgspec.convert(read_json(path), _Described)
                 if not found.identity.is_same(identity) or found.report.precision is UNSET:
                     raise ValueError("it is of other work")
-                if not _fits(found.plan, identity):
+                if not _fits(found.plan, self.preparation.grid):
                     raise ValueError("its tiles are not those of the stack")
             except (OSError, ValueError, DensecellError) as error:
                 if last:
@@ -143,7 +181,10 @@ class Job:
                         f"{path}: cannot be used ({error}); remove {self._folder} and run the command again"
                     ) from error
                 _log.warning("%s: cannot be used (%s): what is there is begun anew", path, error)
-                shutil.rmtree(self._folder, ignore_errors=True)
+                with explained(self._folder), os.scandir(self._folder) as entries:
+                    for entry in entries:
+                        if entry.name != "preparation.json":
+                            Path(entry.path).unlink(missing_ok=True)
             else:
                 break
         return found.report, found.plan
@@ -152,21 +193,6 @@ class Job:
     def precision(self) -> str:
         """What the first process computed in."""
         return "" if self.begun.precision is UNSET else self.begun.precision.name
-
-    def statistics(self, compute: Callable[[], Statistics]) -> Statistics:
-        """Of the grey values; computed by one process of all, for which the others wait."""
-
-        def say() -> None:
-            _log.info("another process measures the stack; waiting for that")
-
-        try:
-            path = self._folder / "statistics.json"
-            content = once(path, lambda: msgspec.json.encode(compute()), say, valid=_are_statistics)
-        except OutputError:
-            if self._folder.exists():
-                raise
-            return compute()  # another process failed, and left nothing: so may this one, and say why
-        return msgspec.convert(parse_json(content), Statistics)
 
     def missing(self, pieces: range | None = None) -> list[int]:
         """Those of some pieces, or of all, that are not there."""
@@ -187,11 +213,12 @@ class Job:
         OutputError
             If a piece is damaged; it is removed, so that the next run makes it anew.
         """
-        rows = len(self.pieces) // len(self.plan.bands)
+        rows, width = len(self.pieces) // self._bands, self.preparation.axes[2].length
         for row in range(rows):
+            numbers = range(row, len(self.pieces), rows)
             with ExitStack() as opened:
-                bands = [opened.enter_context(opened_piece(self._path(i))) for i in range(row, len(self.pieces), rows)]
-                sides = [(stop - start, self.plan.grid.x.length) for start, stop in self.plan.bands]
+                bands = [opened.enter_context(opened_piece(self._path(i))) for i in numbers]
+                sides = [(self.pieces[i].y[1] - self.pieces[i].y[0], width) for i in numbers]
                 for z in range(*self.pieces[row].z):
                     yield joined([stored_slice(band, z, side) for band, side in zip(bands, sides, strict=True)])
 
@@ -202,7 +229,9 @@ class Job:
         """Leave nothing behind of work that failed before its first piece; what was stopped goes on some day."""
         if kind is None or issubclass(kind, Stopped) or not self._folder.exists():
             return
-        if len(self.missing()) == len(self.pieces):
+        with os.scandir(self._folder) as entries:
+            made = any(entry.name.startswith("piece-") for entry in entries)
+        if not made:
             self.remove()
 
     @contextmanager
@@ -296,22 +325,26 @@ def _log_difference(folder: Path, identity: Identity) -> None:
         _log.warning("an unfinished run is begun anew, for what differs: %s", "; ".join(changed))
 
 
-def _fits(plan: Plan, identity: Identity) -> bool:
-    """Whether a plan that was read can be one of this work: its tiles cover the stack, its bands the slices."""
+def _pieces(plan: Plan, preparation: Preparation) -> tuple[list[Piece], int]:
+    """The pieces of a result, band after band, and the number of bands that they have."""
+    along_z, along_y, along_x = preparation.axes
+    spans = [along_z.owned(*span) for span in plan.grid.z.deepest if span[0] < span[1]]
+    bands = [along_y.owned(*band) for band in plan.bands]
+    spans, bands = ([part for part in parts if part[0] < part[1]] for parts in (spans, bands))
+    return [
+        Piece(number, z, y, (z[1] - z[0]) * (y[1] - y[0]) * along_x.length)
+        for number, y in enumerate(bands)
+        for z in spans
+    ], len(bands)
+
+
+def _fits(plan: Plan, grid: tuple[int, int, int]) -> bool:
+    """Whether a plan that was read can be one of this work: its tiles cover what the nets see, its bands the slices."""
     starts, stops = [start for start, _ in plan.bands], [stop for _, stop in plan.bands]
-    height = plan.grid.shape[1]
     return (
-        (identity.input is None or identity.input.shape == plan.grid.shape or identity.pre_macro is not None)
+        grid == plan.grid.shape
         and all(0 <= axis.margin < 2**20 and 0 < axis.output < 2**20 for axis in plan.grid.axes)
-        and [*starts, height] == [0, *stops]
+        and [*starts, grid[1]] == [0, *stops]
         and plan.rule in ("crop", "deepest", "latest", "blend")
         and plan.precision in PRECISIONS
     )
-
-
-def _are_statistics(content: bytes) -> bool:
-    try:
-        found = msgspec.convert(parse_json(content), Statistics)
-    except ValueError:
-        return False
-    return found.minimum <= found.mean <= found.maximum and 0 < found.std <= found.maximum - found.minimum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from densecell_batch.errors import OptionError
 from densecell_batch.imagej.macro import MacroHooks
 from densecell_batch.inference.options import SHAPES, TOLD, UNTOLD, InferenceOptions, Side
 from densecell_batch.inference.segmenter import Segmenter
+from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
@@ -36,6 +38,8 @@ class RunOptions(InferenceOptions):
         Overrides that of the file.
     file_format
         "imagej" or "ome-tiff", of all images written.
+    mask
+        Stack that is 0 where there is no tissue, for all stacks of the run; of one slice for all slices.
     preview
         Whether to draw a picture of some slices with their labels.
     overwrite
@@ -63,6 +67,7 @@ class RunOptions(InferenceOptions):
     min_volume: Annotated[float, SHAPES, Meta(ge=0, le=1e30)] = 0.0
     voxel_size: Annotated[VoxelSize | None, SHAPES] = None
     file_format: Annotated[Literal["imagej", "ome-tiff"], SHAPES] = "imagej"
+    mask: Annotated[Path | None, SHAPES] = None
     preview: Annotated[bool, TOLD] = True
     overwrite: Annotated[bool, UNTOLD] = False
     shard: Annotated[tuple[Side, Side] | None, UNTOLD] = None
@@ -73,6 +78,8 @@ class RunOptions(InferenceOptions):
     hooks: Annotated[MacroHooks, UNTOLD] = field(default_factory=MacroHooks)
 
     def __post_init__(self) -> None:
+        if isinstance(self.mask, str):
+            object.__setattr__(self, "mask", Path(self.mask))
         super().__post_init__()
         if self.shard is not None and self.shard[0] > self.shard[1]:
             raise OptionError(f"shard is {self.shard}; expected (i, n) with i from 1 to n")
@@ -95,7 +102,16 @@ class RunOptions(InferenceOptions):
         """JSON values of what the report says of them."""
         told = self.marked(SHAPES, TOLD)
         values = {name: value for name, value in asdict(self).items() if name in told}
+        values["mask"] = self.mask_sha256
         return dict(json.loads(json.dumps(values)))  # as they are after a file: lists, not tuples
+
+    @cached_property
+    def mask_sha256(self) -> str | None:
+        """What the mask is, wherever it lies; read once."""
+        if self.mask is None:
+            return None
+        with open_stack(self.mask, stored=True, reach=Reach.of(self.mask, links=True)) as mask:
+            return mask.sha256()
 
     def reach(self, path: Path) -> Reach:
         """Which links are followed on the way to the files of a stack."""
@@ -122,3 +138,4 @@ class RunSegmenter(Segmenter):
         super().__init__(model, **{field.name: getattr(asked, field.name) for field in fields(InferenceOptions)})
         self.options = asked
         asked.check([c.name for c in self.bundle.classes])
+        asked.told()  # reads what it names

@@ -85,8 +85,9 @@ class StackOutputs:
 
     def _writer(self, path: Path, shape: tuple[int, ...], dtype: str, **look: Any) -> StackWriter:
         return StackWriter(
-            path, shape, dtype, file_format=self._options.file_format, voxel_size=self._stack.info.voxel_size, **look
-        )
+            path, shape, dtype, file_format=self._options.file_format, voxel_size=self._stack.info.voxel_size,
+            offset=self._stack.info.offset, **look,
+        )  # fmt: skip
 
     def write(self, finished: StoredSlice) -> None:
         """Write one slice to every file that is wanted."""
@@ -170,7 +171,8 @@ class StackOutputs:
             shape, top = labels.info.shape, max(255, len(found))
             writer = StackWriter(
                 path, shape, found.dtype, file_format=file_format, voxel_size=voxel_size,
-                colours=instance_colours(), display_range=(0.0, float(top)), kind="objects",
+                offset=self._stack.info.offset, colours=instance_colours(), display_range=(0.0, float(top)),
+                kind="objects",
             )  # fmt: skip
             self._writers[kind] = self._files.enter_context(writer)
             for z, numbers in enumerate(found.slices()):

@@ -15,6 +15,7 @@ import numpy as np
 
 from densecell_batch.errors import OutputError
 from densecell_batch.inference.stitch import FinishedSlice
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.tally import slice_sums
 from densecell_batch.storage.atomic import explained, open_new, sync, sync_open, temporary_name
 from densecell_batch.storage.opening import open_plainly
@@ -112,9 +113,20 @@ def stored_slice(arrays: Any, z: int, shape: tuple[int, int]) -> StoredSlice:
     if found.labels is None or found.sums is None:
         raise ValueError(f"slice {z} is not there")
     alike = found.labels.shape == shape and found.labels.dtype == np.uint8 and found.sums.ndim == 2
-    if not alike or found.labels.max() >= found.sums.shape[1] or found.sums[0].sum() != found.labels.size:
+    if not alike or not _fit(found.labels, found.sums):
         raise ValueError(f"slice {z} is not as it was written")
     return found
+
+
+def _fit(labels: np.ndarray, sums: np.ndarray) -> bool:
+    """Whether all labels are of classes or outside, and the sums are of as many voxels as are not outside."""
+    n_classes, n_inside = sums.shape[1], labels.size
+    if labels.max() >= n_classes:  # only now: to look for those outside takes a copy
+        inside = labels != OUTSIDE
+        if labels.max(initial=0, where=inside) >= n_classes:
+            return False
+        n_inside = int(np.count_nonzero(inside))
+    return bool(sums[0].sum() == n_inside)
 
 
 def joined(bands: list[StoredSlice]) -> StoredSlice:

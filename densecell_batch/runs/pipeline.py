@@ -2,7 +2,7 @@
 
 ::
 
-    open_stack -> first macro -> measure -> segment_slices -> pieces -> files, report -> second macro
+    open_stack -> first macro -> examine -> segment_prepared -> pieces -> files, report -> second macro
 
 What is there is not done again, and several processes can share the pieces (`journal`). The macros are the user's
 (`hooks`).
@@ -13,25 +13,27 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import BusyError, OccupiedError, OptionError, StackError
 from densecell_batch.inference.planning import Plan
-from densecell_batch.inference.streaming import segment_slices
+from densecell_batch.inference.volume import segment_prepared
 from densecell_batch.io.discovery import stamp_of
 from densecell_batch.io.formats.tiff import is_whole_tiff
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.measure.tally import Tally
-from densecell_batch.prepare.normalize import measure, normalize
+from densecell_batch.prepare.mask import Mask
+from densecell_batch.prepare.preparation import Preparation
+from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.runs.at_work import at_work, nobody_at_work
 from densecell_batch.runs.checks import check_image, check_result_names
+from densecell_batch.runs.found import Outside
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.journal import Job, Piece, remove_jobs, shard_of, shared_sha256
@@ -46,13 +48,13 @@ from densecell_batch.runs.report import (
     Preprocessing,
     Report,
     begun,
-    calibration_warnings,
     has_labels,
     order_of,
     read_report,
     write_report,
 )
 from densecell_batch.storage.atomic import make_folder, need_space
+from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.records import described
 
 __all__ = ["Progress", "SegmentedStack", "segment_stack", "tidy"]
@@ -160,9 +162,10 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
         stack, preprocessing = opened.enter_context(prepared(given, paths, options.hooks, identity, options.memory))
         warnings = _warnings(stack, segmenter)
         clock = Clock()
-        with _open_job(stack, paths, segmenter, identity, order, preprocessing, warnings) as job:
+        mask = opened.enter_context(_opened_mask(options, stack))
+        with _open_job(stack, mask, paths, segmenter, identity, order, preprocessing, warnings, progress) as job:
             _check_job(job, stack, segmenter, paths)
-            made = _make_pieces(job, stack, segmenter, clock, progress)
+            made = _make_pieces(job, segmenter.prepared(stack, job.preparation, mask), segmenter, clock, progress)
             missing = job.missing()
             if missing and (options.shard or options.assemble):
                 return SegmentedStack(paths.labels, paths.report, missing=len(missing))
@@ -180,7 +183,7 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
                         "again once it is complete"
                     )
                 forget_post(paths)
-                _assemble(job, stack, segmenter, paths, order, clock, made)
+                _assemble(job, stack.part(job.preparation.result), segmenter, paths, order, clock, made)
                 job.remove()
                 remove_prepared(folder, paths.name)
     return SegmentedStack(paths.labels, paths.report)
@@ -238,6 +241,8 @@ def _add_preview(stack: Stack, paths: StackPaths, report: Report, segmenter: Run
     """Draw the preview of results that were made without."""
     with open_labels(paths.labels) as labels:
         shown = {z: labels.read(z) for z in shown_slices(labels.info.shape[0])}
+    if report.region is not UNSET:
+        stack = stack.part(report.region.box)
     picture = preview_of(paths.name, stack, segmenter.bundle, shown)
     report = report.with_fields(
         options=report.options | {"preview": True},
@@ -275,7 +280,7 @@ def _warnings(stack: Stack, segmenter: RunSegmenter) -> list[str]:
     path, found = stack.info.path, stack.info.voxel_size
     if segmenter.options.min_volume > 0 and found is None:
         raise StackError(f"{path}: it has no voxel size, so --min-volume cannot be applied; give --voxel-size as well")
-    warnings = [*stack.notes, *calibration_warnings(found, segmenter.bundle.voxel_size)]
+    warnings = [*stack.notes]
     for warning in warnings:
         _log.warning("%s: %s", path, warning)
     return warnings
@@ -283,20 +288,41 @@ def _warnings(stack: Stack, segmenter: RunSegmenter) -> list[str]:
 
 def _open_job(
     stack: Stack,
+    mask: Mask | None,
     paths: StackPaths,
     segmenter: RunSegmenter,
     identity: Identity,
     order: Order,
     preprocessing: Preprocessing | UnsetType,
     warnings: list[str],
+    progress: Progress,
 ) -> Job:
     """The pieces of a stack that are there, or none yet."""
 
-    def describe() -> tuple[Begun, Plan]:
-        plan = segmenter.plan(stack.info.shape)
-        return begun(order, segmenter, plan, preprocessing, warnings), plan
+    def prepare() -> Preparation:
+        return segmenter.examine(stack, mask, lambda z: progress("measuring", z + 1, len(stack)))
 
-    return Job(paths.folder, paths.name, identity, describe, fresh=segmenter.options.overwrite)
+    def describe(preparation: Preparation) -> tuple[Begun, Plan]:
+        seen = segmenter.prepared(stack, preparation, mask)
+        plan = segmenter.plan_of(seen)
+        return begun(order, segmenter, preparation, plan, preprocessing, warnings), plan
+
+    job = Job(paths.folder, paths.name, identity, prepare, describe, fresh=segmenter.options.overwrite)
+    for warning in job.preparation.warnings:
+        _log.warning("%s: %s", stack.info.path, warning)
+    return job
+
+
+@contextmanager
+def _opened_mask(options: RunOptions, stack: Stack) -> Iterator[Mask | None]:
+    """The user's mask of a stack, if there is one."""
+    if options.mask is None:
+        yield None
+        return
+    with open_stack(options.mask, stored=True, reach=Reach.of(options.mask, links=True)) as mask:
+        if mask.sha256() != options.mask_sha256:
+            raise StackError(f"{options.mask}: the mask was changed since this run began; run the same command again")
+        yield Mask(mask, stack.shape)
 
 
 def _check_job(job: Job, stack: Stack, segmenter: RunSegmenter, paths: StackPaths) -> None:
@@ -312,24 +338,18 @@ def _check_job(job: Job, stack: Stack, segmenter: RunSegmenter, paths: StackPath
     n_classes = len(segmenter.bundle.classes)
     per_voxel = 1 + 4 * n_classes * options.probabilities + 4 * options.uncertainty
     twice = (missing / len(job.pieces) + 1) * per_voxel + 2 * len(options.instances)  # pieces, then outputs
-    need_space(paths.labels, int(twice * stack.info.n_voxels))
+    need_space(paths.labels, int(twice * sum(piece.n_voxels for piece in job.pieces)))
 
 
-def _make_pieces(job: Job, stack: Stack, segmenter: RunSegmenter, clock: Clock, progress: Progress) -> int:
+def _make_pieces(job: Job, stack: Prepared, segmenter: RunSegmenter, clock: Clock, progress: Progress) -> int:
     """Compute the missing pieces of this process; how many voxels that were."""
-    depth, options = stack.info.shape[0], segmenter.options
+    options = segmenter.options
     share = shard_of(len(job.pieces), *options.shard or (1, 1))
     missing = [] if options.assemble else job.missing(share)
-    if missing:
-        statistics = job.statistics(lambda: measure(stack, lambda z: progress("measuring", z + 1, depth)))
-
-        def read(z: int, rows: tuple[int, int]) -> np.ndarray:
-            return normalize(stack.read(z, rows), statistics)
-
     clock.stage()
     if len(missing) < len(share) and not options.assemble:
-        _log.info("%s: %d of %d pieces are there already", stack.info.path, len(share) - len(missing), len(share))
-    counts = [(p.z[1] - p.z[0]) * (p.y[1] - p.y[0]) * stack.info.shape[2] for p in job.pieces]
+        _log.info("%s: %d of %d pieces are there already", stack.path, len(share) - len(missing), len(share))
+    counts = [piece.n_voxels for piece in job.pieces]
     total, done = sum(counts[i] for i in share), sum(counts[i] for i in share if i not in missing)
     begun = done
     for pieces in _neighbours(missing, job.pieces):
@@ -340,9 +360,9 @@ def _make_pieces(job: Job, stack: Stack, segmenter: RunSegmenter, clock: Clock, 
             progress("segmenting", round(done + size * share_done), total)
 
         with job.writer(pieces, len(segmenter.bundle.classes)) as finish:
-            segment_slices(
-                read, job.plan, segmenter.look, len(segmenter.bundle.classes), finish,
-                slices=(first.z[0], last.z[1]), band=first.y, progress=say,
+            segment_prepared(
+                stack, job.plan, segmenter.look, len(segmenter.bundle.classes), finish,
+                (first.z[0], last.z[1]), first.y, progress=say,
                 keep_probabilities=options.probabilities, keep_disagreement=options.uncertainty,
             )  # fmt: skip
         done += size
@@ -370,11 +390,12 @@ def _assemble(
     tally = Tally(len(bundle.classes))
     with StackOutputs(paths, stack, bundle, segmenter.options) as outputs:
         for stored in job.slices():
-            tally.add(stored.sums)
+            tally.add(stored.sums, stored.labels.size)
             outputs.write(stored)
         files, instances = outputs.commit()
     clock.stage()
     confidence, disagreement = tally.means()
+    outside, volume = tally.outside(stack.info.voxel_size)
     # As the one who began the job described it, but the input as it is called here.
     told = msgspec.structs.asdict(job.begun) | {"input": order.input, "options": order.options}
     report = Report(
@@ -382,7 +403,8 @@ def _assemble(
         classes=tally.rows(bundle.classes, stack.info.voxel_size),
         mean_confidence=confidence,
         mean_disagreement_bits=disagreement,
-        statistics=job.statistics(lambda: measure(stack)),
+        outside=Outside(voxels=outside, volume_um3=volume),
+        statistics=job.preparation.statistics,
         instances=instances,
         outputs=files,
         timings=clock.timings(made, named_at(paths.folder, (entry.file for entry in files.values()))),

@@ -24,7 +24,6 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from densecell_batch._version import __version__
-from densecell_batch.calibration import VoxelSize
 from densecell_batch.identity import digest
 from densecell_batch.inference.planning import Plan
 from densecell_batch.io.discovery import Stamp
@@ -32,6 +31,8 @@ from densecell_batch.io.stack import Stack
 from densecell_batch.measure.tally import ClassRow
 from densecell_batch.nets.architecture import architecture_to_dict
 from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.prepare.preparation import Preparation
+from densecell_batch.runs.found import FitRecord, Found, Outside, Region, fit_of, found_in, region_of
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import read_json
@@ -52,7 +53,6 @@ __all__ = [
     "TableRecord",
     "Timings",
     "begun",
-    "calibration_warnings",
     "has_labels",
     "model_of",
     "order_of",
@@ -62,8 +62,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-
-_ALIKE = 1.2  # voxel sizes that differ by no more than this factor need no warning
 
 Triple = tuple[int, int, int]
 Record = TypeVar("Record", bound=FileRecord)
@@ -182,12 +180,16 @@ class Begun(Order, frozen=True, kw_only=True):
     device: str | UnsetType = UNSET
     precision: Precision | UnsetType = UNSET
     tiles: Tiles | UnsetType = UNSET
+    preparation: Found | UnsetType = UNSET
+    region: Region | UnsetType = UNSET
+    fit: FitRecord | UnsetType = UNSET
 
 
 class Report(Begun, frozen=True, kw_only=True):
     """And what came of it."""
 
     classes: tuple[ClassRow, ...] = ()
+    outside: Outside | UnsetType = UNSET
     mean_confidence: float | None = None
     mean_disagreement_bits: float | None = None  # between the members; None where it was not computed
     statistics: Statistics | UnsetType = UNSET
@@ -337,6 +339,7 @@ def model_of(segmenter: RunSegmenter) -> Model:
                 [[c.name, *c.colour] for c in bundle.classes],
                 bundle.window,
                 bundle.normalization,
+                *([] if bundle.own_data is None else [msgspec.to_builtins(bundle.own_data)]),
             ]
         ),
     )
@@ -345,6 +348,7 @@ def model_of(segmenter: RunSegmenter) -> Model:
 def begun(
     order: Order,
     segmenter: RunSegmenter,
+    preparation: Preparation,
     plan: Plan,
     preprocessing: Preprocessing | UnsetType,
     warnings: Iterable[str],
@@ -354,7 +358,7 @@ def begun(
     return Begun(
         **msgspec.structs.asdict(order),
         preprocessing=preprocessing,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *preparation.warnings),
         device=str(segmenter.device),
         precision=Precision(name=precision.name, reason=precision.reason),
         tiles=Tiles(
@@ -365,21 +369,10 @@ def begun(
             bands=len(plan.bands),
             memory_bytes=plan.memory,
         ),
+        preparation=found_in(preparation),
+        region=region_of(preparation),
+        fit=fit_of(preparation),
     )
-
-
-def calibration_warnings(found: VoxelSize | None, trained: VoxelSize | None) -> list[str]:
-    """What to say when a stack is not of the scale that the nets were trained on."""
-    if trained is None:
-        return []
-    if found is None:
-        return [f"the stack has no voxel size; the model was trained on {trained}"]
-    if found.worst_ratio(trained) <= _ALIKE:
-        return []
-    return [
-        f"the voxel size is {found}, the model was trained on {trained}: they differ by a factor of "
-        f"{found.worst_ratio(trained):.2f}; scale the stack (in Fiji: Image > Scale) or take another model"
-    ]
 
 
 class Clock:

@@ -122,7 +122,10 @@ def once(
                 return found
         with claimed(path.with_name(f"{path.name}.making"), patience=patience) as ours:
             if ours and not path.exists():
-                write_file(path, make())
+                content = make()
+                if not valid(content):  # else it would be made for ever
+                    raise ValueError(f"{path.name}: what was made would not be taken")
+                write_file(path, content)
         if not ours:
             if not waits:
                 waiting()
@@ -135,10 +138,13 @@ def pause(patience: Patience | None = None) -> None:
     time.sleep((patience or PATIENCE).look)
 
 
+_LARGEST = 2**28  # bytes of a file that one process makes for all
+
+
 def _found(path: Path, valid: Callable[[bytes], bool]) -> bytes | None:
     """What stands in a file; None where nothing does, or did."""
     try:
-        content = read_small(path)
+        content = read_small(path, _LARGEST)
         if valid(content):
             return content
     except FileNotFoundError:

@@ -118,7 +118,7 @@ def fit_member(
     def evaluate(weights: Arrays) -> Scores:
         judge.reload([weights])
         labels = predict_labels(evaluation.image, judge, recipe.window)
-        return score(evaluation.labels, labels, architecture.n_classes)
+        return score(evaluation.labels, labels, architecture.n_classes, evaluation.counted)
 
     losses: list[float] = []
     since = time.monotonic()

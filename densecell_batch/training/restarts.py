@@ -41,6 +41,7 @@ from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import make_folder, write_file
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, seconds_per_step
+from densecell_batch.training.own_data import own_records
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 
@@ -138,10 +139,10 @@ def train_ensemble(
     kept = _best(members, run)
     ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
     labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
-    scores = score(evaluation.labels, labels, run.architecture.n_classes)
+    scores = score(evaluation.labels, labels, run.architecture.n_classes, evaluation.counted)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
     _write_sample(run, evaluation, labels, folder)
-    return _write(run, train, evaluation, members, kept, scores, folder)
+    return _write(run, train, evaluation, members, kept, ensemble, scores, folder)
 
 
 def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]:
@@ -267,6 +268,7 @@ def _write(
     evaluation: LabelledVolume,
     members: list[TrainedMember],
     kept: list[TrainedMember],
+    ensemble: Predictor,
     scores: Scores,
     folder: Path,
 ) -> ModelBundle:
@@ -291,6 +293,7 @@ def _write(
             "seeds kept": [m.seed for m in kept],
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },
+        own_data=own_records(train, evaluation, ensemble, run.recipe.window),
         may_exist=True,  # an earlier one of this very run, made when fewer members were kept, say
     )
     bundle = load_bundle(path)

@@ -67,15 +67,16 @@ def train(
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
     start, run = training_run(classes, options)
+    outside = "off" if options.preset == "published" else "auto"
     n, window = run.architecture.n_classes, run.recipe.window
     volumes = [
-        load_labelled(image, label, n, window, errors)
+        load_labelled(image, label, n, window, errors, outside=outside)
         for image, label, errors in zip(images, labels, weights or (None,) * len(labels), strict=True)
     ]
     if options.epochs is not None:
         epoch = run.recipe.sampler(volumes, run.architecture, run.seed).epoch
         run = replace(run, recipe=run.recipe.over(options.epochs * epoch))
-    chosen_on = load_labelled(*evaluation, n)
+    chosen_on = load_labelled(*evaluation, n, outside=outside)
     _check_classes(volumes, chosen_on, run)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
 

@@ -11,7 +11,9 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
-from densecell_batch.prepare.normalize import measure, normalize
+from densecell_batch.prepare.examine import examine
+from densecell_batch.prepare.preparation import Steps
+from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
 
@@ -22,11 +24,16 @@ __all__ = ["LabelledVolume", "load_labelled"]
 class LabelledVolume:
     """An image with the class of each voxel."""
 
-    image: np.ndarray  # (z, y, x) float32, normalized with its own mean and standard deviation
+    image: np.ndarray  # (z, y, x) float32, prepared; normalized with the mean and standard deviation of its tissue
     labels: np.ndarray  # (z, y, x) uint8
     voxel_size: VoxelSize | None
     sha256: tuple[str, ...]  # of the image file(s), the label file(s), those of the weights
     weights: np.ndarray | None = None  # (z, y, x) float32: how much each voxel counts; all alike if None
+
+    @property
+    def counted(self) -> np.ndarray | None:
+        """Bool (z, y, x): voxels that count; None for all."""
+        return None if self.weights is None else self.weights > 0
 
     def frequencies(self, n_classes: int) -> np.ndarray:
         """Share of each class in the labels, (n_classes,) float64."""
@@ -39,6 +46,8 @@ def load_labelled(
     n_classes: int,
     window: tuple[int, int, int] | None = None,
     weights: Path | None = None,
+    *,
+    outside: str = "auto",
 ) -> LabelledVolume:
     """Read an image stack and its labels.
 
@@ -52,6 +61,8 @@ def load_labelled(
         Smallest shape (z, y, x) that will do; None when any will.
     weights
         Stack that says how much each voxel counts, 0 for not at all.
+    outside
+        "auto": what is no tissue does not count, and is mirrored tissue in the image. "off": all is tissue.
 
     Raises
     ------
@@ -78,14 +89,21 @@ def load_labelled(
         classes = np.empty(shape, np.uint8)
         for z in range(shape[0]):  # before the images: what is wrong shows early
             classes[z] = _checked(label, z, n_classes)
-        statistics = measure(image)
-        grey = np.empty(shape, np.float32)
+        found = examine(image, Steps(outside=outside, contrast="stack", scale="off", defects="off")).preparation()
+        prepared = Prepared(image, found.on_own_grid(), find=outside == "auto")
+        grey, counts = np.empty(shape, np.float32), None
         for z in range(shape[0]):
-            grey[z] = normalize(image.read(z), statistics)
+            grey[z] = prepared.read(z, (0, shape[1]))
+            where = prepared.outside(z, (0, shape[1]))
+            if where is not None:
+                counts = np.ones(shape, np.float32) if counts is None else counts
+                counts[z][where] = 0
         sums = (image.sha256(), label.sha256())
         if weights is None:
-            return LabelledVolume(grey, classes, image.info.voxel_size, sums)
+            return LabelledVolume(grey, classes, image.info.voxel_size, sums, counts)
         values, checksum = _read_weights(weights, image.info.shape)
+        if counts is not None:
+            values *= counts
         return LabelledVolume(grey, classes, image.info.voxel_size, (*sums, checksum), values)
 
 

@@ -33,7 +33,10 @@ class Augmentation:
     slice_brightness: float = 0.15  # of each slice for itself: sections are stained and imaged one by one
     contrast: float = 0.2
     gamma: float = 0.1  # largest exponent of e
-    noise: float = 0.05  # largest standard deviation
+    noise: float = 0.05  # largest standard deviation, of every window
+    harsh: float = 0.25  # share of windows that are blurred, that are noisy, and that lack a slice
+    harsh_blur: float = 2.0  # voxels, largest standard deviation
+    harsh_noise: float = 0.8  # largest standard deviation
 
 
 class Sampler:
@@ -182,4 +185,22 @@ def _regraded(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> 
         image = low + (high - low) * share ** np.exp(rng.uniform(-by.gamma, by.gamma))
     if by.noise:
         image = image + rng.uniform(0, by.noise) * rng.standard_normal(image.shape)
-    return image.astype(np.float32)
+    return (_spoilt(image, by, rng) if by.harsh else image).astype(np.float32)
+
+
+def _spoilt(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """Sometimes out of focus, noisy, or with a slice in the place of its neighbour, as prepared stacks have where one
+    is blank; (z, y, x).
+    """
+    blurred, noisy, missing = rng.random(3) < by.harsh
+    mean, std = float(image.mean()), float(image.std())
+    if blurred:
+        image = gaussian_filter(image, (0, *[rng.uniform(0.3, by.harsh_blur)] * 2))
+    if noisy:
+        image = image + rng.uniform(0, by.harsh_noise) * rng.standard_normal(image.shape)
+    if blurred or noisy:  # a whole stack that is so is normalized as it is
+        image = mean + (image - mean) * (std / max(float(image.std()), 1e-6))
+    if missing and len(image) > 1:
+        z = int(rng.integers(len(image)))
+        image = np.concatenate([image[:z], image[[z - 1 if z else 1]], image[z + 1 :]])
+    return image

@@ -63,6 +63,7 @@ image = to_imageplus(labels, None, colours, ["background", "cell, a", "é", "d"]
 said["info"], said["range"] = str(image.getProperty("Info")), [image.getDisplayRangeMin(), image.getDisplayRangeMax()]
 saver(image).saveAsTiffStack(str(folder / "labels-saved.tif"))
 tell("labels", image)
+tell("painted", to_imageplus(labels, None, np.full((256, 3), [9, 8, 7], np.uint8), ["a"]))
 tell("instances", to_imageplus(np.load(folder / "uint16.npy"), size, np.load(folder / "many.npy")))
 tell("file", opener.openImage(str(folder / "file.tif")))
 tell("lazy", to_imageplus(plane for plane in labels))
@@ -80,7 +81,7 @@ hyper = opener.createHyperStack("many", 5, 5, 2, 3, 1, 8)
 for attempt in (
     lambda: to_imageplus(np.zeros((2, 3, 3), np.int64)), lambda: to_imageplus(np.zeros((0, 3, 3), np.uint8)),
     lambda: from_imageplus(rgb), lambda: from_imageplus(hyper), lambda: start_imagej(str(folder / "other")),
-    lambda: save_rois([], folder / "none.zip"),
+    lambda: save_rois([], folder / "none.zip"), lambda: to_imageplus(labels, class_names=["a"] * 256),
 ):
     try:
         attempt()
@@ -159,6 +160,10 @@ def test_colours_and_class_names(trip):
         np.testing.assert_array_equal(tiff.asarray(), VOLUMES["uint8"] % 4)
     assert "class 1 = cell, a #ff0009" in said["info"]
     assert "class 2 = é" in said["info"]
+    assert said["info"].endswith("label 255 = outside #000000\n")
+    painted = np.load(folder / "painted-colours.npy")
+    assert (painted[:255] == [9, 8, 7]).all()
+    assert (painted[255] == 0).all()
     assert said["range"] == [0, 255]
     assert said["labels"]["voxel"] is None
     np.testing.assert_array_equal(np.load(folder / "instances-colours.npy"), instance_colours(256))
@@ -203,6 +208,7 @@ def test_what_cannot_be_an_image(trip):
         "StackError: image 'many' has 2 channels, 3 slices and 1 frames; expected slices only",
         "ImageJError: this process runs ImageJ 1.5.* a process can have one",
         "OptionError: .*none.zip: there is no region to save",
+        "OptionError: 256 classes are named; expected at most 255",
     ]
     for message, said in zip(messages, trip[1]["errors"], strict=True):
         assert re.search(message, said), said

@@ -175,9 +175,9 @@ def test_a_job_that_is_none_is_begun_anew(begun, content):
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["[]", "link", "pipe"])
-def test_statistics_that_are_none_are_computed_again(begun, tmp_path, kind):
+def test_a_preparation_that_is_none_is_made_again(begun, tmp_path, kind):
     _, pieces, again, whole = begun
-    path = pieces / "statistics.json"
+    path = pieces / "preparation.json"
     path.unlink(missing_ok=True)
     if kind == "link":
         path.symlink_to(tmp_path / "elsewhere")

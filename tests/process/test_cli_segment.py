@@ -22,6 +22,7 @@ from densecell_batch.cli.progress import ProgressBar
 from densecell_batch.data import SAMPLE
 from densecell_batch.io.reading import open_stack
 from densecell_batch.runs import pipeline
+from densecell_batch.runs.options import RunSegmenter
 
 SHAPE = (6, 64, 56)
 
@@ -326,10 +327,15 @@ def test_outputs_are_no_inputs_of_the_next_run(stack, bundle, tmp_path):
 
 
 def test_scale_unlike_that_of_the_training_is_a_warning(stack, bundle, tmp_path):
-    code, (line,) = segment(stack, "-o", tmp_path / "out", "--model", bundle, "--voxel-size", "47,4,4")
+    """Where it is to be left so; else the stack is resampled."""
+    size = ("--voxel-size", "47,4,4")
+    code, (line,) = segment(stack, "-o", tmp_path / "out", "--model", bundle, *size, "--scale", "off")
     assert code == 0
     (warning,) = json.loads(Path(line[3]).read_text())["warnings"]
     assert "differ by a factor of 2.30" in warning
+    code, (line,) = segment(stack, "-o", tmp_path / "out", "--model", bundle, *size)
+    assert (code, line[1]) == (1, "failed")
+    assert "its 64 voxels along y are 28, fewer than the 32 that the nets need" in line[3]
 
 
 def test_dry_run_writes_nothing(stack, bundle, tmp_path):
@@ -343,14 +349,14 @@ def test_dry_run_writes_nothing(stack, bundle, tmp_path):
 
 def test_a_defect_of_ours_ends_one_stack_only(stack, volume, bundle, tmp_path, monkeypatch):
     save(tmp_path / "later.tif", volume)
-    real = pipeline.measure
+    real = RunSegmenter.examine
 
-    def broken(opened, *rest):
+    def broken(segmenter, opened, *rest):
         if opened.info.path.name == "cells.tif":
             raise ZeroDivisionError("a defect")
-        return real(opened, *rest)
+        return real(segmenter, opened, *rest)
 
-    monkeypatch.setattr(pipeline, "measure", broken)
+    monkeypatch.setattr(RunSegmenter, "examine", broken)
     code, lines = segment(stack, tmp_path / "later.tif", "-o", tmp_path / "out", "--model", bundle)
     assert code == 1
     assert [line[1] for line in lines] == ["failed", "ok"]

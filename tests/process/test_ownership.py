@@ -86,7 +86,7 @@ def test_a_file_of_the_user_is_not_replaced(asked, stack, out, name, monkeypatch
     out.mkdir()
     (out / f"cells_{name}").write_bytes(b"the user's own")
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "segment_slices", None)  # nothing is computed
+        patched.setattr(pipeline, "segment_prepared", None)  # nothing is computed
         with pytest.raises(OccupiedError, match=rf"cells_{name}.*--overwrite"):
             segment_stack(stack, out, asked(**ALL))
     assert everything(out) == {f"cells_{name}": b"the user's own"}
@@ -143,7 +143,7 @@ def test_a_file_that_comes_while_it_is_computed(asked, stack, out, monkeypatch):
             segment_stack(stack, out, asked())
     assert (out / "cells_labels.tif").read_bytes() == b"mine"
     (out / "cells_labels.tif").rename(out / "mine.tif")
-    monkeypatch.setattr(pipeline, "segment_slices", None)  # nothing is computed again
+    monkeypatch.setattr(pipeline, "segment_prepared", None)  # nothing is computed again
     segment_stack(stack, out, asked())
     assert not list(out.glob(".*"))
 
@@ -329,7 +329,7 @@ def test_our_own_files_are_known_after_a_kill(asked, stack, out, tmp_path, data,
 def test_a_preview_that_was_not_wanted_at_first(asked, stack, out, monkeypatch):
     segment_stack(stack, out, asked(preview=False))
     labels = (out / "cells_labels.tif").read_bytes()
-    monkeypatch.setattr(pipeline, "segment_slices", None)  # nothing is computed
+    monkeypatch.setattr(pipeline, "segment_prepared", None)  # nothing is computed
     assert segment_stack(stack, out, asked()).skipped
     assert (out / "cells_labels.tif").read_bytes() == labels
     report = json.loads((out / "cells_report.json").read_text())

@@ -19,12 +19,12 @@ from limits import memory_limit, peak, run_in
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
+from densecell_batch.inference import segmenter as segmenting
 from densecell_batch.io import stack as reading
 from densecell_batch.models.bundle import load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.published import import_published
 from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
-from densecell_batch.runs import pipeline
 from densecell_batch.runs.journal import shard_of
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
@@ -137,13 +137,13 @@ def counted(folder):
         return call
 
     reading.content_sha256 = patched(reading.content_sha256)
-    pipeline.measure = patched(pipeline.measure)
+    segmenting.examine = patched(segmenting.examine)
 
 
 def test_shards_read_the_stack_once_for_its_hash_and_once_for_its_statistics(command, tmp_path):
     """Also those that start at once, as the tasks of an array do."""
     shards = [Command(*command, "--shard", f"{i}/3", prepare=partial(counted, tmp_path)) for i in (1, 2, 3)]
-    for what, waiting in (("content_sha256", "computes its hash"), ("measure", "measures the stack")):
+    for what, waiting in (("content_sha256", "computes its hash"), ("examine", "looks at the stack")):
         until = time.monotonic() + 120
         while sum(waiting in shard.heard()[1] for shard in shards) < 2:  # the others wait for one
             assert time.monotonic() < until, [shard.heard() for shard in shards]
@@ -151,7 +151,7 @@ def test_shards_read_the_stack_once_for_its_hash_and_once_for_its_statistics(com
             time.sleep(0.02)
         (tmp_path / what).touch()
     assert [shard.wait(300) for shard in shards] == [0, 0, 0]
-    assert sorted((tmp_path / "calls").read_text().split()) == ["content_sha256", "measure"]
+    assert sorted((tmp_path / "calls").read_text().split()) == ["content_sha256", "examine"]
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".tif", ".json"}
 
 

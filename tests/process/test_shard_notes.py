@@ -67,7 +67,7 @@ def test_a_task_fails_for_what_went_wrong_in_it_alone(error, code, run, tmp_path
 
     assert run("--shard", "1/2")[1][0][0] == "part"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "segment_slices", broken)
+        patch.setattr(pipeline, "segment_prepared", broken)
         assert run("--shard", "2/2", "--array-task") == (code, [["failed", str(tmp_path / "cells.tif"), str(error)]])
         assert run("--shard", "2/2")[0] == 1  # by hand every failure counts
     (exit_code, [verdict]) = run("--assemble")
@@ -83,7 +83,7 @@ def test_what_a_later_attempt_mended_is_not_told(run, tmp_path, monkeypatch):
         raise OutputError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "segment_slices", broken)
+        patch.setattr(pipeline, "segment_prepared", broken)
         run("--shard", "2/2")
     assert ".cells.failed-2-of-2" in names(tmp_path / "out")
     assert run("--shard", "2/2")[1][0][0] == "part"

@@ -116,6 +116,8 @@ def forged(kind):
                 return
             case "class":
                 values[f"labels-{z}"][:] = 200
+            case "outside":
+                values[f"labels-{z}"][:] = 255
             case "shape":
                 values[f"labels-{z}"] = values[f"labels-{z}"][:-1]
             case "missing":
@@ -126,7 +128,7 @@ def forged(kind):
     return forge
 
 
-@pytest.mark.parametrize("kind", ["empty", "class", "shape", "missing"])
+@pytest.mark.parametrize("kind", ["empty", "class", "outside", "shape", "missing"])
 def test_a_piece_that_is_none_is_made_anew(stack, tmp_path, asked, kind):
     out = tmp_path / "out"
     reference = segment_stack(stack, tmp_path / "reference", asked(**TILE))
@@ -149,9 +151,9 @@ def test_a_piece_that_is_none_is_made_anew(stack, tmp_path, asked, kind):
         ("job.json", {"grid.z.length": 3}),
         ("job.json", {"grid.x.margin": -3}),
         ("job.json", {"grid.y.output": 2**40}),
-        ("statistics.json", {"std": 0}),
-        ("statistics.json", {"std": -1.0}),
-        ("statistics.json", {"mean": 1e9}),
+        ("preparation.json", {"statistics.std": 0}),
+        ("preparation.json", {"statistics.std": -1.0}),
+        ("preparation.json", {"statistics.mean": 1e9}),
     ],
 )
 def test_a_job_that_does_not_fit_is_begun_anew(stack, tmp_path, asked, file, change):

@@ -63,7 +63,7 @@ def test_a_volume_in_bands_is_the_same(model, volume):
     whole = densecell_batch.Segmenter(model, **OPTIONS)
     banded = densecell_batch.Segmenter(model, **OPTIONS)
     plan = whole.plan(volume.shape)
-    banded.plan = lambda shape: type(plan)(**vars(plan) | {"bands": ((0, 20), (20, 50))})
+    banded.plan_of = lambda prepared: type(plan)(**vars(plan) | {"bands": ((0, 20), (20, 50))})
     one, other = whole(volume), banded(volume)
     for name in ("labels", "confidence", "probabilities", "uncertainty"):
         assert getattr(one, name).tobytes() == getattr(other, name).tobytes(), name
@@ -109,6 +109,26 @@ def test_scores_and_objects():
     assert densecell_batch.evaluate(truth, found, counted=found == truth).mean_iou == 1
     with pytest.raises(densecell_batch.OptionError, match="the shapes"):
         densecell_batch.evaluate(truth, found[:1])
+
+
+def test_what_is_outside_is_not_scored(tmp_path, model):
+    face, truth = densecell_batch, np.tile(np.uint8([0, 1]), (1, 4, 3))
+    found = truth.copy()
+    found[:, :1] = 255
+    for dtype in (np.uint8, np.uint16, np.int64):
+        scores = face.evaluate(truth, found.astype(dtype))
+        assert (scores.mean_iou, scores.voxels, scores.outside_voxels) == (1, 18, 6)
+        assert np.shape(scores.confusion) == (2, 2)
+    assert face.evaluate(truth, truth).outside_voxels == 0
+    scores = face.evaluate(np.where(truth == 1, 255, 0), found, ignore=255)
+    assert (scores.voxels, scores.outside_voxels) == (9, 3)
+    assert "leave out a label that is no class with ignore" in refused(face.evaluate, found, truth)
+    assert "no voxel is left to score" in refused(face.evaluate, truth, np.full_like(truth, 255))
+    assert face.find_instances(np.where(found == 255, 255, 0), 1).max() == 0
+    path, many = tmp_path / "l.tif", [face.ClassInfo(f"c{i}", (i, i, i)) for i in range(256)]
+    assert "expected at most 255" in refused(face.write_stack, path, found, classes=many)
+    with face.open_stack(face.write_stack(path, found, classes=model.classes)) as stack:
+        assert np.array_equal(np.asarray(stack), found)
 
 
 def test_training(tmp_path, volume):

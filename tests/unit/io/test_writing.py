@@ -88,6 +88,31 @@ def test_ome_calibration_and_classes(tmp_path):
         assert "b &amp; &lt;c&gt;" in tiff.ome_metadata
 
 
+@pytest.mark.parametrize("file_format", ["imagej", "ome-tiff"])
+def test_outside_is_black_and_has_a_name(tmp_path, file_format):
+    """Whatever colours are given; where the values have no names, they are no classes."""
+    colours = np.full((256, 3), 9, np.uint8)
+    names = [f"c{i}" for i in range(255)]
+    write(tmp_path / "o.tif", volume(np.uint8), file_format=file_format, class_names=names, colours=colours)
+    write(tmp_path / "none.tif", volume(np.uint8), file_format=file_format, colours=colours)
+    with tifffile.TiffFile(tmp_path / "o.tif") as tiff:
+        table = tiff.pages[0].tags["ColorMap"].value.reshape(3, 256) // 257
+        assert table[:, 254].tolist() == [9, 9, 9]
+        assert table[:, 255].tolist() == [0, 0, 0]
+        text = tiff.imagej_metadata["Info"] if file_format == "imagej" else tiff.ome_metadata
+        assert "class 254 = c254 #090909\nlabel 255 = outside #000000\n" in text
+    with tifffile.TiffFile(tmp_path / "none.tif") as tiff:
+        assert (tiff.pages[0].tags["ColorMap"].value == 9 * 257).all()
+        assert "outside" not in str(tiff.imagej_metadata or tiff.ome_metadata)
+
+
+def test_more_classes_than_labels(tmp_path):
+    names, colours = ["a"] * 256, np.zeros((256, 3), np.uint8)
+    with pytest.raises(OptionError, match="256 classes are named; expected at most 255: label 255 is what lies outs"):
+        write(tmp_path / "o.tif", volume(np.uint8), class_names=names, colours=colours)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_same_input_same_bytes(tmp_path):
     planes = volume(np.uint8)
     for name in ("a", "b"):

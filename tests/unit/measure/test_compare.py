@@ -11,7 +11,8 @@ from PIL import Image
 from densecell_batch import system
 from densecell_batch.cli.evaluate import evaluate
 from densecell_batch.errors import DensecellError, OptionError, StackError
-from densecell_batch.measure.compare import read_classes, read_mask
+from densecell_batch.labels import OUTSIDE
+from densecell_batch.measure.compare import compare, n_classes_of, read_classes, read_mask
 from densecell_batch.plots.confusion import render_confusion
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
@@ -69,6 +70,56 @@ def test_a_label_that_marks_nothing_may_be_any_number(files):
     _, found = scores(files, files / "found.tif", "--ignore-label", 255)
     assert found["found"]["voxels"] == 4
     assert len(found["found"]["iou"]) == 3
+
+
+def test_what_is_outside_is_not_scored_but_told_of(files):
+    found = FOUND.copy()
+    found[0, 1, 2] = found[0, 0, 0] = OUTSIDE
+    tifffile.imwrite(files / "part.tif", found, photometric="minisblack", metadata={"axes": "ZYX"})
+    table, told = scores(files, files / "found.tif", files / "part.tif", "--confusion", files / "c.png")
+    assert (told["found"]["outside_voxels"], told["part"]["outside_voxels"]) == (0, 2)
+    assert (told["found"]["voxels"], told["part"]["voxels"]) == (6, 4)
+    assert told["part"]["confusion"] == [[0, 1, 0], [0, 2, 0], [0, 0, 1]]
+    assert table.splitlines()[-1] == "2 voxels are outside in part and not scored"
+    assert table.count("outside") == 1
+    assert "class 3" not in table
+    _, told = scores(files, files / "part.tif", "--ignore-label", 2)  # of those that count, one is outside
+    assert (told["part"]["voxels"], told["part"]["outside_voxels"]) == (3, 1)
+
+
+def test_there_is_no_boundary_to_what_is_outside():
+    truth = np.zeros((1, 20, 20), np.uint8)
+    truth[:, :, 10:] = 1
+    found = truth.copy()
+    found[:, :4] = OUTSIDE
+    told = compare(truth, found, 2)[1]
+    assert (told.boundary_f_score, told.mean_iou, told.voxels, told.outside_voxels) == (1, 1, 320, 80)
+    masked = compare(truth, truth, 2, found != OUTSIDE)[1]
+    assert masked.confusion == told.confusion
+
+
+def test_all_is_outside(files):
+    found = np.where(TRUTH == 2, FOUND, OUTSIDE).astype(np.uint8)
+    tifffile.imwrite(files / "part.tif", found, photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(OptionError, match=r"part: no voxel is left to score: all that count are outside in it"):
+        run("--labels", files / "truth.tif", files / "part.tif", "--ignore-label", 2, "--mask", files / "found.tif")
+    with pytest.raises(OptionError, match="the class map: no voxel is left"):
+        compare(TRUTH, np.full_like(TRUTH, OUTSIDE), 3)
+
+
+def test_classes_are_counted_without_what_is_outside():
+    outside = np.full_like(TRUTH, OUTSIDE)
+    assert n_classes_of(TRUTH, FOUND, outside) == 3
+    assert n_classes_of(TRUTH * 0, outside) == 1
+    assert n_classes_of(TRUTH, np.where(FOUND == 1, 9, outside)) == 10
+
+
+def test_the_truth_is_nowhere_outside(files):
+    """Whoever labelled it says what counts."""
+    truth = np.where(TRUTH == 2, OUTSIDE, TRUTH).astype(np.uint8)
+    tifffile.imwrite(files / "truth.tif", truth, photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(StackError, match=r"truth\.tif: it has the label 255 .* classes from 0 to 254.*--ignore-label"):
+        run("--labels", files / "truth.tif", files / "found.tif")
 
 
 def test_a_model_and_its_members(files, data):

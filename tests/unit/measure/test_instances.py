@@ -5,6 +5,7 @@ import pytest
 from skimage.measure import label
 
 from densecell_batch.errors import OptionError
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.instances import find_instances
 
 
@@ -49,6 +50,17 @@ def test_small_objects_are_dropped_and_the_others_numbered_without_gaps():
     assert found.voxels.tolist() == [8, 3]
     assert found.dropped == 1
     assert np.unique(volume_of(found)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("class_index", [0, 1])
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_what_is_outside_is_of_no_object_and_joins_none(class_index, connectivity):
+    labels = np.full((2, 3, 7), OUTSIDE, np.uint8)
+    labels[:, :, :2] = labels[:, :, 5:] = class_index
+    found = find_instances(labels.__getitem__, 2, class_index, connectivity=connectivity)
+    assert found.voxels.tolist() == [12, 12]
+    np.testing.assert_array_equal(volume_of(found) > 0, labels == class_index)
+    assert len(find_instances(np.full((2, 3, 7), OUTSIDE, np.uint8).__getitem__, 2, class_index)) == 0
 
 
 def test_none():

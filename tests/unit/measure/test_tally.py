@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from densecell_batch.calibration import VoxelSize
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.tally import Tally, slice_sums
 from densecell_batch.models.classes import ClassInfo
 
@@ -33,3 +34,37 @@ def test_what_is_not_known_is_none():
     tally.add(slice_sums(3, np.zeros((1, 1), np.uint8), np.ones((1, 1), np.float32), None))
     assert tally.means() == (1, None)
     assert tally.rows(CLASSES, None)[0].volume_um3 is None
+
+
+def test_outside_is_no_class():
+    tally, size = Tally(3), VoxelSize(0.04, 0.01, 0.01)
+    labels = np.array([[0, OUTSIDE, 2], [OUTSIDE, 2, OUTSIDE]], np.uint8)
+    confidence = np.float32([[0.5, 9, 0.75], [9, 0.25, 9]])
+    sums = slice_sums(3, labels, confidence, confidence / 2)
+    np.testing.assert_allclose(sums, [[1, 0, 2], [0.5, 0, 1], [0.25, 0, 0.5]])
+    tally.add(sums, labels.size)
+    tally.add(slice_sums(3, np.zeros((2, 3), np.uint8), np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)), 6)
+    assert [row.voxels for row in tally.rows(CLASSES, size)] == [7, 0, 2]
+    assert tally.outside(size) == (3, 1.2e-5)
+    assert tally.outside(None) == (3, None)
+    assert tally.means() == pytest.approx((7.5 / 9, 0.75 / 9), abs=1e-6)
+
+
+@pytest.mark.parametrize("disagreement", [None, np.zeros((2, 2), np.float32)])
+def test_all_is_outside(disagreement):
+    tally = Tally(3)
+    tally.add(slice_sums(3, np.full((2, 2), OUTSIDE, np.uint8), np.zeros((2, 2), np.float32), disagreement), 4)
+    assert tally.outside(VoxelSize(1, 1, 1)) == (4, 4)
+    assert tally.means() == (None, None)
+    assert [row.mean_confidence for row in tally.rows(CLASSES, None)] == [None] * 3
+
+
+def test_without_the_size_of_a_slice_none_is_outside():
+    tally = Tally(3)
+    tally.add(slice_sums(3, np.full((2, 2), OUTSIDE, np.uint8), np.zeros((2, 2), np.float32), None))
+    assert tally.outside(None) == (0, None)
+
+
+def test_a_label_that_is_neither_class_nor_outside_is_a_mistake():
+    with pytest.raises(ValueError, match="could not broadcast"):
+        slice_sums(3, np.array([[3, OUTSIDE]], np.uint8), np.ones((1, 2), np.float32), None)

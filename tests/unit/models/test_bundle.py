@@ -120,7 +120,7 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 MANIFESTS: list[tuple[dict[str, Any], str]] = [
-    ({"schema_version": 2}, r"schema version 2; .* knows 1 only"),
+    ({"schema_version": 3}, r"schema version 3; .* knows 1 to 2"),
     ({"schema_version": ...}, r"schema version None"),
     ({"schema_version": True}, r"schema version True"),
     ({"licence": ...}, r"lacks licence; expected exactly schema_version, name"),

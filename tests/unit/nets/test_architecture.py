@@ -78,7 +78,7 @@ def test_config_round_trips_through_json_values(net):
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": []}, "pyramid_convs"),
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": 3}, "malformed"),
         ({"family": "unet2d", "n_classes": True}, "n_classes is True"),
-        ({"family": "unet2d", "n_classes": 257}, "n_classes is 257; expected a whole number from 1 to 256"),
+        ({"family": "unet2d", "n_classes": 256}, "n_classes is 256; expected a whole number from 1 to 255"),
         ({"family": "unet2d", "n_classes": 7, "n_convs": 10**9}, "n_convs is 1000000000"),
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": [10**9]}, "numbers from 1 to 64"),
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": [1] * 9}, "1 to 8 whole numbers"),

@@ -17,7 +17,7 @@ def test_what_shapes_the_result():
     """Those that shape it make other work; of an option that this version does not know, nobody knows."""
     assert RunOptions.marked(SHAPES) == {
         "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
-        "voxel_size", "file_format",
+        "voxel_size", "file_format", "outside", "mask", "contrast", "fit", "defects", "scale", "roi",
     }  # fmt: skip
     assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "preview"}
 

@@ -17,8 +17,10 @@ PUBLISHED = Path(__file__).parents[3] / "docs" / "schemas"
 
 @pytest.mark.skipif(version("msgspec") < "0.22", reason="older versions word schemas otherwise")
 def test_what_is_published_is_what_is_written():
-    """`python -m densecell_batch.schemas docs/schemas` makes them anew."""
-    assert {path.name: path.read_text() for path in PUBLISHED.iterdir()} == schemas()
+    """`python -m densecell_batch.schemas docs/schemas` makes them anew; those of earlier schemas stay as they were."""
+    published = {path.name: path.read_text() for path in PUBLISHED.iterdir()}
+    assert published.pop("bundle-1.schema.json")
+    assert published == schemas()
 
 
 @pytest.mark.parametrize("options", [{}, {"probabilities": True, "uncertainty": True, "instances": ("mitochondrion",)}])
@@ -33,7 +35,8 @@ def test_reports_fit_their_schema(data, tmp_path, options):
 
 @pytest.mark.parametrize("path", sorted(BUNDLED.glob("*/bundle.json")), ids=lambda path: path.parent.name)
 def test_bundles_fit_their_schema(path):
-    manifest, schema = json.loads(path.read_text()), json.loads(schemas()["bundle-1.schema.json"])
+    manifest = json.loads(path.read_text())
+    schema = json.loads((PUBLISHED / f"bundle-{manifest['schema_version']}.schema.json").read_text())
     jsonschema.validate(manifest, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(manifest | {"window": [5, 160]}, schema)

@@ -52,7 +52,7 @@ def test_image_and_labels_are_moved_together():
     """An image that is its own labels stays so through every turn and bend, but at the seams of interpolation."""
     labels = phantom().labels
     volume = LabelledVolume((labels * 10.0).astype(np.float32), labels, None, ("", ""))
-    still = replace(Augmentation(), brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0)
+    still = replace(Augmentation(), brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0, harsh=0)
     draw = sampler(volume, augmentation=still)
     agreement = [np.mean(np.rint(images[..., 0] / 10) == labels) for images, labels, _ in map(draw, range(20))]
     assert np.mean(agreement) > 0.9
@@ -69,7 +69,7 @@ def test_flips_really_flip():
     labels = np.ones(image.shape, np.uint8)
     labels[2, 48, 48] = 0  # the only class that windows are centred on: none of them reaches an edge
     volume = LabelledVolume(image, labels, None, ("", ""))
-    still = Augmentation(bent=0.0, brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0)
+    still = Augmentation(bent=0.0, brightness=0, slice_brightness=0, contrast=0, gamma=0, noise=0, harsh=0)
     draw = Sampler([volume], (5, 32, 32), 2, 1, augmentation=still, rare=1.0)
     seen = Counter()
     for step in range(200):
@@ -449,6 +449,7 @@ def test_weights_of_zero_hide_wrong_labels(files, tmp_path):
         ("labels", lambda a: a.astype(np.float32), "the labels are float32"),
         ("labels", lambda a: a.astype(np.int16) - 1, "has the label -1"),
         ("labels", lambda a: a + 9, "has the label 11"),
+        ("labels", lambda a: np.where(a == 0, 255, a), "has the label 255"),
         ("images", lambda a: a * 0, "every voxel is 0"),
         ("images", lambda a: np.where(a > 150, np.nan, a).astype(np.float32), "NaN"),
     ],

@@ -1,0 +1,63 @@
+"""What a model remembers of the data that it was made on, so that it can tell other data from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from densecell_batch.inference.trial import try_windows
+from densecell_batch.models.manifest import OwnRecords
+from densecell_batch.nets.predictor import Predictor
+from densecell_batch.prepare.contrast import describe, trained_quantiles
+from densecell_batch.prepare.fit import record
+from densecell_batch.training.volumes import LabelledVolume
+
+__all__ = ["own_records"]
+
+_LEARNED, _OTHER = 48, 16  # windows of the volumes that it learned from, and of the one that it did not
+
+
+def own_records(
+    train: Sequence[LabelledVolume], evaluation: LabelledVolume, predictor: Predictor, window: tuple[int, int, int]
+) -> OwnRecords:
+    """Measure what the volumes of a training are like, and how far the nets differ about them.
+
+    Parameters
+    ----------
+    train, evaluation
+        The volumes.
+    predictor
+        The trained ensemble.
+    window
+        Input window (z, y, x) of the training.
+    """
+    slices = [
+        describe(plane, None if volume.counted is None else volume.counted[z])
+        for volume in train
+        for z, plane in enumerate(volume.image)
+    ]
+    share = -(-_LEARNED // len(train))
+    found = [row for volume in train for row in try_windows(_Seen(volume), predictor, window, share)]
+    found += try_windows(_Seen(evaluation), predictor, window, _OTHER)
+    most = max(found, key=len).keys()  # a volume of one slice says nothing of neighbours
+    alike = [row for row in found if row.keys() == most]
+    return OwnRecords(grey_values=trained_quantiles(slices), fit=record(alike) if len(alike) > 1 else None)
+
+
+class _Seen:
+    """A volume as nets see it."""
+
+    def __init__(self, volume: LabelledVolume) -> None:
+        self._image, self._counted = volume.image, volume.counted
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        z, y, x = self._image.shape
+        return z, y, x
+
+    def read(self, z: int, rows: tuple[int, int]) -> np.ndarray:
+        return self._image[z, rows[0] : rows[1]]
+
+    def has_outside(self, region: tuple[slice, slice, slice]) -> bool:
+        return self._counted is not None and not bool(self._counted[region].all())

@@ -71,7 +71,7 @@ def find_outside(plane: np.ndarray) -> np.ndarray | None:
 def mirrored(plane: np.ndarray, outside: np.ndarray, edge: int = 1) -> np.ndarray:
     """A copy of a slice with tissue, mirrored at its edge, in place of what is outside.
 
-    Each voxel takes from the nearest tissue in its row or column, reflected to and fro within that stretch of tissue;
+    Each voxel takes from the nearest tissue in its row or column, reflected back and forth in that stretch of tissue;
     where there is none, from what was so filled. Around a rectangle of tissue that is `numpy.pad(mode="reflect")`.
 
     Parameters
@@ -276,7 +276,7 @@ def _nearest(tissue: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarr
     goes_left = left_cost <= right_cost
     chosen = np.where(goes_left, left, right)
     last = lengths[chosen] - 1
-    # To and fro: 0 is the voxel at the edge, which is not repeated.
+    # Back and forth: 0 is the voxel at the edge, which is not repeated.
     folded = np.where(goes_left, to_left, to_right) % np.maximum(2 * last, 1)
     folded = np.minimum(folded, 2 * last - folded)
     folded[last == 0] = 0

@@ -44,8 +44,11 @@ class StackOutputs:
         If the folder cannot be made or a file cannot be written.
     """
 
-    def __init__(self, paths: StackPaths, stack: Stack, bundle: ModelBundle, options: RunOptions) -> None:
+    def __init__(
+        self, paths: StackPaths, stack: Stack, bundle: ModelBundle, options: RunOptions, title: str = ""
+    ) -> None:
         self._paths, self._stack, self._bundle, self._options = paths, stack, bundle, options
+        self._title = title or paths.name  # of the preview
         self._names = [c.name for c in bundle.classes]
         self._colours = np.array([c.colour for c in bundle.classes], np.uint8)
         depth = stack.info.shape[0]
@@ -190,7 +193,7 @@ class StackOutputs:
 
     def _make_preview(self) -> bytes:
         shown = dict(zip(self._shown, self._shown_labels, strict=True))
-        return preview_of(self._paths.name, self._stack, self._bundle, shown)
+        return preview_of(self._title, self._stack, self._bundle, shown)
 
 
 def shown_slices(depth: int) -> list[int]:

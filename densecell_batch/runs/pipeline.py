@@ -33,7 +33,7 @@ from densecell_batch.prepare.preparation import Preparation
 from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.runs.at_work import at_work, nobody_at_work
 from densecell_batch.runs.checks import check_image, check_result_names
-from densecell_batch.runs.found import Outside
+from densecell_batch.runs.found import FitRecord, Outside
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.journal import Job, Piece, remove_jobs, shard_of, shared_sha256
@@ -243,12 +243,19 @@ def _add_preview(stack: Stack, paths: StackPaths, report: Report, segmenter: Run
         shown = {z: labels.read(z) for z in shown_slices(labels.info.shape[0])}
     if report.region is not UNSET:
         stack = stack.part(report.region.box)
-    picture = preview_of(paths.name, stack, segmenter.bundle, shown)
+    picture = preview_of(_title(paths, report.fit), stack, segmenter.bundle, shown)
     report = report.with_fields(
         options=report.options | {"preview": True},
         outputs=report.outputs | {"preview": described(paths.preview.name, picture)},
     )
     add_files(paths.report, report, {paths.preview: picture}, keep=segmenter.options.unattended)
+
+
+def _title(paths: StackPaths, fit: FitRecord | UnsetType) -> str:
+    """Of the preview, which also says whether the labels are to be trusted."""
+    if fit is UNSET or fit.alike:
+        return paths.name
+    return f"{paths.name} (taken as {fit.remedy})" if fit.taken else f"{paths.name} (unlike the model's own data)"
 
 
 def _check_names(paths: StackPaths, order: Order, options: RunOptions) -> None:
@@ -388,7 +395,7 @@ def _assemble(
     """Make the outputs of the pieces, and the report."""
     bundle = segmenter.bundle
     tally = Tally(len(bundle.classes))
-    with StackOutputs(paths, stack, bundle, segmenter.options) as outputs:
+    with StackOutputs(paths, stack, bundle, segmenter.options, _title(paths, job.begun.fit)) as outputs:
         for stored in job.slices():
             tally.add(stored.sums, stored.labels.size)
             outputs.write(stored)

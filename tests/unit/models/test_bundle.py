@@ -122,6 +122,20 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path) -> None:
 MANIFESTS: list[tuple[dict[str, Any], str]] = [
     ({"schema_version": 3}, r"schema version 3; .* knows 1 to 2"),
     ({"schema_version": ...}, r"schema version None"),
+    ({"own_data": {}}, r"unknown fields: own_data"),
+    ({"schema_version": 2}, r"lacks own_data"),
+    *(
+        ({"schema_version": 2, "own_data": value}, r"own_data .*(cannot be understood|expected an object)")
+        for value in (
+            [],
+            {"grey_values": [1, 2]},
+            {"grey_values": [0.0] * 32 + [1e308]},
+            {"grey_values": [0.0] * 32 + [-1.0]},
+            {"fit": {"windows": 4, "names": ["disagreement"], "centre": [0], "covariance": [[1]], "disagreement": 0}},
+            {"fit": {"windows": 4, "names": ["power_5px"], "centre": [1e200], "covariance": [[1]], "disagreement": 0}},
+            {"fit": {"windows": 4, "names": ["power_5px"], "centre": [0], "covariance": [[-1]], "disagreement": 0}},
+        )
+    ),
     ({"schema_version": True}, r"schema version True"),
     ({"licence": ...}, r"lacks licence; expected exactly schema_version, name"),
     ({"extra": 1}, r"unknown fields: extra"),

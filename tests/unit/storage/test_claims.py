@@ -294,6 +294,12 @@ def test_a_claim_that_cannot_be_written(tmp_path):
         pass
 
 
+def test_what_would_not_be_taken_is_not_made_for_ever(tmp_path):
+    with pytest.raises(ValueError, match="what was made would not be taken"):
+        once(tmp_path / "file", lambda: b"content", valid=lambda content: False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_folder_to_make_it_in(tmp_path):
     with pytest.raises(OutputError, match="the folder is not there"):
         once(tmp_path / "none/file", lambda: b"content")

@@ -1,0 +1,77 @@
+"""Windows of a stack that are tried before all of it."""
+
+import numpy as np
+
+from densecell_batch.inference.trial import describe_fit, try_windows
+
+
+class Seen:
+    def __init__(self, shape, outside=None):
+        self.image = np.random.default_rng(0).standard_normal(shape, np.float32)
+        self.shape, self.outside, self.read_slices = shape, outside, []
+
+    def read(self, z, rows):
+        self.read_slices.append(z)
+        return self.image[z, slice(*rows)]
+
+    def has_outside(self, region):
+        return self.outside is not None and bool(self.outside[region].any())
+
+
+class Nets:
+    """Answers that differ with the orientation of what is seen, as those of a single net do."""
+
+    def __init__(self, members):
+        self.members, self.tiles = members, []
+
+    def __len__(self):
+        return self.members
+
+    def __call__(self, tile):
+        self.tiles.append(tile)
+        for i in range(self.members):
+            share = 1 / (1 + np.exp(-tile * (np.arange(tile.shape[1]) + i + 1)[:, None] / tile.shape[1]))
+            yield np.stack([share, 1 - share], axis=-1).astype(np.float32)
+
+
+class Certain(Nets):
+    """The same answer, whatever is seen."""
+
+    def __call__(self, tile):
+        yield np.full((*tile.shape, 2), 0.5, np.float32)
+
+
+def test_a_stack_smaller_than_a_window_is_mirrored_for_the_nets_alone():
+    nets = Nets(2)
+    (row,) = try_windows(Seen((1, 20, 70)), nets, (5, 32, 64), 1)
+    assert nets.tiles[0].shape == (5, 32, 64)
+    assert not any(name.startswith("coherence") for name in row)  # of the one slice that there is
+
+
+def test_a_single_net_is_asked_about_the_window_turned():
+    nets = Nets(1)
+    (row,) = try_windows(Seen((5, 40, 40)), nets, (5, 32, 32), 1)
+    assert len(nets.tiles) == 3
+    assert row["disagreement"] > 0
+    assert try_windows(Seen((5, 40, 40)), Certain(1), (5, 32, 32), 1)[0]["disagreement"] == 0
+
+
+def test_windows_with_fill_are_passed_over_where_others_are():
+    outside = np.zeros((5, 40, 200), bool)
+    outside[:, :, :120] = True
+    nets = Nets(2)
+    seen = Seen(outside.shape, outside)
+    seen.image[outside] = 99
+    assert try_windows(seen, nets, (5, 32, 32), 3)
+    assert max(float(tile.max()) for tile in nets.tiles) < 99
+    assert try_windows(Seen(outside.shape, np.ones_like(outside)), nets, (5, 32, 32), 3)  # else those
+
+
+def test_what_is_said_is_said_in_words():
+    worst = ("power_10px", "power_5px", "disagreement")
+    told = describe_fit(worst, "inverted", taken=False)
+    assert told.count("its sharpness, noise or pixel size") == 1
+    assert "how far the nets differ about it" in told
+    assert "--fit auto" in told
+    assert "so it was taken as inverted" in describe_fit(worst, "inverted", taken=True)
+    assert "another model" in describe_fit(worst, "", taken=False)

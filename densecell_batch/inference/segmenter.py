@@ -18,7 +18,7 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
-from densecell_batch.inference.trial import describe_fit, try_windows
+from densecell_batch.inference.trial import WINDOWS, describe_fit, try_windows
 from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
@@ -40,6 +40,7 @@ _REMEDIES: dict[str, dict[str, Any]] = {
     "of half the size (--scale 0.5)": {"enlarged": 0.5},
     "of twice the size (--scale 2)": {"enlarged": 2.0},
 }
+_FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one window less is tried
 _FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
 
 _log = logging.getLogger(__name__)
@@ -217,7 +218,9 @@ class Segmenter:
             return plain
 
         def tried(preparation: Preparation) -> Fit:
-            windows = try_windows(self.prepared(stack, preparation, mask), self.predictor, self.bundle.window)
+            few = _FEW_FROM < stack.info.n_voxels < _FEW_TO  # else they take seconds, or no time at all beside the nets
+            n = WINDOWS - 1 if few else WINDOWS
+            windows = try_windows(self.prepared(stack, preparation, mask), self.predictor, self.bundle.window, n)
             return judge(windows, own, finest=_FINEST * max(1.0, zoom) if (zoom := preparation.zoom) != 1 else 0)
 
         as_it_is = tried(plain)

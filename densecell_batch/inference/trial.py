@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from densecell_batch.inference.tiling import mirror
+from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.fit import features, spread_windows
@@ -15,6 +16,7 @@ from densecell_batch.prepare.prepared import Slices
 __all__ = ["WINDOWS", "describe_fit", "try_windows"]
 
 WINDOWS = 4  # of a stack: one alone can be a nucleus
+_LOOKED_AT = 96  # voxels along y and x, in the middle of a window, that the nets answer about: the image says the rest
 
 Triple = tuple[int, int, int]
 
@@ -47,7 +49,18 @@ def try_windows(prepared: Slices, predictor: Predictor, window: Triple, n: int =
         return not prepared.has_outside((region[0], region[1], region[2]))
 
     corners = spread_windows(shape, window, n, usable) or spread_windows(shape, window, n)
-    return [features(real, _differences(predictor, tile)) for real, tile in _tiles(prepared, corners, window)]
+    middle = [_middle(side, predictor.architecture) for side in window[1:]]
+    return [
+        features(real, _differences(predictor, np.ascontiguousarray(tile[:, middle[0], middle[1]])))
+        for real, tile in _tiles(prepared, corners, window)
+    ]
+
+
+def _middle(side: int, net: Architecture) -> slice:
+    """The middle of a window along an axis, of a size that the net takes without loss."""
+    wanted = net.residue + 2 * net.margin + -(-_LOOKED_AT // net.alignment) * net.alignment
+    start = max(0, (side - wanted) // 2)
+    return slice(start, min(side, start + wanted))
 
 
 def _tiles(prepared: Slices, corners: list[Triple], window: Triple) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -25,6 +25,7 @@ from math import sqrt
 import numpy as np
 
 from densecell_batch.errors import OptionError
+from densecell_batch.prepare.normalize import whole_sums
 
 __all__ = [
     "LEVELS",
@@ -113,8 +114,8 @@ def describe(plane: np.ndarray, inside: np.ndarray | None = None, side: int = _G
         block = plane[rows] if inside is None else plane[rows][inside[rows]]
         n = block.size
         if exact:
-            wide = block.astype(np.int64)
-            total, squares = total + int(wide.sum()), squares + int(np.square(wide).sum())
+            sums = whole_sums(block)
+            total, squares = total + sums[0], squares + sums[1]
         elif n:
             block_mean = float(block.mean(dtype=np.float64))
             block_spread = float(np.square(np.subtract(block, block_mean, dtype=np.float64)).sum())

@@ -19,7 +19,7 @@ import numpy as np
 from densecell_batch.errors import StackError
 from densecell_batch.io.stack import Stack
 
-__all__ = ["Statistics", "StatisticsOf", "measure", "normalize"]
+__all__ = ["Statistics", "StatisticsOf", "measure", "normalize", "whole_sums"]
 
 # For ImageJ's *Process > Math > Macro*: what is NaN or infinite becomes 0.
 FINITE_MACRO = "if (isNaN(v-v)) v=0"
@@ -78,9 +78,9 @@ class StatisticsOf:
     def _add(self, values: np.ndarray) -> None:
         n = values.size
         if self._exact:
-            wide = values.astype(np.int64)
-            self._total += int(wide.sum())
-            self._squares += int(np.square(wide).sum())
+            total, squares = whole_sums(values)
+            self._total += total
+            self._squares += squares
         else:
             mean = float(values.mean(dtype=np.float64))
             delta = mean - self._mean
@@ -136,6 +136,16 @@ def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Stat
         if on_slice is not None:
             on_slice(z)
     return statistics.found()
+
+
+def whole_sums(values: np.ndarray) -> tuple[int, int]:
+    """Sum of integers and of their squares, exact."""
+    if values.dtype == np.uint8:  # several times as fast
+        counts = np.bincount(values.ravel(), minlength=256)
+        greys = np.arange(256)
+        return int(counts @ greys), int(counts @ np.square(greys))
+    wide = values.astype(np.int64)
+    return int(wide.sum()), int(np.square(wide).sum())
 
 
 def normalize(values: np.ndarray, statistics: Statistics) -> np.ndarray:

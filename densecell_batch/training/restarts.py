@@ -142,7 +142,8 @@ def train_ensemble(
     scores = score(evaluation.labels, labels, run.architecture.n_classes, evaluation.counted)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
     _write_sample(run, evaluation, labels, folder)
-    return _write(run, train, evaluation, members, kept, ensemble, scores, folder)
+    identity = _identity(run, train, evaluation, start)
+    return _write(run, train, evaluation, members, kept, ensemble, scores, folder, identity)
 
 
 def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]:
@@ -271,6 +272,7 @@ def _write(
     ensemble: Predictor,
     scores: Scores,
     folder: Path,
+    identity: RunRecord,
 ) -> ModelBundle:
     path = folder / f"{run.name}.zip"
     weights = [m.weights for m in kept]
@@ -289,7 +291,7 @@ def _write(
         scores={"evaluation": _as_dict(scores, run), "members": [_as_dict(m.scores, run) for m in kept]},
         provenance={
             "trained by": f"densecell-batch {__version__}",
-            **to_builtins(_identity(run, train, evaluation, None)),
+            **to_builtins(identity),
             "seeds kept": [m.seed for m in kept],
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },

@@ -3,6 +3,7 @@
 import numpy as np
 
 from densecell_batch.inference.trial import describe_fit, try_windows
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
 
 
 class Seen:
@@ -20,6 +21,8 @@ class Seen:
 
 class Nets:
     """Answers that differ with the orientation of what is seen, as those of a single net do."""
+
+    architecture = Hybrid2D3D(n_classes=2, n_kernels=2)
 
     def __init__(self, members):
         self.members, self.tiles = members, []
@@ -54,6 +57,20 @@ def test_a_single_net_is_asked_about_the_window_turned():
     assert len(nets.tiles) == 3
     assert row["disagreement"] > 0
     assert try_windows(Seen((5, 40, 40)), Certain(1), (5, 32, 32), 1)[0]["disagreement"] == 0
+
+
+def test_nets_are_asked_about_the_middle_of_a_large_window():
+    nets = Nets(2)
+    try_windows(Seen((5, 200, 200)), nets, (5, 160, 160), 1)
+    assert nets.tiles[0].shape == (5, 96, 96)
+    nets.architecture = UNet2D(n_classes=2, n_kernels=2)
+    try_windows(Seen((5, 300, 300)), nets, (5, 252, 252), 1)
+    assert nets.tiles[1].shape == (5, 252, 252)  # what is left of it has 68 voxels
+    nets.architecture = UNet2D(n_classes=2, n_kernels=2, n_blocks=3)
+    try_windows(Seen((5, 300, 300)), nets, (5, 252, 252), 1)
+    side, net = nets.tiles[2].shape[1], nets.architecture
+    assert 96 <= side - 2 * net.margin < 96 + net.alignment + net.residue + 1
+    assert (side - net.residue - 2 * net.margin) % net.alignment == 0
 
 
 def test_windows_with_fill_are_passed_over_where_others_are():

@@ -82,7 +82,7 @@ def segment(
     ----------
     volume
         Grey values (z, y, x), uint8, uint16, int16 or float32; or an open stack, which is read as a whole. They are
-        normalized by their own mean and standard deviation: those of a part are not those of its stack.
+        judged over the whole volume: a part of a stack is not segmented quite as within it.
     model
         A model, its name, or the path of its bundle.
     voxel_size

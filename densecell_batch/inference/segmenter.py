@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -214,8 +215,15 @@ class Segmenter:
         own, asked = self.bundle.fit, self.options.fit
         plain = seen.preparation()
         smaller = any(a < b for a, b in zip(plain.grid[1:], self.bundle.window[1:], strict=True))
-        if asked == "off" or own is None or smaller:  # what is known is of whole windows
+        if asked == "off" or own is None:
             return plain
+        if smaller:  # what is known is of whole windows
+            y, x = self.bundle.window[1:]
+            told = (
+                f"the tissue is smaller than {y} x {x} voxels, too small to try whether it looks like the model's own "
+                "data: look at the labels before use"
+            )
+            return msgspec.structs.replace(plain, warnings=(*plain.warnings, told))
 
         def tried(preparation: Preparation) -> Fit:
             few = _FEW_FROM < stack.info.n_voxels < _FEW_TO  # else they take seconds, or no time at all beside the nets
@@ -321,7 +329,7 @@ class Segmenter:
         for warning in preparation.warnings:
             _log.warning("%s", warning)
         prepared = self.prepared(stack, preparation, tissue)
-        return segment_volume(
+        found = segment_volume(
             prepared,
             self.plan_of(prepared),
             self.look,
@@ -330,3 +338,4 @@ class Segmenter:
             keep_disagreement=self.options.uncertainty,
             voxel_size=voxel_size,
         )
+        return replace(found, warnings=preparation.warnings)

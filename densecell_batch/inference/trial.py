@@ -24,7 +24,7 @@ _IN_WORDS = {
     "power": "its sharpness, noise or pixel size",
     "coherence": "how much neighbouring slices resemble each other",
     "ridges": "dark lines against bright ones",
-    "disagreement": "how far the nets differ about it",
+    "disagreement": "the nets disagree more than about their own data",
 }
 
 
@@ -98,4 +98,7 @@ def describe_fit(worst: tuple[str, ...], remedy: str, *, taken: bool) -> str:
         return f"{told}; so it was taken as {remedy}, as --fit auto says, and looks so now"
     if remedy:
         return f"{told}, but it would if it were taken as {remedy}: --fit auto does that; look at the labels before use"
-    return f"{told}, and nothing simple would change that: look at the labels before use, or take another model"
+    return (
+        f"{told}, and neither inverting nor rescaling would change that: look at the labels before use, or take "
+        "another model"
+    )

@@ -38,6 +38,8 @@ class Segmentation:
         Names and colours.
     voxel_size
         As it was given.
+    warnings
+        What whoever uses it should know, such as that the volume does not look like the model's own data.
     """
 
     labels: np.ndarray
@@ -46,6 +48,7 @@ class Segmentation:
     uncertainty: np.ndarray | None
     classes: tuple[ClassInfo, ...]
     voxel_size: VoxelSize | None
+    warnings: tuple[str, ...] = ()
 
 
 def segment_volume(

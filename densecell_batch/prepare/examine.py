@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, isqrt
 
@@ -11,6 +11,7 @@ import numpy as np
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.stack import Stack
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.prepare.contrast import Curve, SliceGreys, describe, grey_curves, inverted, of_negative
 from densecell_batch.prepare.defects import Defect, SliceWatcher, find_defects, replacements
 from densecell_batch.prepare.mask import Mask, outside_of
@@ -119,7 +120,7 @@ class Examination:
             outside=self._tissue.outside,
             stand_ins=tuple(sorted(self._tissue.stand_ins(destroyed).items())),
             defects=defects,
-            warnings=(*warnings, *_told(defects, steps)),
+            warnings=(*warnings, *_told(defects, steps, self._tissue.empty)),
         )
 
     def _curves(self, negative: bool) -> tuple[Curve, ...]:
@@ -198,20 +199,27 @@ class _Tissue:
 
     def stand_ins(self, damaged: Iterable[int]) -> dict[int, int]:
         """For each slice that is damaged, or without tissue, the nearest that is neither; of two the lower."""
+        found = replacements(len(self._counts), {*self.empty, *damaged})
+        return found or replacements(len(self._counts), {*self.empty})
+
+    @property
+    def empty(self) -> list[int]:
+        """Slices without tissue."""
         area = self._stack.shape[1] * self._stack.shape[2]
-        empty = [z for z, n in enumerate(self._counts) if n == area]
-        return replacements(len(self._counts), {*empty, *damaged}) or replacements(len(self._counts), {*empty})
+        return [z for z, n in enumerate(self._counts) if n == area]
 
 
-def _told(defects: Iterable[Defect], steps: Steps) -> Iterator[str]:
-    """What is to be said of damaged slices."""
+def _told(defects: Iterable[Defect], steps: Steps, empty: Collection[int]) -> Iterator[str]:
+    """What is to be said of damaged slices, some of which have no tissue."""
     kinds: dict[str, list[int]] = {}
     for defect in defects:
         kinds.setdefault(defect.kind, []).append(defect.z)
     for kind, slices in kinds.items():
         numbers = ", ".join(str(z + 1) for z in slices[:_NAMED]) + (", ..." if len(slices) > _NAMED else "")
         remedy = ""
-        if kind in _REPLACED and steps.defects == "replace":
+        if set(slices) <= {*empty}:
+            remedy = f": labels there are {OUTSIDE}, outside"
+        elif kind in _REPLACED and steps.defects == "replace":
             remedy = ": the nets see the next good slice there, so its labels are interpolated"
         elif kind == "destroyed":
             remedy = ": --defects replace would take the next good slice there"

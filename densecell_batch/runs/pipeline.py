@@ -184,9 +184,10 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
                     )
                 forget_post(paths)
                 _assemble(job, stack.part(job.preparation.result), segmenter, paths, order, clock, made)
+                told = _of_the_fit(job.preparation)
                 job.remove()
                 remove_prepared(folder, paths.name)
-    return SegmentedStack(paths.labels, paths.report)
+    return SegmentedStack(paths.labels, paths.report, warnings=told)
 
 
 def _done_before(stack: Stack, paths: StackPaths, identity: Identity, segmenter: RunSegmenter) -> SegmentedStack | None:
@@ -249,6 +250,12 @@ def _add_preview(stack: Stack, paths: StackPaths, report: Report, segmenter: Run
         outputs=report.outputs | {"preview": described(paths.preview.name, picture)},
     )
     add_files(paths.report, report, {paths.preview: picture}, keep=segmenter.options.unattended)
+
+
+def _of_the_fit(preparation: Preparation) -> tuple[str, ...]:
+    """What scripts, too, should be told of: that the stack is not like the model's own data."""
+    unlike = preparation.fit is not None and not preparation.fit.alike
+    return preparation.warnings[-1:] if unlike else ()
 
 
 def _title(paths: StackPaths, fit: FitRecord | UnsetType) -> str:

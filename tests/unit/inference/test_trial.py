@@ -88,7 +88,7 @@ def test_what_is_said_is_said_in_words():
     worst = ("power_10px", "power_5px", "disagreement")
     told = describe_fit(worst, "inverted", taken=False)
     assert told.count("its sharpness, noise or pixel size") == 1
-    assert "how far the nets differ about it" in told
+    assert "the nets disagree more than about their own data" in told
     assert "--fit auto" in told
     assert "so it was taken as inverted" in describe_fit(worst, "inverted", taken=True)
     assert "another model" in describe_fit(worst, "", taken=False)

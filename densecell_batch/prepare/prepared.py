@@ -102,6 +102,8 @@ class Prepared:
             everywhere = self._outside_of(z)
             assert everywhere is not None
             outside = everywhere[top:bottom, columns]
+            if outside.all():  # of a region, whose tissue is in other slices
+                return np.zeros((rows[1] - rows[0], outside.shape[1]), np.float32)
             if outside.any():
                 # Who pads cuts at voxels; who rotates blends tissue and fill along the edge.
                 blended = 0 if _is_rectangle(outside) else 2

@@ -206,3 +206,12 @@ def test_a_region_beside_the_tissue_is_refused_though_tissue_is_near() -> None:
 @pytest.mark.parametrize("edges", [(47, 1e-300, 1e-300), (47, 1e5, 1e5), (1e200, 10, 10)])
 def test_voxel_sizes_that_cannot_be_are_left_alone(edges) -> None:
     assert examined(textured(), VoxelSize.of(*edges, unit="nm"))[0].grid == (4, 60, 70)
+
+
+def test_a_region_of_which_a_slice_has_no_tissue() -> None:
+    volume = textured()
+    volume[2, :, :40] = 0
+    _, prepared = examined(volume, roi=((0, 4), (0, 60), (0, 30)))
+    assert prepared.outside(2, (0, 60)).all()
+    assert not prepared.read(2, (0, 60)).any()
+    assert prepared.read(1, (0, 60)).any()

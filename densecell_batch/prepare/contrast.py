@@ -346,7 +346,8 @@ def _tiles(plane: np.ndarray, inside: np.ndarray | None, side: int) -> np.ndarra
 
 def _quantiles(values: np.ndarray) -> np.ndarray:
     """Of each row (tile, voxel) of any dtype, as numpy.quantile, but many times as fast: (tile, 17) float32."""
-    ordered = np.sort(values, axis=1)
+    # Of bytes the stable sort counts, and is thirty times as fast.
+    ordered = np.sort(values, axis=1, kind="stable" if values.dtype.itemsize == 1 else None)
     places = _TILE_LEVELS * (values.shape[1] - 1)
     below = places.astype(np.intp)
     low, high = (ordered[:, at].astype(np.float64) for at in (below, np.minimum(below + 1, values.shape[1] - 1)))

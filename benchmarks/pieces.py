@@ -36,11 +36,10 @@ def timed(function) -> tuple[float, float]:
 
 def without_pieces(path: Path, folder: Path, segmenter) -> None:
     """The pipeline with its slices written to the outputs at once: it could neither be resumed nor divided."""
-    from densecell_batch.inference.streaming import segment_slices
+    from densecell_batch.inference.volume import segment_prepared
     from densecell_batch.io.reading import open_stack
     from densecell_batch.io.stack import content_sha256
     from densecell_batch.measure.tally import Tally, slice_sums
-    from densecell_batch.prepare.normalize import measure, normalize
     from densecell_batch.runs.outputs import StackOutputs
     from densecell_batch.runs.paths import StackPaths
     from densecell_batch.runs.pieces import StoredSlice
@@ -49,7 +48,8 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
     folder.mkdir(exist_ok=True)
     with open_stack(path) as stack:
         content_sha256(stack.files)
-        plan, tally = segmenter.plan(stack.info.shape), Tally(n)
+        prepared, tally = segmenter.prepared(stack, segmenter.examine(stack)), Tally(n)
+        (depth, height, _), plan = prepared.result_shape, segmenter.plan_of(prepared)
         with StackOutputs(StackPaths(folder, path), stack, segmenter.bundle, segmenter.options) as outputs:
 
             def finish(found) -> None:
@@ -57,8 +57,7 @@ def without_pieces(path: Path, folder: Path, segmenter) -> None:
                 tally.add(sums)
                 outputs.write(StoredSlice(found.z, found.labels, sums, found.probabilities, found.disagreement))
 
-            statistics = measure(stack)
-            segment_slices(lambda z, rows: normalize(stack.read(z, rows), statistics), plan, segmenter.look, n, finish)
+            segment_prepared(prepared, plan, segmenter.look, n, finish, (0, depth), (0, height))
             outputs.commit()
 
 

@@ -97,10 +97,6 @@ class VoxelSize:
         # 47 nm is 0.047 um, not 0.047000000000000004: the value goes into files that people read.
         return cls(*(float(f"{edge * scale:.12g}") for edge, scale in zip((z, y, x), scales, strict=True)))
 
-    def worst_ratio(self, other: VoxelSize) -> float:
-        """Largest factor, at least 1, by which an edge differs between the two."""
-        return max(max(a / b, b / a) for a, b in zip(self.edges, other.edges, strict=True))
-
     def __str__(self) -> str:
         return " x ".join(f"{edge:g}" for edge in self.nanometres) + " nm (z, y, x)"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import click
@@ -11,6 +12,8 @@ import numpy as np
 from densecell_batch.errors import OptionError, StackError
 
 __all__ = ["evaluate"]
+
+_log = logging.getLogger(__name__)
 
 _FILE = click.Path(path_type=Path)
 
@@ -105,7 +108,7 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     from densecell_batch.storage.opening import Reach
     from densecell_batch.system import need_memory
 
-    segmenter = Segmenter(name)
+    segmenter = Segmenter(name, fit="off")  # the scores tell
     bundle, path = segmenter.bundle, Path(str(images))
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
     chosen = [(bundle.name, weights)]
@@ -114,7 +117,10 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     made = []
     with open_stack(path, reach=Reach.of(path, links=True)) as stack:
         need_memory(path, 6 * stack.info.n_voxels)
-        prepared = segmenter.prepared(stack, segmenter.examine(stack))
+        preparation = segmenter.examine(stack)
+        for warning in preparation.warnings:
+            _log.warning("%s: %s", path, warning)
+        prepared = segmenter.prepared(stack, preparation)
         plan = segmenter.plan_of(prepared)
         for label, which in chosen:
             predictor = Predictor(bundle.architecture, which, segmenter.precision.name)

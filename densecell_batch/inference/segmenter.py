@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize, check_voxel_size
@@ -19,7 +16,7 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
-from densecell_batch.inference.trial import WINDOWS, describe_fit, try_windows
+from densecell_batch.inference.trial import try_stack
 from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
@@ -27,22 +24,12 @@ from densecell_batch.models.fetching import find_bundle
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.examine import examine, expected_grid
-from densecell_batch.prepare.fit import Fit, choose_remedy, judge
 from densecell_batch.prepare.mask import Mask
 from densecell_batch.prepare.preparation import Aim, Preparation, Steps
 from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.system import available_memory
 
 __all__ = ["Segmenter"]
-
-# What can be wrong with a whole stack and be put right, and how.
-_REMEDIES: dict[str, dict[str, Any]] = {
-    "inverted": {"negative": True},
-    "of half the size (--scale 0.5)": {"enlarged": 0.5},
-    "of twice the size (--scale 2)": {"enlarged": 2.0},
-}
-_FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one window less is tried
-_FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
 
 _log = logging.getLogger(__name__)
 
@@ -213,42 +200,13 @@ class Segmenter:
         """
         seen = examine(stack, self._steps, self._aim, mask, on_slice)
         own, asked = self.bundle.fit, self.options.fit
-        plain = seen.preparation()
-        smaller = any(a < b for a, b in zip(plain.grid[1:], self.bundle.window[1:], strict=True))
         if asked == "off" or own is None:
-            return plain
-        if smaller:  # what is known is of whole windows
-            y, x = self.bundle.window[1:]
-            told = (
-                f"the tissue is smaller than {y} x {x} voxels, too small to try whether it looks like the model's own "
-                "data: look at the labels before use"
-            )
-            return msgspec.structs.replace(plain, warnings=(*plain.warnings, told))
+            return seen.preparation()
 
-        def tried(preparation: Preparation) -> Fit:
-            few = _FEW_FROM < stack.info.n_voxels < _FEW_TO  # else they take seconds, or no time at all beside the nets
-            n = WINDOWS - 1 if few else WINDOWS
-            windows = try_windows(self.prepared(stack, preparation, mask), self.predictor, self.bundle.window, n)
-            return judge(windows, own, finest=_FINEST * max(1.0, zoom) if (zoom := preparation.zoom) != 1 else 0)
+        def prepared(preparation: Preparation) -> Prepared:
+            return self.prepared(stack, preparation, mask)
 
-        as_it_is = tried(plain)
-        if as_it_is.alike:
-            return msgspec.structs.replace(plain, fit=as_it_is)
-        changed, fits = {}, {"": as_it_is}
-        for name, changes in _REMEDIES.items():
-            with suppress(OptionError):  # too small for it
-                changed[name] = seen.preparation(**changes)
-                fits[name] = tried(changed[name])
-        remedy = choose_remedy(fits, "") or ""
-        taken = bool(remedy) and asked == "auto"
-        chosen = changed[remedy] if taken else plain
-        return msgspec.structs.replace(
-            chosen,
-            fit=as_it_is,
-            remedy=remedy,
-            remedied=taken,
-            warnings=(*chosen.warnings, describe_fit(as_it_is.worst, remedy, taken=taken)),
-        )
+        return try_stack(seen, prepared, self.predictor, self.bundle.window, own, mend=asked == "auto")
 
     @property
     def _steps(self) -> Steps:

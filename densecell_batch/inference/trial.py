@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from math import prod
+from typing import Any
 
+import msgspec
 import numpy as np
 
+from densecell_batch.errors import OptionError
 from densecell_batch.inference.tiling import mirror
 from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.prepare.fit import features, spread_windows
-from densecell_batch.prepare.prepared import Slices
+from densecell_batch.prepare.examine import Examination
+from densecell_batch.prepare.fit import Fit, OwnData, choose_remedy, features, judge, spread_windows
+from densecell_batch.prepare.preparation import Preparation
+from densecell_batch.prepare.prepared import SeenVolume
 
-__all__ = ["WINDOWS", "describe_fit", "try_windows"]
+__all__ = ["describe_fit", "try_stack", "try_windows"]
 
-WINDOWS = 4  # of a stack: one alone can be a nucleus
+_WINDOWS = 4  # of a stack: one alone can be a nucleus
+_FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one less is tried: they cost as much in each
 _LOOKED_AT = 96  # voxels along y and x, in the middle of a window, that the nets answer about: the image says the rest
 
 Triple = tuple[int, int, int]
 
+_FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
+
+# What can be wrong with a whole stack and be put right, and how.
+_REMEDIES: dict[str, dict[str, Any]] = {
+    "inverted": {"negative": True},
+    "of half the size (--scale 0.5)": {"enlarged": 0.5},
+    "of twice the size (--scale 2)": {"enlarged": 2.0},
+}
 _IN_WORDS = {
     "power": "its sharpness, noise or pixel size",
     "coherence": "how much neighbouring slices resemble each other",
@@ -28,7 +44,60 @@ _IN_WORDS = {
 }
 
 
-def try_windows(prepared: Slices, predictor: Predictor, window: Triple, n: int = WINDOWS) -> list[dict[str, float]]:
+def try_stack(
+    seen: Examination,
+    prepared: Callable[[Preparation], SeenVolume],
+    predictor: Predictor,
+    window: Triple,
+    own: OwnData,
+    *,
+    mend: bool,
+) -> Preparation:
+    """What is to be done to a stack, with what windows of it say.
+
+    Parameters
+    ----------
+    seen
+        What was seen of it.
+    prepared
+        What the nets see after some preparation.
+    predictor, window
+        The nets, and the input window (z, y, x) of their training.
+    own
+        What windows of the model's own data are like.
+    mend
+        Whether to do what makes it look like those.
+    """
+    plain = seen.preparation()
+    if any(a < b for a, b in zip(plain.grid[1:], window[1:], strict=True)):  # what is known is of whole windows
+        told = (
+            f"the tissue is smaller than {window[1]} x {window[2]} voxels, too small to try whether it looks like the "
+            "model's own data: look at the labels before use"
+        )
+        return msgspec.structs.replace(plain, warnings=(*plain.warnings, told))
+    n = _WINDOWS - (_FEW_FROM < prod(plain.shape) < _FEW_TO)
+
+    def tried(preparation: Preparation) -> Fit:
+        zoom = preparation.zoom
+        finest = _FINEST * max(1.0, zoom) if zoom != 1 else 0
+        return judge(try_windows(prepared(preparation), predictor, window, n), own, finest=finest)
+
+    changed, fits = {"": plain}, {"": tried(plain)}
+    if not fits[""].alike:
+        for name, changes in _REMEDIES.items():
+            with suppress(OptionError):  # too small for it
+                changed[name] = seen.preparation(**changes)
+                fits[name] = tried(changed[name])
+    remedy = choose_remedy(fits, "") or ""
+    taken = mend and remedy != ""
+    chosen = changed[remedy] if taken else plain
+    told_of = () if fits[""].alike else (describe_fit(fits[""].worst, remedy, taken=taken),)
+    return msgspec.structs.replace(
+        chosen, fit=fits[""], remedy=remedy, remedied=taken, warnings=(*chosen.warnings, *told_of)
+    )
+
+
+def try_windows(prepared: SeenVolume, predictor: Predictor, window: Triple, n: int) -> list[dict[str, float]]:
     """What `prepare.fit.features` says of up to `n` windows spread over a stack.
 
     Parameters
@@ -63,7 +132,7 @@ def _middle(side: int, net: Architecture) -> slice:
     return slice(start, min(side, start + wanted))
 
 
-def _tiles(prepared: Slices, corners: list[Triple], window: Triple) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _tiles(prepared: SeenVolume, corners: list[Triple], window: Triple) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Each window as far as the volume reaches, and mirrored to its full size for the nets; (z, y, x) float32."""
     for corner in corners:
         spans = [(c, min(c + side, n)) for c, side, n in zip(corner, window, prepared.shape, strict=True)]

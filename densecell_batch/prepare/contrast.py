@@ -19,13 +19,12 @@ The modes::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from math import sqrt
+from dataclasses import dataclass
 
 import numpy as np
 
 from densecell_batch.errors import OptionError
-from densecell_batch.prepare.normalize import whole_sums
+from densecell_batch.prepare.normalize import Moments, normalize
 
 __all__ = [
     "LEVELS",
@@ -61,17 +60,13 @@ _MEMORY = 30.0  # slices after which the contrast of a slice itself counts as mu
 _SAME_SLICES, _SAME_STACK = 0.1, 0.015
 _BEYOND = 1.0  # a curve ends that much beyond the extreme quantiles, so that hot pixels do not become huge
 _BEYOND_LINE = 3.0
-_BLOCK = 2**22  # voxels that are held in memory as float64
 
 
 @dataclass(frozen=True, eq=False)
 class SliceGreys:
     """What is known of the grey values of a slice, of the voxels inside the mask."""
 
-    count: int
-    mean: float
-    spread: float  # sum of squared deviations from the mean
-    sums: tuple[int, int] | None  # of values and of squares, for integers, so that the whole stack's are exact
+    moments: Moments
     tiles: np.ndarray  # (tile, 17) float32: quantiles; NaN for a tile that is mostly outside
 
 
@@ -89,7 +84,9 @@ class Curve:
     limits: tuple[float, float] | None = None
 
 
-def describe(plane: np.ndarray, inside: np.ndarray | None = None, side: int = _GRID) -> SliceGreys:
+def describe(
+    plane: np.ndarray, inside: np.ndarray | None = None, side: int = _GRID, moments: Moments | None = None
+) -> SliceGreys:
     """Describe a slice.
 
     Parameters
@@ -99,31 +96,17 @@ def describe(plane: np.ndarray, inside: np.ndarray | None = None, side: int = _G
     inside
         (y, x) bool: what is tissue; all of it, if None.
     side
-        Tiles along an edge, at most: fewer for a stack of very many slices.
+        Tiles along an edge, at most: fewer for a stack of very many slices; 0 where nothing is to be matched.
+    moments
+        Of its tissue, where they are known.
 
     Returns
     -------
     SliceGreys
     """
-    exact = np.issubdtype(plane.dtype, np.integer)
-    total = squares = count = 0
-    mean, spread = 0.0, 0.0
-    step = max(1, _BLOCK // plane.shape[1])
-    for row in range(0, len(plane), step):
-        rows = slice(row, row + step)
-        block = plane[rows] if inside is None else plane[rows][inside[rows]]
-        n = block.size
-        if exact:
-            sums = whole_sums(block)
-            total, squares = total + sums[0], squares + sums[1]
-        elif n:
-            block_mean = float(block.mean(dtype=np.float64))
-            block_spread = float(np.square(np.subtract(block, block_mean, dtype=np.float64)).sum())
-            mean, spread = _merged(count, mean, spread, n, block_mean, block_spread)
-        count += n
-    if exact and count:
-        mean, spread = total / count, (count * squares - total * total) / count
-    return SliceGreys(count, mean, spread, (total, squares) if exact else None, _tiles(plane, inside, side))
+    if moments is None:
+        moments = Moments.of(plane if inside is None else plane[inside])
+    return SliceGreys(moments, _tiles(plane, inside, side) if side else np.empty((0, len(_TILE_LEVELS)), np.float32))
 
 
 def trained_quantiles(slices: Sequence[SliceGreys]) -> tuple[float, ...] | None:
@@ -131,11 +114,10 @@ def trained_quantiles(slices: Sequence[SliceGreys]) -> tuple[float, ...] | None:
 
     None if it has no texture, so that there is nothing to match.
     """
-    mean, std = _moments(slices)
-    found = _Textured.of(slices)
-    if found is None or std == 0:
+    whole, found = _moments(slices), _Textured.of(slices)
+    if found is None or whole.std == 0:
         return None
-    return tuple(((found.whole - mean) / std).round(4).tolist())
+    return tuple(((found.whole - whole.mean) / whole.std).round(4).tolist())
 
 
 def grey_curves(mode: str, slices: Sequence[SliceGreys], trained: Sequence[float] | None = None) -> list[Curve]:
@@ -171,8 +153,8 @@ def grey_curves(mode: str, slices: Sequence[SliceGreys], trained: Sequence[float
         )
     if mode == "none":
         return [Curve()] * len(slices)
-    mean, std = _moments(slices)
-    line = Curve(mean, std or 1.0)
+    whole = _moments(slices)
+    line = Curve(whole.mean, whole.std or 1.0)
     if mode == "stack" or (mode == "auto" and trained is None):
         return [line] * len(slices)
     if mode == "slice":
@@ -198,15 +180,7 @@ def grey_curves(mode: str, slices: Sequence[SliceGreys], trained: Sequence[float
 
 def inverted(slices: Sequence[SliceGreys]) -> list[SliceGreys]:
     """What `describe` would say of the slices with dark and bright exchanged: of the negative of each value."""
-    return [
-        replace(
-            greys,
-            mean=-greys.mean,
-            sums=None if greys.sums is None else (-greys.sums[0], greys.sums[1]),
-            tiles=-greys.tiles[:, ::-1],
-        )
-        for greys in slices
-    ]
+    return [SliceGreys(-greys.moments, -greys.tiles[:, ::-1]) for greys in slices]
 
 
 def of_negative(curve: Curve) -> Curve:
@@ -233,9 +207,8 @@ def apply(plane: np.ndarray, curve: Curve) -> np.ndarray:
 def _mapped(values: np.ndarray, curve: Curve) -> np.ndarray:
     if curve.raw:
         return np.interp(values, curve.raw, curve.normalized).astype(np.float32)
-    # In float64: a mean that is large against the contrast must not eat the digits.
-    line = np.subtract(values, curve.mean, dtype=np.float64) / curve.std
-    return (line if curve.limits is None else np.clip(line, *curve.limits)).astype(np.float32)
+    line = normalize(values, curve.mean, curve.std)
+    return line if curve.limits is None else np.clip(line, *curve.limits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,33 +333,14 @@ def _starts(length: int, most: int) -> list[int]:
     return [i * max(0, length - _TILE) // max(1, n - 1) for i in range(n)]
 
 
-def _moments(slices: Sequence[SliceGreys]) -> tuple[float, float]:
-    """Mean and population standard deviation of a stack."""
-    sums = [greys.sums for greys in slices if greys.sums is not None]
-    count = sum(greys.count for greys in slices)
-    if count == 0:
-        return 0.0, 0.0
-    if len(sums) == len(slices):
-        total, squares = (sum(values) for values in zip(*sums, strict=True))
-        return total / count, sqrt((count * squares - total * total) / count / count)
-    n, mean, spread = 0, 0.0, 0.0
-    for greys in slices:
-        mean, spread = _merged(n, mean, spread, greys.count, greys.mean, greys.spread)
-        n += greys.count
-    return mean, sqrt(spread / n)
-
-
-def _merged(n: int, mean: float, spread: float, more: int, more_mean: float, more_spread: float) -> tuple[float, float]:
-    """Mean and sum of squared deviations of two sets of values together (Chan et al. 1983, eq. 1.5)."""
-    if more == 0:
-        return mean, spread
-    delta = more_mean - mean
-    return mean + delta * more / (n + more), spread + more_spread + delta * delta * n * more / (n + more)
+def _moments(slices: Sequence[SliceGreys]) -> Moments:
+    """Of a stack."""
+    return sum((greys.moments for greys in slices), Moments())
 
 
 def _own_line(greys: SliceGreys, otherwise: Curve) -> Curve:
     """By the slice's own mean and standard deviation; a slice without contrast as the whole stack."""
-    return Curve(greys.mean, sqrt(greys.spread / greys.count)) if greys.spread > 0 else otherwise
+    return Curve(greys.moments.mean, greys.moments.std) if greys.moments.spread > 0 else otherwise
 
 
 def _distance(quantiles: np.ndarray, others: np.ndarray) -> float:

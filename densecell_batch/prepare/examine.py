@@ -63,16 +63,16 @@ def examine(
     steps, aim = steps or Steps(), aim or Aim()
     statistics, tissue, watcher = StatisticsOf(stack), _Tissue(stack), SliceWatcher()
     looks, greys = [], []
-    tiles = min(max(isqrt(_TILES // len(stack)), _FEWEST_TILES), _MOST_TILES)
+    matched = steps.contrast in ("auto", "match") and aim.greys is not None
+    tiles = min(max(isqrt(_TILES // len(stack)), _FEWEST_TILES), _MOST_TILES) if matched else 0
     for z in range(len(stack)):
         plane = stack.read(z)
         where = outside_of(plane, z, steps.outside == "auto", mask)
         tissue.add(z, plane, where)
-        statistics.add(z, plane, where)
+        moments = statistics.add(z, plane, where)
         if steps.defects != "off":
             looks.append(watcher.look(plane, where))
-        if steps.contrast not in ("stack", "none"):
-            greys.append(describe(plane, None if where is None else ~where, tiles))
+        greys.append(describe(plane, None if where is None else ~where, tiles, moments))
         if on_slice is not None:
             on_slice(z)
     seen = tissue.box(masked=mask is not None)
@@ -124,12 +124,8 @@ class Examination:
         )
 
     def _curves(self, negative: bool) -> tuple[Curve, ...]:
-        mode, statistics = self._steps.contrast, self._statistics
-        if mode == "none":
-            return (Curve(std=-1.0 if negative else 1.0),)
-        if mode == "stack" or (mode == "auto" and self._aim.greys is None):
-            return (Curve(statistics.mean, -statistics.std),) if negative else ()
-        curves = grey_curves(mode, inverted(self._greys) if negative else self._greys, self._aim.greys)
+        slices = inverted(self._greys) if negative else self._greys
+        curves = grey_curves(self._steps.contrast, slices, self._aim.greys)
         if negative:
             curves = [of_negative(curve) for curve in curves]
         return tuple(curves[:1] if all(curve == curves[0] for curve in curves) else curves)

@@ -33,7 +33,6 @@ from math import hypot, isfinite
 
 import numpy as np
 from msgspec import Struct
-from scipy import fft, ndimage
 
 __all__ = ["Fit", "OwnData", "choose_remedy", "features", "judge", "record", "spread_windows"]
 
@@ -121,6 +120,8 @@ def features(tile: np.ndarray, disagreement: np.ndarray) -> dict[str, float]:
 
 
 def _spectrum(tile: np.ndarray) -> dict[str, float]:
+    from scipy import fft  # here: who only reads bundles waits for no library
+
     depth, height, width = tile.shape
     taper = np.multiply.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
     waves = fft.rfft2((tile - tile.mean((1, 2), keepdims=True)) * taper)
@@ -151,6 +152,8 @@ def _spectrum(tile: np.ndarray) -> dict[str, float]:
 @lru_cache(maxsize=4)
 def _bands(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Band of each frequency of `rfft2`, flat, the last one for those in no band; and the frequencies in each band."""
+    from scipy import fft
+
     frequency = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)).ravel()
     bands = np.full(frequency.shape, len(_EDGES) - 1)
     for i, (long, short) in enumerate(pairwise(_EDGES)):
@@ -160,6 +163,8 @@ def _bands(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _ridges(tile: np.ndarray, sigma: float) -> float:
     """Energy of dark lines over that of bright lines, log2, by the eigenvalues of the Hessian of each slice."""
+    from scipy import ndimage
+
     yy, xx, yx = (
         ndimage.gaussian_filter(tile, (0, sigma, sigma), order=order, truncate=3)
         for order in ((0, 2, 0), (0, 0, 2), (0, 1, 1))

@@ -10,16 +10,16 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
+from typing import Self
 
 import numpy as np
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.stack import Stack
 
-__all__ = ["Statistics", "StatisticsOf", "measure", "normalize", "whole_sums"]
+__all__ = ["Moments", "Statistics", "StatisticsOf", "normalize"]
 
 # For ImageJ's *Process > Math > Macro*: what is NaN or infinite becomes 0.
 FINITE_MACRO = "if (isNaN(v-v)) v=0"
@@ -41,6 +41,50 @@ class Statistics:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean and spread of grey values, to be added up."""
+
+    count: int = 0
+    mean: float = 0.0
+    spread: float = 0.0  # sum of squared deviations from the mean
+    sums: tuple[int, int] | None = None  # of values and of squares, for integers: whole numbers of any size
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Those of an array of any shape."""
+        n = values.size
+        if n == 0:
+            return cls()
+        if np.issubdtype(values.dtype, np.integer):
+            return cls._of_sums(n, *_whole_sums(values))
+        mean = float(values.mean(dtype=np.float64))
+        return cls(n, mean, float(np.square(np.subtract(values, mean, dtype=np.float64)).sum()))
+
+    @classmethod
+    def _of_sums(cls, n: int, total: int, squares: int) -> Self:
+        return cls(n, total / n, (n * squares - total * total) / n, (total, squares))
+
+    def __add__(self, other: Moments) -> Moments:
+        if not (self.count and other.count):
+            return self if self.count else other
+        n = self.count + other.count
+        if self.sums is not None and other.sums is not None:
+            return Moments._of_sums(n, self.sums[0] + other.sums[0], self.sums[1] + other.sums[1])
+        delta = other.mean - self.mean
+        spread = self.spread + other.spread + delta * delta * self.count * other.count / n
+        return Moments(n, self.mean + delta * other.count / n, spread)
+
+    def __neg__(self) -> Moments:
+        """Those of the negatives of the values."""
+        return replace(self, mean=-self.mean, sums=self.sums and (-self.sums[0], self.sums[1]))
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; 0 of no values."""
+        return sqrt(self.spread / self.count) if self.count else 0.0
+
+
 class StatisticsOf:
     """Adds up the grey values of a stack, slice by slice.
 
@@ -51,44 +95,29 @@ class StatisticsOf:
     """
 
     def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._exact = np.issubdtype(np.dtype(stack.info.dtype), np.integer)
-        self._total = self._squares = 0  # whole numbers of any size
-        self._count, self._mean, self._spread = 0, 0.0, 0.0  # spread is the sum of squared deviations
+        self._stack, self._all = stack, Moments()
         self._low, self._high = float("inf"), float("-inf")
 
-    def add(self, z: int, plane: np.ndarray, outside: np.ndarray | None = None) -> None:
-        """Take a slice (y, x); voxels that are `outside` (bool) do not count.
+    def add(self, z: int, plane: np.ndarray, outside: np.ndarray | None = None) -> Moments:
+        """Take a slice (y, x), and say what it has; voxels that are `outside` (bool) do not count.
 
         Raises
         ------
         StackError
             If a value that counts is NaN or infinite.
         """
-        step = max(1, _BLOCK // plane.shape[1])
+        here, step = Moments(), max(1, _BLOCK // plane.shape[1])
         for row in range(0, len(plane), step):
             block = plane[row : row + step]
             inside = None if outside is None else ~outside[row : row + step]
-            if not self._exact:
+            if not np.issubdtype(plane.dtype, np.integer):
                 _check_finite(block if inside is None else np.where(inside, block, 0), z, row, self._stack)
             values = block if inside is None else block[inside]
             if values.size:
-                self._add(values)
-
-    def _add(self, values: np.ndarray) -> None:
-        n = values.size
-        if self._exact:
-            total, squares = whole_sums(values)
-            self._total += total
-            self._squares += squares
-        else:
-            mean = float(values.mean(dtype=np.float64))
-            delta = mean - self._mean
-            self._spread += float(np.square(np.subtract(values, mean, dtype=np.float64)).sum())
-            self._spread += delta * delta * self._count * n / (self._count + n)
-            self._mean += delta * n / (self._count + n)
-        self._count += n
-        self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
+                found = Moments.of(values)
+                here, self._all = here + found, self._all + found
+                self._low, self._high = min(self._low, float(values.min())), max(self._high, float(values.max()))
+        return here
 
     def found(self) -> Statistics:
         """Of all that was added.
@@ -98,47 +127,17 @@ class StatisticsOf:
         StackError
             If all values are the same.
         """
-        low, high, n = self._low, self._high, self._count
+        low, high = self._low, self._high
         if not low < high:
-            what = "every voxel" if n == self._stack.info.n_voxels else "every voxel that is not outside"
+            what = "every voxel" if self._all.count == self._stack.info.n_voxels else "every voxel that is not outside"
             raise StackError(
                 f"{self._stack.info.path}: {what} is {low:g}; expected an image with contrast: was an empty channel "
                 "exported, or a mask instead of the image?"
             )
-        mean, spread = self._mean, self._spread
-        if self._exact:
-            mean, spread = self._total / n, (n * self._squares - self._total * self._total) / n
-        return Statistics(mean, sqrt(spread / n), low, high)
+        return Statistics(self._all.mean, self._all.std, low, high)
 
 
-def measure(stack: Stack, on_slice: Callable[[int], None] | None = None) -> Statistics:
-    """Mean, standard deviation and range of a stack in one pass.
-
-    Parameters
-    ----------
-    stack
-        An open stack.
-    on_slice
-        Called with the index of each slice that was read.
-
-    Returns
-    -------
-    Statistics
-
-    Raises
-    ------
-    StackError
-        If a value is NaN or infinite, or all values are the same.
-    """
-    statistics = StatisticsOf(stack)
-    for z in range(len(stack)):
-        statistics.add(z, stack.read(z))
-        if on_slice is not None:
-            on_slice(z)
-    return statistics.found()
-
-
-def whole_sums(values: np.ndarray) -> tuple[int, int]:
+def _whole_sums(values: np.ndarray) -> tuple[int, int]:
     """Sum of integers and of their squares, exact."""
     if values.dtype == np.uint8:  # several times as fast
         counts = np.bincount(values.ravel(), minlength=256)
@@ -148,11 +147,10 @@ def whole_sums(values: np.ndarray) -> tuple[int, int]:
     return int(wide.sum()), int(np.square(wide).sum())
 
 
-def normalize(values: np.ndarray, statistics: Statistics) -> np.ndarray:
+def normalize(values: np.ndarray, mean: float, std: float) -> np.ndarray:
     """(values - mean) / standard deviation, float32, of the same shape."""
     # In float64: a mean that is large against the contrast must not eat the digits.
-    centred = np.subtract(values, statistics.mean, dtype=np.float64)
-    return (centred / statistics.std).astype(np.float32)
+    return (np.subtract(values, mean, dtype=np.float64) / std).astype(np.float32)
 
 
 def _check_finite(block: np.ndarray, z: int, row: int, stack: Stack) -> None:

@@ -8,12 +8,12 @@ tissue itself is clipped to the value of the fill, a run has to be long to count
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["Box", "box_of", "find_outside", "mirrored", "tissue_box"]
+__all__ = ["Box", "box_of", "find_outside", "mirrored"]
 
 Box = tuple[int, int, int, int]  # y0, y1, x0, x1: first voxel and the one after the last
 
@@ -115,17 +115,6 @@ def box_of(outside: np.ndarray | None, shape: tuple[int, int]) -> Box | None:
         return (0, shape[0], 0, shape[1])
     ys, xs = (np.flatnonzero(~outside.all(axis=axis)) for axis in (1, 0))
     return (int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1) if ys.size else None
-
-
-def tissue_box(boxes: Iterable[Box | None]) -> Box | None:
-    """The smallest box that holds those of all slices, or None if none has tissue."""
-    whole: Box | None = None
-    for box in boxes:
-        if whole is None or box is None:
-            whole = whole or box
-        else:
-            whole = (min(whole[0], box[0]), max(whole[1], box[1]), min(whole[2], box[2]), max(whole[3], box[3]))
-    return whole
 
 
 def _fill_at_border(plane: np.ndarray) -> np.ndarray | None:

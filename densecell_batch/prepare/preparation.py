@@ -66,7 +66,7 @@ class Preparation(Struct, frozen=True, kw_only=True):
     grid
         Voxels (z, y, x) that they see it as.
     curves
-        From grey values to what the nets see: of each slice; or one for all; or none: mean 0, standard deviation 1.
+        From grey values to what the nets see: of each slice, or one for all.
     fit
         Whether it looks like the model's own data; None where nobody knows.
     remedy
@@ -88,7 +88,7 @@ class Preparation(Struct, frozen=True, kw_only=True):
     result: Box
     box: Box
     grid: Triple
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[Curve, ...]
     fit: Fit | None = None
     remedy: str = ""
     remedied: bool = False
@@ -107,7 +107,7 @@ class Preparation(Struct, frozen=True, kw_only=True):
             and all(0 < side < 2**31 for side in (*self.grid, *self.shape))
             and all(n <= 101 * (stop - start) for n, (start, stop) in zip(self.grid, self.box, strict=True))
             and len(self.outside) in (0, self.shape[0])
-            and len(self.curves) in (0, 1, self.shape[0])
+            and len(self.curves) in (1, self.shape[0])
             and all(curve.std != 0 and len(curve.raw) == len(curve.normalized) for curve in self.curves)
             and all(0 <= z < self.shape[0] for pair in self.stand_ins for z in pair)
             and self._stands_in()

@@ -12,18 +12,17 @@ import numpy as np
 from densecell_batch.io.stack import Stack
 from densecell_batch.prepare.contrast import apply
 from densecell_batch.prepare.mask import Mask, outside_of
-from densecell_batch.prepare.normalize import normalize
 from densecell_batch.prepare.outside import box_of, mirrored
 from densecell_batch.prepare.preparation import Preparation, Span, Triple
 from densecell_batch.prepare.scale import Resampler
 
-__all__ = ["Prepared", "Slices"]
+__all__ = ["Prepared", "SeenVolume"]
 
 _ODD = 0.2  # voxels of fill in the box of the tissue, for each of half its outline
 _KEPT = 32  # slices whose outside is kept, a bit a voxel
 
 
-class Slices(Protocol):
+class SeenVolume(Protocol):
     """A volume that nets can see, slice by slice."""
 
     @property
@@ -113,8 +112,6 @@ class Prepared:
 
     def _normalized(self, values: np.ndarray, z: int) -> np.ndarray:
         curves = self._found.curves
-        if not curves:
-            return normalize(values, self._found.statistics)
         return apply(values, curves[z if len(curves) > 1 else 0])
 
     def outside(self, z: int, rows: Span) -> np.ndarray | None:

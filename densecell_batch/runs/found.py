@@ -60,11 +60,8 @@ def fit_of(preparation: Preparation) -> FitRecord | UnsetType:
 
 def _contrast(preparation: Preparation) -> str:
     curves = preparation.curves
-    if not curves:
-        return "minus the mean of the stack, by its standard deviation"
-    if len(curves) > 1:
-        return "a curve for each slice"
-    return "a curve for the stack" if curves[0].raw else "minus a mean, by a standard deviation, for the stack"
+    what = "a curve" if any(curve.raw for curve in curves) else "minus a mean, by a standard deviation,"
+    return f"{what} for {'each slice' if len(curves) > 1 else 'the stack'}"
 
 
 def found_in(preparation: Preparation) -> Found:

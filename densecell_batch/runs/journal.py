@@ -134,6 +134,11 @@ class Job:
             raise
         self.pieces, self._bands = _pieces(self.plan, self.preparation)
 
+    @staticmethod
+    def is_begun(folder: Path, name: str, identity: Identity) -> bool:
+        """Whether somebody looked at the stack for this very work."""
+        return (folder / f".{name}.parts-{identity.digest()}" / "preparation.json").exists()
+
     def _prepared(self, identity: Identity, prepare: Callable[[], Preparation]) -> Preparation:
         """What one process of all finds in the stack; the others wait for it."""
 

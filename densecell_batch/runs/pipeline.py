@@ -162,6 +162,10 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
         stack, preprocessing = opened.enter_context(prepared(given, paths, options.hooks, identity, options.memory))
         warnings = _warnings(stack, segmenter)
         clock = Clock()
+        if options.assemble and not Job.is_begun(folder, paths.name, identity):  # nothing is there, nor computed now
+            grid, bands = (plan := segmenter.expected_plan(stack)).grid, plan.bands
+            pieces = len(bands) * sum(start < stop for start, stop in grid.z.deepest)
+            return SegmentedStack(paths.labels, paths.report, missing=pieces)
         mask = opened.enter_context(_opened_mask(options, stack))
         with _open_job(stack, mask, paths, segmenter, identity, order, preprocessing, warnings, progress) as job:
             _check_job(job, stack, segmenter, paths)

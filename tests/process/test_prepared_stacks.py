@@ -12,13 +12,11 @@ from click.testing import CliRunner
 from densecell_batch import DensecellError, RunOptions, RunSegmenter, StackError, VoxelSize, segment_stack
 from densecell_batch.api import write_stack
 from densecell_batch.cli import cli
-from densecell_batch.inference.trial import try_windows
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.models.bundle import load_bundle, write_bundle
-from densecell_batch.models.manifest import OwnRecords
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.prepare.contrast import describe, trained_quantiles
-from densecell_batch.prepare.fit import record
+from densecell_batch.training.own_data import own_records
+from densecell_batch.training.volumes import LabelledVolume
 
 TRAINED = VoxelSize.of(47, 9.2, 9.2, unit="nm")
 
@@ -28,19 +26,6 @@ def crop(data: Path) -> np.ndarray:
     return tifffile.imread(data / "vnc-crop.tif")
 
 
-class _Seen:
-    """An array as nets see it."""
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.image, self.shape = image, image.shape
-
-    def read(self, z: int, rows: tuple[int, int]) -> np.ndarray:
-        return self.image[z, slice(*rows)]
-
-    def has_outside(self, region: object) -> bool:
-        return False
-
-
 @pytest.fixture(scope="module")
 def knowing(data: Path, crop: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that knows its own data: the crop, in pieces."""
@@ -48,9 +33,9 @@ def knowing(data: Path, crop: np.ndarray, tmp_path_factory: pytest.TempPathFacto
     weights = [small.weights(i) for i in range(len(small.members))]
     normalized = ((crop - crop.mean()) / crop.std()).astype(np.float32)
     predictor, window = Predictor(small.architecture, weights, "float32"), (4, 64, 64)
-    turned = [normalized, normalized[:, ::-1], normalized.swapaxes(1, 2)]
-    rows = [row for image in turned for row in try_windows(_Seen(np.ascontiguousarray(image)), predictor, window, 8)]
-    own = OwnRecords(grey_values=trained_quantiles([describe(plane) for plane in crop]), fit=record(rows))
+    turned = (normalized, normalized[:, ::-1].copy(), normalized.swapaxes(1, 2).copy())
+    *train, other = (LabelledVolume(image, np.zeros(image.shape, np.uint8), TRAINED, ()) for image in turned)
+    own = own_records(train, other, predictor, window)
     bundle = write_bundle(
         tmp_path_factory.mktemp("knowing") / "knowing.zip", name="knowing", version="1", licence="CC BY-NC-SA 3.0",
         citation="as the small one", architecture=small.architecture, classes=small.classes, voxel_size=TRAINED,
@@ -231,3 +216,10 @@ def test_as_published_is_all_of_it(command, tmp_path: Path) -> None:
     before = files(tmp_path / "out")
     assert command(*words)[0] == 0
     assert files(tmp_path / "out") == before
+
+
+def test_to_assemble_what_nobody_began_computes_nothing(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunSegmenter, "examine", None)
+    code, stdout, _ = command("--assemble")
+    assert code == 1
+    assert "pieces are missing: run the shards" in stdout

@@ -29,7 +29,7 @@ def test_every_voxel(name, members, image, expected, data, tmp_path):
     bundle = import_published([data / "published" / member for member in members], tmp_path / "bundle", "reference")
     done = subprocess.run(
         [sys.executable, "-m", "densecell_batch", "segment", data / "genenet" / image, "-o", tmp_path,
-         "--model", bundle.path, "--stitch", "deepest", "--precision", "float32", "--device", "cpu", "--probabilities"],
+         "--model", bundle.path, "--as-published", "--device", "cpu", "--probabilities"],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import tifffile
 
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_stack
-from densecell_batch.prepare.normalize import measure, normalize
+from densecell_batch.prepare.normalize import Moments, StatisticsOf, normalize
 
 RNG = np.random.default_rng(0)
 
@@ -39,16 +39,22 @@ def opened(tmp_path):
         stack.close()
 
 
+def measure(stack):
+    statistics = StatisticsOf(stack)
+    for z in range(len(stack)):
+        statistics.add(z, stack.read(z))
+    return statistics.found()
+
+
 @pytest.mark.parametrize("name", VOLUMES)
 def test_equals_numpy(opened, name):
-    volume, seen = VOLUMES[name], []
-    found = measure(opened(volume), seen.append)
+    volume = VOLUMES[name]
+    found = measure(opened(volume))
     wide = volume.astype(np.float64)
     assert found.mean == pytest.approx(wide.mean(), rel=1e-12, abs=1e-9)
     assert found.std == pytest.approx(wide.std(), rel=1e-9)
     assert (found.minimum, found.maximum) == (volume.min(), volume.max())
-    assert seen == list(range(len(volume)))
-    normalized = normalize(volume, found)
+    normalized = normalize(volume, found.mean, found.std)
     assert normalized.dtype == np.float32
     np.testing.assert_allclose(normalized, (wide - wide.mean()) / wide.std(), rtol=1e-6, atol=1e-6)
 
@@ -64,7 +70,7 @@ def test_real_em(data):
 def test_the_reference_is_normalized_as_published(data, published_input):
     with open_stack(data / "genenet/input.tif") as stack:
         found = measure(stack)
-        slices = np.stack([normalize(stack.read(z), found) for z in range(stack.info.shape[0])])
+        slices = np.stack([normalize(stack.read(z), found.mean, found.std) for z in range(stack.info.shape[0])])
     np.testing.assert_array_equal(slices, published_input)
 
 
@@ -80,3 +86,27 @@ def test_values_that_are_none(opened, value):
 def test_no_contrast(opened, volume):
     with pytest.raises(StackError, match="every voxel is"):
         measure(opened(volume))
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_moments_of_parts_are_those_of_the_whole(name):
+    volume = VOLUMES[name]
+    whole, added = Moments.of(volume), sum((Moments.of(plane) for plane in volume), Moments())
+    assert added.count == whole.count == volume.size
+    assert added.mean == pytest.approx(whole.mean, rel=1e-12, abs=1e-9)
+    assert added.std == pytest.approx(whole.std, rel=1e-12)
+    if whole.sums is not None:
+        assert added == whole
+    assert (-whole).mean == -whole.mean
+    assert (-whole).std == whole.std
+    assert Moments.of(volume[:0]) == Moments()
+
+
+def test_what_is_outside_does_not_count(opened):
+    volume = VOLUMES["uint8"]
+    outside = np.zeros(volume.shape[1:], bool)
+    outside[:2] = True
+    statistics = StatisticsOf(opened(volume))
+    found = [statistics.add(z, plane, outside) for z, plane in enumerate(volume)]
+    assert sum(found, Moments()) == Moments.of(volume[:, 2:])
+    assert statistics.found().mean == Moments.of(volume[:, 2:]).mean

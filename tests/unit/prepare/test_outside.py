@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from densecell_batch.prepare.outside import box_of, find_outside, mirrored, tissue_box
+from densecell_batch.prepare.outside import box_of, find_outside, mirrored
 
 HIGHEST = {"uint8": 255, "uint16": 65535, "int16": 32767, "float32": 1}
 
@@ -229,6 +229,3 @@ def test_boxes():
     outside[4:9, 7:20] = False
     assert box_of(outside, (30, 40)) == (4, 9, 7, 20)
     assert box_of(None, (30, 40)) == (0, 30, 0, 40)
-    assert tissue_box([None, (4, 9, 7, 20), None, (2, 8, 9, 30)]) == (2, 9, 7, 30)
-    assert tissue_box([None]) is None
-    assert tissue_box([]) is None

@@ -1,7 +1,7 @@
 """One process of many does something, on file systems whose locks cannot be trusted.
 
-A claim is a file that only one process can create: creation that fails if the name exists is atomic on every file
-system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a claim whose
+A claim is a file that only one process can create: a link, or creation, that fails if the name exists is atomic on
+every file system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a claim whose
 owner is gone may be taken over.
 
 ::
@@ -33,6 +33,7 @@ __all__ = ["PATIENCE", "Ours", "Patience", "claimed", "holder", "is_claimed", "i
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _EXPIRY_HERE = 86400.0  # as `Patience.expiry`, on this machine, which may have slept: what it says may be forged
+_UNSIGNED = 60.0  # seconds after which nobody will write into an empty claim any more, nor a network hide what stands there
 _GENERATIONS = 3  # an heir can die, too, and its heir
 
 
@@ -178,18 +179,47 @@ def is_mine(path: Path) -> bool:
 
 
 def _take(path: Path, expiry: float, generation: int = 0) -> Ours:
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-    except FileExistsError:
+    if not _created(path, _me().encode()):
         dead = generation < _GENERATIONS and _is_dead(path, expiry)
         return _inherit(path, expiry, generation) if dead else ""
+    return "new"
+
+
+def _created(path: Path, content: bytes) -> bool:
+    """Whether a claim could be made; with its content in one step, so that whoever is killed in between leaves none
+    that names nobody.
+    """
+    if path.exists():
+        return False
+    whole = temporary_name(path)
     try:
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(_me())
+        with open_new(whole) as stream:
+            stream.write(content)
+        try:
+            os.link(whole, path)
+        except FileExistsError:
+            with suppress(OSError):  # the other one is gone
+                return path.samefile(whole)  # if so, a server made it, and its answer was lost
+            return False
+        except OSError:  # no hard links here (exFAT, some network mounts)
+            return _created_in_two_steps(path, content)
+        return True
+    finally:
+        whole.unlink(missing_ok=True)
+
+
+def _created_in_two_steps(path: Path, content: bytes) -> bool:
+    try:
+        stream = open_new(path)
+    except FileExistsError:
+        return False
+    try:
+        with stream:
+            stream.write(content)
     except OSError:  # the disk is full
         path.unlink(missing_ok=True)
         raise
-    return "new"
+    return True
 
 
 def _inherit(path: Path, expiry: float, generation: int) -> Ours:
@@ -265,7 +295,7 @@ def _is_dead(path: Path, expiry: float) -> bool:
         if started == "" or (started != "-" and owner[2:3] != [started]):
             return True
         return abs(_now(path) - beaten) > _EXPIRY_HERE
-    return abs(_now(path) - beaten) > expiry
+    return abs(_now(path) - beaten) > (expiry if owner else min(expiry, _UNSIGNED))
 
 
 def _owner(path: Path) -> str:

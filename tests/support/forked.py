@@ -6,6 +6,7 @@ process (its streams, its environment, signals while it imports) starts a real o
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import shutil
@@ -34,6 +35,7 @@ def _body(words: list[str], streams: tuple[str, str], environment: dict[str, str
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["densecell-batch", *words]
+    faulthandler.register(signal.SIGUSR2, file=2, chain=False)
     if prepare is not None:
         prepare()
     from densecell_batch.cli import main
@@ -88,7 +90,9 @@ class Command:
         """Its exit code, once it ended."""
         self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired(self.args, timeout, *self.heard())
+            self.send_signal(signal.SIGUSR2)  # where each of its threads is, to stderr
+            self._process.join(2)
+            raise AssertionError(f"{self.args} still runs after {timeout} s:\n" + "\n".join(self.heard()))
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:

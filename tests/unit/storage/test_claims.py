@@ -1,11 +1,13 @@
 """Claims: what two processes may do to each other, and what is left of the dead."""
 
+import errno
 import os
 import platform
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -122,6 +124,41 @@ def test_whose_number_it_is(tmp_path, owner, age, free):
         assert bool(ours) is free
 
 
+def test_a_claim_never_names_nobody(tmp_path):
+    """Whoever is killed while it makes one would leave it, and nobody could tell that it is dead."""
+    path = tmp_path / "claim"
+    again = "import sys, pathlib; from densecell_batch.storage.claims import _created; path = pathlib.Path(sys.argv[1])\n"
+    again += "while True: _created(path, b'me'); path.unlink()"
+    with subprocess.Popen([sys.executable, "-c", again, str(path)]) as process:
+        found = set()
+        wait_until(path.exists)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            with suppress(FileNotFoundError):
+                found.add(path.read_bytes())
+        assert process.poll() is None
+        process.kill()
+    assert found == {b"me"}
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP])
+def test_without_hard_links(tmp_path, monkeypatch, error):
+    def refuse(*names):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "claim"
+    with claimed(path) as ours:
+        assert ours == "new"
+        assert is_mine(path)
+        with claimed(path) as again:
+            assert not again
+    path.symlink_to(tmp_path / "nowhere")
+    with claimed(path) as ours:
+        assert not ours
+    assert [entry.name for entry in tmp_path.iterdir()] == ["claim"]
+
+
 def test_an_heir_that_died_has_an_heir(tmp_path):
     dead = f"{platform.node()} 4194303 1 {claims._space()}\n"
     (tmp_path / "claim").write_text(dead)
@@ -194,7 +231,8 @@ def test_one_of_many_threads_gets_the_claim(tmp_path):
         ("here 4194303", 0, True),  # no such process
         ("elsewhere 1", 0, False),
         ("elsewhere 1", 9999, True),  # no heartbeat for hours
-        ("", 0, False),  # it is just being written
+        ("", 0, False),  # it is just being written, where there are no hard links
+        ("", 99, True),  # it never will be
     ],
 )
 def test_claims_of_the_dead_are_taken_over(tmp_path, owner, age, free):

@@ -225,7 +225,7 @@ ROWS: dict[str, Row] = {
     "inverted": Row(grey(lambda values: 1 - values)),
     "inverted, --fit auto": Row(grey(lambda values: 1 - values), options={"fit": "auto"}),
     **{f"pixels {factor:g} times as large": Row(scaled(factor), factor) for factor in (0.5, 0.71, 1.43, 2)},
-    **{f"pixels {factor:g} times as large, not told": Row(scaled(factor), None) for factor in (0.5, 2)},
+    **{f"pixels {factor:g} times as large, not told": Row(scaled(factor), None) for factor in (0.5, 0.71, 1.43, 2)},
     "noise, sigma 25": Row(noise(25)),
     "white salt noise, 1 %": Row(salt(0.01)),
     "blur, sigma 1.5": Row(blur(1.5)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from math import prod
+from math import ceil, prod
 from typing import Any
 
 import msgspec
@@ -19,27 +19,32 @@ from densecell_batch.prepare.examine import Examination
 from densecell_batch.prepare.fit import Fit, OwnData, choose_remedy, features, judge, spread_windows
 from densecell_batch.prepare.preparation import Preparation
 from densecell_batch.prepare.prepared import SeenVolume
+from densecell_batch.prepare.scale import Resampler
+from densecell_batch.prepare.texture import texture
 
-__all__ = ["describe_fit", "try_stack", "try_windows"]
+__all__ = ["describe_fit", "resized_windows", "try_stack", "try_windows"]
 
 _WINDOWS = 4  # of a stack: one alone can be a nucleus
 _FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one less is tried: they cost as much in each
-_LOOKED_AT = 96  # voxels along y and x, in the middle of a window, that the nets answer about: the image says the rest
+_LOOKED_AT = 88  # voxels along y and x, in the middle of a window, that the nets answer about: the image says the rest
 
 Triple = tuple[int, int, int]
 
 _FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
 
 # What can be wrong with a whole stack and be put right, and how.
+_HALF, _TWICE = "of half the size (--scale 0.5)", "of twice the size (--scale 2)"
 _REMEDIES: dict[str, dict[str, Any]] = {
     "inverted": {"negative": True},
-    "of half the size (--scale 0.5)": {"enlarged": 0.5},
-    "of twice the size (--scale 2)": {"enlarged": 2.0},
+    _HALF: {"enlarged": 0.5},
+    _TWICE: {"enlarged": 2.0},
 }
+_LIKE_HALF, _LIKE_TWICE = 0.7, 1.6
 _IN_WORDS = {
     "power": "its sharpness, noise or pixel size",
     "coherence": "how much neighbouring slices resemble each other",
     "ridges": "dark lines against bright ones",
+    "pixel": "the size of its pixels",
     "disagreement": "the nets disagree more than about their own data",
 }
 
@@ -77,17 +82,19 @@ def try_stack(
         return msgspec.structs.replace(plain, warnings=(*plain.warnings, told))
     n = _WINDOWS - (_FEW_FROM < prod(plain.shape) < _FEW_TO)
 
-    def tried(preparation: Preparation) -> Fit:
+    def tried(preparation: Preparation, own: OwnData = own) -> Fit:
         zoom = preparation.zoom
         finest = _FINEST * max(1.0, zoom) if zoom != 1 else 0
         return judge(try_windows(prepared(preparation), predictor, window, n), own, finest=finest)
 
     changed, fits = {"": plain}, {"": tried(plain)}
     if not fits[""].alike:
-        for name, changes in _REMEDIES.items():
+        for name, changes in _remedies(fits[""]).items():
             with suppress(OptionError):  # too small for it
                 changed[name] = seen.preparation(**changes)
-                fits[name] = tried(changed[name])
+                # Of another size only the rest is judged: how large it should look is what it was made by.
+                sized = msgspec.structs.replace(own, size=None) if "enlarged" in changes else own
+                fits[name] = tried(changed[name], sized)
     remedy = choose_remedy(fits, "") or ""
     taken = mend and remedy != ""
     chosen = changed[remedy] if taken else plain
@@ -95,6 +102,21 @@ def try_stack(
     return msgspec.structs.replace(
         chosen, fit=fits[""], remedy=remedy, remedied=taken, warnings=(*chosen.warnings, *told_of)
     )
+
+
+def _remedies(fit: Fit) -> dict[str, dict[str, Any]]:
+    """What may be wrong with a stack that is not alike."""
+    size = fit.measured.get("pixel_size")
+    if size is None:
+        return _REMEDIES
+    found = {"inverted": _REMEDIES["inverted"]}
+    if "pixel_size" in fit.worst:
+        # What was learnt of sizes ends before half and twice the size, so that what looks nearly so may be it.
+        found |= {} if size > _LIKE_HALF else {_HALF: _REMEDIES[_HALF]}
+        found |= {} if size < _LIKE_TWICE else {_TWICE: _REMEDIES[_TWICE]}
+        factor = f"{size:.2g}"
+        found[f"of {factor} times the size (--scale {factor})"] = {"enlarged": float(factor)}
+    return found
 
 
 def try_windows(prepared: SeenVolume, predictor: Predictor, window: Triple, n: int) -> list[dict[str, float]]:
@@ -111,18 +133,45 @@ def try_windows(prepared: SeenVolume, predictor: Predictor, window: Triple, n: i
     n
         How many.
     """
-    shape = prepared.shape
-
-    def usable(corner: Triple) -> bool:
-        region = tuple(slice(c, min(c + side, length)) for c, side, length in zip(corner, window, shape, strict=True))
-        return not prepared.has_outside((region[0], region[1], region[2]))
-
-    corners = spread_windows(shape, window, n, usable) or spread_windows(shape, window, n)
+    corners = _within_tissue(prepared, window, n) or spread_windows(prepared.shape, window, n)
     middle = [_middle(side, predictor.architecture) for side in window[1:]]
     return [
         features(real, _differences(predictor, np.ascontiguousarray(tile[:, middle[0], middle[1]])))
         for real, tile in _tiles(prepared, corners, window)
     ]
+
+
+def resized_windows(prepared: SeenVolume, window: Triple, factor: float, n: int) -> list[dict[str, float]]:
+    """What the texture of windows would be if pixels were `factor` times as large; none of a volume too small for it.
+
+    Parameters
+    ----------
+    prepared, window, n
+        As for `try_windows`.
+    factor
+        Length of the new pixels in old ones.
+    """
+    depth, *sides = window
+    larger = (depth, *(ceil(side * factor) for side in sides))
+    z, y, x = (min(side, length) for side, length in zip(larger, prepared.shape, strict=True))
+    if (y, x) != larger[1:]:
+        return []
+    rows, columns = (Resampler.of(old, new) for old, new in zip((y, x), sides, strict=True))
+    found = []
+    for real, _ in _tiles(prepared, _within_tissue(prepared, (z, y, x), n), (z, y, x)):
+        found.append(texture(columns(rows(real, 0, len(rows), 1), 0, len(columns), 2)))
+    return found
+
+
+def _within_tissue(prepared: SeenVolume, window: Triple, n: int) -> list[Triple]:
+    """Corners of windows without voxels outside."""
+
+    def usable(corner: Triple) -> bool:
+        spans = zip(corner, window, prepared.shape, strict=True)
+        z, y, x = (slice(c, min(c + side, length)) for c, side, length in spans)
+        return not prepared.has_outside((z, y, x))
+
+    return spread_windows(prepared.shape, window, n, usable)
 
 
 def _middle(side: int, net: Architecture) -> slice:

@@ -42,7 +42,7 @@ SCHEMA_VERSION = 2  # 1 has no `own_data`, and is read for ever
 MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
 _MOST_FEATURES = 100
-_FEATURE = re.compile(r"[a-z]{1,20}_[0-9.]{1,6}px")
+_FEATURE = re.compile(r"[a-z]{1,20}_[0-9]{1,4}(\.[0-9]{1,2})?px")
 _FAR = 1000  # standard deviations, bits
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
@@ -88,9 +88,11 @@ class OwnRecords(Struct, frozen=True, kw_only=True):
             )
         if fit is None:
             return
-        if len(fit.names) > _MOST_FEATURES or not all(_FEATURE.fullmatch(name) for name in fit.names):
+        size = () if fit.size is None else (*fit.size.weights, fit.size.offset)
+        names = (*fit.names, *(() if fit.size is None else fit.size.names))
+        if len(names) > _MOST_FEATURES or not all(_FEATURE.fullmatch(name) for name in names):
             raise ValueError(f"expected at most {_MOST_FEATURES} features, of names such as power_10px")
-        numbers = (*fit.centre, *(value for row in fit.covariance for value in row), fit.disagreement)
+        numbers = (*fit.centre, *(value for row in fit.covariance for value in row), fit.disagreement, *size)
         if not all(abs(number) < _FAR for number in numbers) or fit.windows < 1:
             raise ValueError(f"expected numbers below {_FAR}, and some windows")
 

@@ -2,12 +2,9 @@
 
 A window is told by how its image is made, which needs no net, and by how far the answers about it differ:
 
-- `power_*px`: how much power there is at wavelengths just below so many pixels, against just above (log2). Blur, noise
-  and another pixel size change it; brightness and contrast do not.
-- `coherence_*px`: the correlation of neighbouring slices at wavelengths around so many pixels. Sections of another
-  thickness change it, and slices that are out of place or stand there twice.
-- `ridges_*px`: lines that are darker than what is around them, against brighter ones, at wavelengths around so many
-  pixels (log2 of the energies). Inverted, it changes its sign, also where the histogram was matched afterwards.
+- the texture of the image (`prepare.texture`): its sharpness, how much slices resemble each other, dark lines against
+  bright ones;
+- `pixel_size`: how many times as large its pixels look (`prepare.pixel_size`), where nobody said so;
 - `disagreement`: of the members of an ensemble, in bits; of a single net, of its answers about the window and about the
   window turned (`nets.ensemble`). It is the only one that sees what the tissue is, so that it is held to a limit of its
   own; it grows where nets have not learnt what they see (ref. 1). Little of it is no cause for an alarm.
@@ -27,23 +24,21 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
-from math import hypot, isfinite
+from math import hypot, isfinite, log2
 
 import numpy as np
 from msgspec import Struct
+
+from densecell_batch.prepare.pixel_size import SizeLine
+from densecell_batch.prepare.texture import texture, wavelength
 
 __all__ = ["Fit", "OwnData", "choose_remedy", "features", "judge", "record", "spread_windows"]
 
 Triple = tuple[int, int, int]
 
-_DISAGREEMENT = "disagreement"
-# Wavelengths in pixels that part the bands. Nearly octaves; finer where EM images of the same tissue are most alike.
-_EDGES = (80, 40, 20, 10, 7, 5, 3.5, 2)
-# By the wavelength that the second derivative of a Gaussian lets through best, sqrt(2) * pi * its standard deviation.
-_RIDGES = {4.5: 1.0, 6.5: 1.5, 13: 3.0}
-_TINY = 1e-12  # against windows normalized to variance 1: keeps the logarithm of nothing finite
+_DISAGREEMENT, _PIXEL_SIZE = "disagreement", "pixel_size"
+_HELD = ("power", "coherence", "ridges")  # features of the texture whose distance from own windows counts
+_TINY = 1e-12
 
 # Standard deviation of any feature of the image (they are all of order 1) that is no sign of another tissue, on top of
 # what was seen: the own data of a model are few volumes, and it has seen too little of how they vary.
@@ -51,6 +46,9 @@ _FLOOR = 0.1
 _SHRINK = 0.1  # of the covariance towards its diagonal
 _FAR = 1.25  # distance per feature, in standard deviations of windows, from which a stack is another
 _EXPECTED = 3.0  # standard deviations around the centre that the report calls expected
+# Times as large as the model's, or as small. Crops of own tissue, of a volume too that took no part in the record, look
+# up to 1.23 times as large as they are; stacks of 1.43 times the pixel size 1.5 times, and of 0.7 times 0.7 times.
+_OTHER_SIZE = 1.3
 _MORE_DISAGREEMENT = 2.4  # times the median of own windows
 _CLEARLY = 0.5  # a remedy's score, as a share of the score without it
 _TRIES = 8  # positions looked at for each window wanted, where some are not usable
@@ -73,6 +71,7 @@ class OwnData(Struct, frozen=True, kw_only=True):
     centre: tuple[float, ...]  # of each, the median over windows
     covariance: tuple[tuple[float, ...], ...]  # shrunk, positive definite
     disagreement: float  # bits; the median over windows
+    size: SizeLine | None = None
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -111,74 +110,18 @@ def features(tile: np.ndarray, disagreement: np.ndarray) -> dict[str, float]:
     dict
         Feature -> value, always finite. A window too small to have a wavelength, or of one slice, lacks features.
     """
-    tile = np.ascontiguousarray(tile, dtype=np.float32)
-    found = _spectrum(tile)
-    for wavelength, sigma in _RIDGES.items():
-        found[f"ridges_{wavelength:g}px"] = _ridges(tile, sigma)
-    found[_DISAGREEMENT] = float(disagreement.mean(dtype=np.float64))
-    return found
+    return texture(tile) | {_DISAGREEMENT: float(disagreement.mean(dtype=np.float64))}
 
 
-def _spectrum(tile: np.ndarray) -> dict[str, float]:
-    from scipy import fft  # here: who only reads bundles waits for no library
-
-    depth, height, width = tile.shape
-    taper = np.multiply.outer(np.hanning(height), np.hanning(width)).astype(np.float32)
-    waves = fft.rfft2((tile - tile.mean((1, 2), keepdims=True)) * taper)
-    bands, counts = _bands(height, width)
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        """Over the frequencies of each band: (z, frequencies of y, of x) -> (z, band)."""
-        return np.stack([np.bincount(bands, one.ravel(), len(counts)) for one in values])[:, :-1]
-
-    power = sums(np.square(waves.real) + np.square(waves.imag))
-    there = counts[:-1] > 0
-    level = np.log2(power.mean(0) / np.maximum(counts[:-1], 1) + _TINY)
-    found = {
-        f"power_{_EDGES[i + 1]:g}px": float(level[i + 1] - level[i])
-        for i in range(len(level) - 1)
-        if there[i] and there[i + 1]
-    }
-    if depth > 1:
-        shared = sums((waves[:-1] * waves[1:].conj()).real).sum(0)
-        both = np.sqrt(power[:-1] * power[1:]).sum(0)
-        # The finest band is noise of the camera; it says nothing about sections.
-        for i in range(len(level) - 1):
-            if there[i]:
-                found[f"coherence_{_EDGES[i]:g}px"] = float(shared[i] / (both[i] + _TINY))
-    return found
-
-
-@lru_cache(maxsize=4)
-def _bands(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Band of each frequency of `rfft2`, flat, the last one for those in no band; and the frequencies in each band."""
-    from scipy import fft
-
-    frequency = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)).ravel()
-    bands = np.full(frequency.shape, len(_EDGES) - 1)
-    for i, (long, short) in enumerate(pairwise(_EDGES)):
-        bands[(frequency >= 1 / long) & (frequency < 1 / short)] = i
-    return bands, np.bincount(bands, minlength=len(_EDGES))
-
-
-def _ridges(tile: np.ndarray, sigma: float) -> float:
-    """Energy of dark lines over that of bright lines, log2, by the eigenvalues of the Hessian of each slice."""
-    from scipy import ndimage
-
-    yy, xx, yx = (
-        ndimage.gaussian_filter(tile, (0, sigma, sigma), order=order, truncate=3)
-        for order in ((0, 2, 0), (0, 0, 2), (0, 1, 1))
-    )
-    middle, half = (yy + xx) / 2, np.hypot((yy - xx) / 2, yx)
-    # The larger eigenvalue is middle + half, the smaller one middle - half. How much one outdoes the other tells lines
-    # and spots from saddles; it is 2 * middle where the signs differ, and 2 * half where they do not.
-    strength = np.square(np.minimum(np.abs(middle), half), dtype=np.float64)
-    dark, bright = strength[middle > 0].sum(), strength[middle < 0].sum()
-    return float(np.log2((dark + _TINY) / (bright + _TINY)))
-
-
-def record(windows: Sequence[Mapping[str, float]]) -> OwnData:
+def record(windows: Sequence[Mapping[str, float]], size: SizeLine | None = None) -> OwnData:
     """Sum up windows of a model's own data, normalized as stacks are; best of volumes that it did not learn from, too.
+
+    Parameters
+    ----------
+    windows
+        What `features` found in each.
+    size
+        How the size of pixels shows in them.
 
     Raises
     ------
@@ -187,7 +130,7 @@ def record(windows: Sequence[Mapping[str, float]]) -> OwnData:
     """
     if len(windows) < 2 or any(window.keys() != windows[0].keys() for window in windows):
         raise ValueError(f"{len(windows)} windows; expected at least two, with the same features")
-    names = tuple(name for name in windows[0] if name != _DISAGREEMENT)
+    names = tuple(name for name in windows[0] if name.partition("_")[0] in _HELD)
     table = np.array([[window[name] for name in names] for window in windows])
     centre = np.median(table, axis=0)
     covariance = (table - centre).T @ (table - centre) / (len(table) - 1)
@@ -199,6 +142,7 @@ def record(windows: Sequence[Mapping[str, float]]) -> OwnData:
         centre=tuple(centre.tolist()),
         covariance=tuple(map(tuple, covariance.tolist())),
         disagreement=float(np.median([window[_DISAGREEMENT] for window in windows])),
+        size=size,
     )
 
 
@@ -225,15 +169,19 @@ def judge(windows: Sequence[Mapping[str, float]], own: OwnData, *, finest: float
     measured = {
         name: float(np.median([w[name] for w in windows])) for name in windows[0] if all(name in w for w in windows)
     }
-    kept = [i for i, name in enumerate(own.names) if name in measured and _wavelength(name) >= finest]
+    kept = [i for i, name in enumerate(own.names) if name in measured and wavelength(name) >= finest]
     covariance = np.array(own.covariance)[np.ix_(kept, kept)]
     off = np.array([measured[own.names[i]] - own.centre[i] for i in kept])
     distance = float(np.sqrt(off @ np.linalg.solve(covariance, off) / max(len(kept), 1)))
     limit = _MORE_DISAGREEMENT * own.disagreement
     excess = max(measured[_DISAGREEMENT] - own.disagreement, 0) / max(limit - own.disagreement, _TINY)
-    # Two things that are nearly too far off are too far off.
-    score = hypot(distance / _FAR, excess)
     expected, shares = {_DISAGREEMENT: (0.0, limit)}, {_DISAGREEMENT: excess}
+    size = _apparent_size(windows, own.size, finest)
+    if size is not None:
+        measured[_PIXEL_SIZE] = size
+        expected[_PIXEL_SIZE], shares[_PIXEL_SIZE] = (1 / _OTHER_SIZE, _OTHER_SIZE), abs(log2(size)) / log2(_OTHER_SIZE)
+    # Two things that are nearly too far off are too far off; but not a size, which the rest says in other words.
+    score = max(hypot(distance / _FAR, excess), shares.get(_PIXEL_SIZE, 0))
     for i, o, spread in zip(kept, off.tolist(), np.sqrt(np.diag(covariance)).tolist(), strict=True):
         room = _EXPECTED * spread
         expected[own.names[i]] = (own.centre[i] - room, own.centre[i] + room)
@@ -251,9 +199,12 @@ def judge(windows: Sequence[Mapping[str, float]], own: OwnData, *, finest: float
     )
 
 
-def _wavelength(name: str) -> float:
-    """Of a feature of the image, in pixels."""
-    return float(name.rpartition("_")[2].removesuffix("px"))
+def _apparent_size(windows: Sequence[Mapping[str, float]], line: SizeLine | None, finest: float) -> float | None:
+    """How many times as large the pixels look; None where nobody can tell."""
+    if line is None or min(map(wavelength, line.names)) < finest:
+        return None
+    found = [size for window in windows if (size := line(window)) is not None]
+    return float(2 ** np.clip(np.median(found), -3, 3)) if found else None
 
 
 def choose_remedy(fits: Mapping[str, Fit], as_is: str = "as is") -> str | None:

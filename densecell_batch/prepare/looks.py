@@ -11,6 +11,7 @@ References
 from __future__ import annotations
 
 from bisect import insort
+from functools import lru_cache
 
 import msgspec
 import numpy as np
@@ -185,12 +186,18 @@ def _bin(values: np.ndarray, size: int) -> np.ndarray:
 
 def _spectrum(binned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The spectrum of a binned slice that fades to its borders, and the weights of the frequencies."""
-    fade = [np.hanning(n + 2)[1:-1].astype(np.float32) for n in binned.shape]
-    spectrum = fft.rfft2(binned * fade[0][:, None] * fade[1])
-    frequency = fft.fftfreq(binned.shape[0])[:, None] ** 2 + fft.rfftfreq(binned.shape[1]) ** 2
+    fade, weights = _band(*binned.shape)
+    return fft.rfft2(binned * fade).astype(np.complex64), weights
+
+
+@lru_cache(maxsize=2)
+def _band(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """How slices of a size fade to their borders (y, x), and what counts of each frequency of `rfft2`."""
+    y, x = (np.hanning(n + 2)[1:-1].astype(np.float32) for n in (height, width))
+    frequency = fft.fftfreq(height)[:, None] ** 2 + fft.rfftfreq(width) ** 2
     power = -2 * (np.pi * _SMOOTH) ** 2 * frequency
     weights = np.exp(power) * -np.expm1(64 * power)  # less than what is 8 times as coarse: uneven brightness
-    return spectrum.astype(np.complex64), weights.astype(np.float32)
+    return np.multiply.outer(y, x), weights.astype(np.float32)
 
 
 def _norm(spectrum: np.ndarray, weights: np.ndarray) -> float:

@@ -143,9 +143,10 @@ def _border_runs(plane: np.ndarray) -> list[tuple[np.generic, list[tuple[int, in
         line = plane.take(at, axis=axis)
         bounds = np.concatenate([[0], np.flatnonzero(line[1:] != line[:-1]) + 1, [line.size]])
         sizes = np.diff(bounds)
-        for start, size in zip(bounds[:-1], sizes, strict=True):
+        for i in np.flatnonzero(sizes >= min(_RUN, max(_SIDE, line.size))):
+            start, size = bounds[i], sizes[i]
             value = line[start]
-            if size >= min(_RUN, max(_SIDE, line.size)) and np.isfinite(value):
+            if np.isfinite(value):
                 y, x = (at, start) if axis == 0 else (start, at)
                 runs.setdefault(value, []).append((int(y), int(x), int(size), float(size / line.size)))
                 lengths[value] = lengths.get(value, 0) + int(size)

@@ -1,8 +1,8 @@
 """One process of many does something, on file systems whose locks cannot be trusted.
 
 A claim is a file that only one process can create: a link, or creation, that fails if the name exists is atomic on
-every file system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a claim whose
-owner is gone may be taken over.
+every file system in use, NFS included, where `flock` may silently do nothing. Its owner touches it as a heartbeat; a
+claim whose owner is gone may be taken over.
 
 ::
 
@@ -33,7 +33,9 @@ __all__ = ["PATIENCE", "Ours", "Patience", "claimed", "holder", "is_claimed", "i
 Ours = Literal["", "new", "inherited"]  # how a claim became ours; "" if it is not
 
 _EXPIRY_HERE = 86400.0  # as `Patience.expiry`, on this machine, which may have slept: what it says may be forged
-_UNSIGNED = 60.0  # seconds after which nobody will write into an empty claim any more, nor a network hide what stands there
+_UNSIGNED = (
+    60.0  # seconds after which nobody will write into an empty claim any more, nor a network hide what stands there
+)
 _GENERATIONS = 3  # an heir can die, too, and its heir
 
 

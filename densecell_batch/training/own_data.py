@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densecell_batch.inference.trial import try_windows
+from densecell_batch.inference.trial import resized_windows, try_windows
 from densecell_batch.models.manifest import OwnRecords
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.contrast import describe, trained_quantiles
 from densecell_batch.prepare.fit import record
+from densecell_batch.prepare.pixel_size import FACTORS, learn_size
 from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["own_records"]
@@ -38,11 +39,13 @@ def own_records(
         for z, plane in enumerate(volume.image)
     ]
     share = -(-_LEARNED // len(train))
-    found = [row for volume in train for row in try_windows(_Seen(volume), predictor, window, share)]
-    found += try_windows(_Seen(evaluation), predictor, window, _OTHER)
+    looked_at = [*((_Seen(volume), share) for volume in train), (_Seen(evaluation), _OTHER)]
+    found = [row for volume, n in looked_at for row in try_windows(volume, predictor, window, n)]
     most = max(found, key=len).keys()  # a volume of one slice says nothing of neighbours
     alike = [row for row in found if row.keys() == most]
-    return OwnRecords(grey_values=trained_quantiles(slices), fit=record(alike) if len(alike) > 1 else None)
+    sizes = {f: [row for volume, n in looked_at for row in resized_windows(volume, window, f, n)] for f in FACTORS}
+    fit = record(alike, learn_size(sizes)) if len(alike) > 1 else None
+    return OwnRecords(grey_values=trained_quantiles(slices), fit=fit)
 
 
 class _Seen:

@@ -447,6 +447,7 @@ def until(there, process, seconds=120):
 def test_killed_between_the_macro_and_the_segmentation(data, stack, asked, tmp_path, number):
     out, pre = tmp_path / "out", tmp_path / "before.ijm"
     pre.write_text(counting(INVERT, tmp_path / "ran"))
+    tifffile.imwrite(stack, np.tile(tifffile.imread(stack), (4, 1, 1)))  # so that it is not done before it is killed
     words = command(data, stack, out, pre)
     process = Command(*words)
     until(lambda: list(out.glob(".my cells.pre-*/record.json")), process)

@@ -1,9 +1,11 @@
 """Windows of a stack that are tried before all of it."""
 
 import numpy as np
+import pytest
 
-from densecell_batch.inference.trial import describe_fit, try_windows
+from densecell_batch.inference.trial import _remedies, describe_fit, resized_windows, try_windows
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
+from densecell_batch.prepare.fit import Fit
 
 
 class Seen:
@@ -62,14 +64,14 @@ def test_a_single_net_is_asked_about_the_window_turned():
 def test_nets_are_asked_about_the_middle_of_a_large_window():
     nets = Nets(2)
     try_windows(Seen((5, 200, 200)), nets, (5, 160, 160), 1)
-    assert nets.tiles[0].shape == (5, 96, 96)
+    assert nets.tiles[0].shape == (5, 88, 88)
     nets.architecture = UNet2D(n_classes=2, n_kernels=2)
     try_windows(Seen((5, 300, 300)), nets, (5, 252, 252), 1)
     assert nets.tiles[1].shape == (5, 252, 252)  # what is left of it has 68 voxels
     nets.architecture = UNet2D(n_classes=2, n_kernels=2, n_blocks=3)
     try_windows(Seen((5, 300, 300)), nets, (5, 252, 252), 1)
     side, net = nets.tiles[2].shape[1], nets.architecture
-    assert 96 <= side - 2 * net.margin < 96 + net.alignment + net.residue + 1
+    assert 88 <= side - 2 * net.margin < 88 + net.alignment + net.residue + 1
     assert (side - net.residue - 2 * net.margin) % net.alignment == 0
 
 
@@ -82,6 +84,43 @@ def test_windows_with_fill_are_passed_over_where_others_are():
     assert try_windows(seen, nets, (5, 32, 32), 3)
     assert max(float(tile.max()) for tile in nets.tiles) < 99
     assert try_windows(Seen(outside.shape, np.ones_like(outside)), nets, (5, 32, 32), 3)  # else those
+
+
+def test_windows_of_larger_and_smaller_pixels():
+    outside = np.zeros((5, 64, 100), bool)
+    outside[:, :, 80:] = True
+    seen = Seen(outside.shape, outside)
+    seen.image *= 0.1
+    seen.image += np.sin(np.arange(100) * 2 * np.pi / 8).astype(np.float32)
+    seen.image[outside] = np.nan
+    for factor, band in ((2, "power_5px"), (1.43, "power_7px")):
+        found = resized_windows(seen, (5, 32, 32), factor, 4)
+        assert 1 < len(found) <= 4
+        assert all(np.isfinite(list(row.values())).all() for row in found)
+        powers = {name: value for name, value in found[0].items() if name.startswith("power")}
+        assert max(powers, key=powers.get) == band  # where the wave is
+    as_it_is = try_windows(seen, Nets(2), (5, 32, 32), 4)
+    for resized, row in zip(resized_windows(seen, (5, 32, 32), 1, 4), as_it_is, strict=True):
+        assert resized == {name: value for name, value in row.items() if name != "disagreement"}
+    assert resized_windows(seen, (5, 32, 32), 2.1, 4) == []  # 68 rows are needed
+    assert resized_windows(seen, (5, 32, 32), 0.01, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "off", "expected"),
+    [
+        (None, False, {"inverted", "of half the size (--scale 0.5)", "of twice the size (--scale 2)"}),
+        (0.55, True, {"inverted", "of half the size (--scale 0.5)", "of 0.55 times the size (--scale 0.55)"}),
+        (1.94, True, {"inverted", "of twice the size (--scale 2)", "of 1.9 times the size (--scale 1.9)"}),
+        (1.48, True, {"inverted", "of 1.5 times the size (--scale 1.5)"}),
+        (0.72, True, {"inverted", "of 0.72 times the size (--scale 0.72)"}),
+        (1.1, False, {"inverted"}),
+    ],
+)
+def test_what_may_be_wrong_with_a_stack(size, off, expected):
+    measured = {} if size is None else {"pixel_size": size}
+    fit = Fit(alike=False, score=2, measured=measured, expected={}, worst=("pixel_size",) if off else ())
+    assert set(_remedies(fit)) == expected
 
 
 def test_what_is_said_is_said_in_words():

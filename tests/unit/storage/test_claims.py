@@ -49,6 +49,17 @@ with claimed(Path(sys.argv[1])):
 """
 
 
+AGAIN = """
+import sys
+from pathlib import Path
+from densecell_batch.storage.claims import _created
+path = Path(sys.argv[1])
+while True:
+    _created(path, b"me")
+    path.unlink()
+"""
+
+
 def wait_until(condition, alive=lambda: True):
     until = time.monotonic() + 60
     while not condition():
@@ -127,9 +138,7 @@ def test_whose_number_it_is(tmp_path, owner, age, free):
 def test_a_claim_never_names_nobody(tmp_path):
     """Whoever is killed while it makes one would leave it, and nobody could tell that it is dead."""
     path = tmp_path / "claim"
-    again = "import sys, pathlib; from densecell_batch.storage.claims import _created; path = pathlib.Path(sys.argv[1])\n"
-    again += "while True: _created(path, b'me'); path.unlink()"
-    with subprocess.Popen([sys.executable, "-c", again, str(path)]) as process:
+    with subprocess.Popen([sys.executable, "-c", AGAIN, str(path)]) as process:
         found = set()
         wait_until(path.exists)
         until = time.monotonic() + 0.5

@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     segmenter = Segmenter(options.model, precision=options.precision)
-    if segmenter.bundle.fit is None:
+    if segmenter.bundle.known.fit is None:
         parser.error(f"--model {options.model}: it does not know what its own data are like")
     own = [options.images, *options.others]
     width = max(len(str(path)) for path in [*own, *options.strangers])

@@ -11,7 +11,7 @@ from densecell_batch.inference.stitch import FinishedSlice
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.nets.ensemble import decide
 from densecell_batch.prepare.preparation import Span
-from densecell_batch.prepare.prepared import Prepared
+from densecell_batch.prepare.prepared import Prepared, SeenArray
 
 __all__ = ["Restorer"]
 
@@ -42,7 +42,7 @@ class Restorer:
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: Prepared | SeenArray,
         finish: Callable[[FinishedSlice], None],
         slices: Span,
         rows: Span,

@@ -199,7 +199,7 @@ class Segmenter:
         `prepare.examine.examine` does.
         """
         seen = examine(stack, self._steps, self._aim, mask, on_slice)
-        own, asked = self.bundle.fit, self.options.fit
+        own, asked = self.bundle.known.fit, self.options.fit
         if asked == "off" or own is None:
             return seen.preparation()
 
@@ -217,7 +217,8 @@ class Segmenter:
     def _aim(self) -> Aim:
         architecture = self.bundle.architecture
         depth, around = self.bundle.window[0] - 1, architecture.halo + architecture.margin
-        return Aim(self.bundle.voxel_size, self.bundle.greys, (depth, around, around))
+        known = self.bundle.known
+        return Aim(self.bundle.voxel_size, known.scale, known.grey_values, (depth, around, around))
 
     def prepared(self, stack: Stack, preparation: Preparation, mask: Mask | None = None) -> Prepared:
         """A stack as the nets see it, by what `examine` found."""

@@ -15,7 +15,7 @@ from densecell_batch.inference.streaming import Look, segment_slices
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.prepare.prepared import Prepared
+from densecell_batch.prepare.prepared import Prepared, SeenArray
 
 __all__ = ["Segmentation", "predict_labels", "segment_prepared", "segment_volume"]
 
@@ -106,7 +106,7 @@ def segment_volume(
 
 
 def segment_prepared(
-    prepared: Prepared,
+    prepared: Prepared | SeenArray,
     plan: Plan,
     look: Look,
     n_classes: int,
@@ -133,16 +133,22 @@ def segment_prepared(
     )  # fmt: skip
 
 
-def predict_labels(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
-    """Class map (z, y, x) uint8 of a normalized volume (z, y, x), with the tiles and the stitch of `segment`."""
-    net, labels = predictor.architecture, np.empty(image.shape, np.uint8)
-    shape = (image.shape[0], image.shape[1], image.shape[2])
-    plan = plan_tiles(shape, net, window, precision=predictor.precision, members=len(predictor))
+def predict_labels(
+    image: np.ndarray, predictor: Predictor, window: tuple[int, int, int], result: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """Class map of a normalized volume (z, y, x), with the tiles and the stitch of `segment`: (z, y, x) uint8, on the
+    grid of the volume or of a `result` of another shape that covers the same.
+    """
+    seen = SeenArray(image, image.shape if result is None else result)
+    net, labels = predictor.architecture, np.empty(seen.result_shape, np.uint8)
+    plan = plan_tiles(seen.shape, net, window, precision=predictor.precision, members=len(predictor))
 
     def keep(finished: FinishedSlice) -> None:
         labels[finished.z] = finished.labels
 
-    segment_slices(
-        lambda z, rows: image[z, rows[0] : rows[1]], plan, lambda tile: combine(predictor(tile)), net.n_classes, keep
-    )
+    def look(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return combine(predictor(tile))
+
+    depth, height, _ = seen.result_shape
+    segment_prepared(seen, plan, look, net.n_classes, keep, (0, depth), (0, height))
     return labels

@@ -59,7 +59,6 @@ from densecell_batch.nets.architecture import (
     tensor_shapes,
     window_problem,
 )
-from densecell_batch.prepare.fit import OwnData
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
@@ -137,14 +136,9 @@ class ModelBundle:
             )
 
     @property
-    def greys(self) -> tuple[float, ...] | None:
-        """Quantiles of the grey values of its training; None where nobody recorded them."""
-        return None if self.own_data is None else self.own_data.grey_values
-
-    @property
-    def fit(self) -> OwnData | None:
-        """What windows of its own data are like; None where nobody recorded it."""
-        return None if self.own_data is None else self.own_data.fit
+    def known(self) -> OwnRecords:
+        """What it knows of its own data; nothing where nobody recorded it."""
+        return self.own_data or OwnRecords()
 
     @property
     def weight_bytes(self) -> int:

@@ -22,6 +22,7 @@ __all__ = [
     "LONGEST",
     "MAX_MANIFEST_BYTES",
     "MAX_MEMBERS",
+    "MOST_SCALED",
     "SCHEMA_VERSION",
     "ClassEntry",
     "Manifest",
@@ -43,6 +44,7 @@ MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
 _MOST_FEATURES = 100
 _FEATURE = re.compile(r"[a-z]{1,20}_[0-9]{1,4}(\.[0-9]{1,2})?px")
+MOST_SCALED = 16  # times as many voxels, or as few
 _FAR = 1000  # standard deviations, bits
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
@@ -75,9 +77,12 @@ class OwnRecords(Struct, frozen=True, kw_only=True):
 
     grey_values: tuple[float, ...] | None = None  # quantiles, see `prepare.contrast.trained_quantiles`
     fit: OwnData | None = None  # see `prepare.fit`
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets saw for each of the stacks'
 
     def __post_init__(self) -> None:
         greys, fit = self.grey_values, self.fit
+        if not all(1 / MOST_SCALED <= factor <= MOST_SCALED for factor in self.scale):
+            raise ValueError(f"expected a scale between 1/{MOST_SCALED} and {MOST_SCALED}")
         if greys is not None and not (
             len(greys) == len(LEVELS)
             and all(a <= b for a, b in pairwise(greys))

@@ -19,7 +19,7 @@ from densecell_batch.prepare.normalize import Statistics, StatisticsOf
 from densecell_batch.prepare.outside import box_of
 from densecell_batch.prepare.preparation import Aim, Box, Preparation, Steps, Triple, whole
 
-__all__ = ["Examination", "examine", "expected_grid"]
+__all__ = ["Examination", "examine", "expected_grid", "zoom_to"]
 
 _ALIKE = 1.1  # pixel sizes that differ by no more than this factor are the same to the nets
 _WARN_Z = 1.5  # along z, from which it is told
@@ -142,7 +142,7 @@ def _decided(
 ) -> tuple[Box, Box, Triple, tuple[str, ...]]:
     """What is segmented, what the nets see of the stack, as how many voxels, and what is to be said about it."""
     result = _region(steps.roi, stack)
-    (z, y, x), warnings = _zoom(stack.info.voxel_size, aim.voxel_size, steps.scale)
+    (z, y, x), warnings = zoom_to(aim, stack.info.voxel_size, steps.scale)
     zoom = (z, y * enlarged, x * enlarged)
     box = _seen(tissue, result, aim.context, zoom, stack)
     return result, box, _grid(box, zoom, stack), tuple(warnings)
@@ -235,19 +235,29 @@ def _region(roi: Box | None, stack: Stack) -> Box:
     return roi
 
 
-def _zoom(
-    found: VoxelSize | None, wanted: VoxelSize | None, scale: str | tuple[float, float, float]
+def zoom_to(
+    aim: Aim, found: VoxelSize | None, scale: str | tuple[float, float, float] = "auto"
 ) -> tuple[tuple[float, float, float], list[str]]:
-    """Voxels of the nets for each voxel of the stack (z, y, x), and what is to be said about it."""
+    """Voxels of the nets for each voxel of a stack (z, y, x), and what is to be said about it.
+
+    Parameters
+    ----------
+    aim
+        What the nets want to see.
+    found
+        Voxel size of the stack.
+    scale
+        What is asked for, as in `Steps`.
+    """
     if isinstance(scale, tuple):
         return scale, []
-    if wanted is None:
-        return (1.0, 1.0, 1.0), []
-    if found is None:
-        return (1.0, 1.0, 1.0), [f"the stack has no voxel size; the model was trained on {wanted}"]
+    wanted = aim.voxel_size
+    if wanted is None or found is None:  # it is taken for one like those of the training
+        told = [] if wanted is None else [f"the stack has no voxel size; the model was trained on {wanted}"]
+        return (1.0, 1.0, 1.0) if scale == "off" else aim.scale, told
     z, y, x = (a / b for a, b in zip(found.edges, wanted.edges, strict=True))
-    warnings = []
-    if z > _WARN_Z or 1 / _FEWEST < z < 1 / _WARN_Z:
+    warnings, resampled_z = [], aim.scale[0] != 1
+    if not resampled_z and (z > _WARN_Z or 1 / _FEWEST < z < 1 / _WARN_Z):
         warnings.append(
             f"the slices are {found.nanometres[0]:g} nm thick, those of the model's training {wanted.nanometres[0]:g} "
             f"nm; if labels are poor, try --scale {z:.3g},{y:.3g},{x:.3g}, which resamples along z, too, or another "
@@ -267,7 +277,7 @@ def _zoom(
         )
         return (1.0, 1.0, 1.0), warnings
     y, x = (1.0 if max(side, 1 / side) <= _ALIKE else side for side in (y, x))
-    return (1.0, y, x), warnings
+    return (z if resampled_z else 1.0, y, x), warnings
 
 
 def _seen(tissue: Box, result: Box, context: Triple, zoom: tuple[float, float, float], stack: Stack) -> Box:

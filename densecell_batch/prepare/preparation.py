@@ -45,7 +45,8 @@ class Steps:
 class Aim:
     """What the nets want to see."""
 
-    voxel_size: VoxelSize | None = None  # of their training
+    voxel_size: VoxelSize | None = None  # that they saw in their training
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) for each of a stack that has no voxel size
     greys: tuple[float, ...] | None = None  # quantiles of its grey values, where the model says them
     context: Triple = (0, 0, 0)  # voxels of theirs around a region that decide what it is
 
@@ -123,9 +124,10 @@ class Preparation(Struct, frozen=True, kw_only=True):
             z in stand_ins or (self.outside and self.outside[z] >= area) for z in stand_ins.values()
         )
 
-    def on_own_grid(self) -> Preparation:
-        """The same, but the nets see all of the stack, voxel by voxel: as labels that belong to it have it."""
-        return msgspec.structs.replace(self, result=whole(self.shape), box=whole(self.shape), grid=self.shape)
+    def of_all(self, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Preparation:
+        """The same, but the nets see all of the stack, as labels that belong to it have it, at some scale (z, y, x)."""
+        z, y, x = (max(1, round(side * factor)) for side, factor in zip(self.shape, scale, strict=True))
+        return msgspec.structs.replace(self, result=whole(self.shape), box=whole(self.shape), grid=(z, y, x))
 
     @property
     def has_fill(self) -> bool:

@@ -13,10 +13,10 @@ from densecell_batch.io.stack import Stack
 from densecell_batch.prepare.contrast import apply
 from densecell_batch.prepare.mask import Mask, outside_of
 from densecell_batch.prepare.outside import box_of, mirrored
-from densecell_batch.prepare.preparation import Preparation, Span, Triple
-from densecell_batch.prepare.scale import Resampler
+from densecell_batch.prepare.preparation import Axis, Preparation, Span, Triple
+from densecell_batch.prepare.scale import Resampler, triangle
 
-__all__ = ["Prepared", "SeenVolume"]
+__all__ = ["Prepared", "SeenArray", "SeenVolume"]
 
 _ODD = 0.2  # voxels of fill in the box of the tissue, for each of half its outline
 _KEPT = 32  # slices whose outside is kept, a bit a voxel
@@ -168,6 +168,48 @@ class Prepared:
             for z in range(*slices):
                 where = self.outside(z, rows)
                 yield where if where is None else where[:, slice(*columns)]
+
+
+class SeenArray:
+    """A volume in memory as the nets see it, all of it tissue: (z, y, x) float32, normalized.
+
+    `result` is the shape (z, y, x) of what is wanted of it, which may have other voxels.
+    """
+
+    has_fill = False
+
+    def __init__(self, image: np.ndarray, result: tuple[int, ...]) -> None:
+        self._image = image
+        z, y, x = (Axis(Resampler.of(a, b, triangle), 0, b) for a, b in zip(image.shape, result, strict=True))
+        self.axes = z, y, x
+
+    @property
+    def shape(self) -> Triple:
+        """What the nets see (z, y, x)."""
+        z, y, x = self._image.shape
+        return z, y, x
+
+    @property
+    def result_shape(self) -> Triple:
+        """What is wanted (z, y, x)."""
+        z, y, x = (axis.length for axis in self.axes)
+        return z, y, x
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether these have other voxels."""
+        return not all(axis.back.does_nothing for axis in self.axes)
+
+    def read(self, z: int, rows: Span) -> np.ndarray:
+        """Rows [start, stop) of a slice."""
+        return self._image[z, rows[0] : rows[1]]
+
+    def outside(self, z: int, rows: Span) -> None:
+        """Nothing is."""
+
+    def is_empty(self, region: tuple[slice, slice, slice]) -> bool:
+        """It never is."""
+        return False
 
 
 def _is_rectangle(outside: np.ndarray) -> bool:

@@ -117,8 +117,9 @@ def fit_member(
 
     def evaluate(weights: Arrays) -> Scores:
         judge.reload([weights])
-        labels = predict_labels(evaluation.image, judge, recipe.window)
-        return score(evaluation.labels, labels, architecture.n_classes, evaluation.counted)
+        truth, counted = evaluation.truth
+        labels = predict_labels(evaluation.image, judge, recipe.window, truth.shape)
+        return score(truth, labels, architecture.n_classes, counted)
 
     losses: list[float] = []
     since = time.monotonic()

@@ -9,9 +9,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.device import choose_precision, select_device
-from densecell_batch.inference.options import Side, check_options
+from densecell_batch.inference.options import Factor, Side, check_options
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, UNet2D
@@ -57,6 +58,11 @@ class TrainingOptions:
         Of the first member; the others count on.
     init
         Name or path of a bundle to start from; it decides the architecture.
+    scale
+        Voxels (z, y, x) that the nets see for each voxel of the stacks, or one factor for y and x; "off" for the stacks
+        as they are; "auto" for what trials say (`training.working_scale`).
+    voxel_size_trained
+        The same, as the voxel size that the nets see.
     precision
         "auto", "float32" or "bfloat16".
     licence, citation
@@ -84,12 +90,18 @@ class TrainingOptions:
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.3
     seed: Annotated[int, Meta(ge=0)] = 0
     init: str | None = None
+    scale: Literal["auto", "off"] | tuple[Factor, Factor, Factor] = "auto"
+    voxel_size_trained: VoxelSize | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     licence: str = "not stated"
     citation: str = "not stated"
 
     def __post_init__(self) -> None:
+        if isinstance(self.scale, int | float):  # one factor is that within the slice
+            object.__setattr__(self, "scale", (1.0, self.scale, self.scale))
         check_options(self)
+        if self.voxel_size_trained is not None and self.scale != "auto":
+            raise OptionError("give --scale or --voxel-size-trained, not both: each says what the nets see")
 
 
 def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tuple[list[Arrays] | None, TrainingRun]:

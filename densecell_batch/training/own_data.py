@@ -9,7 +9,7 @@ import numpy as np
 from densecell_batch.inference.trial import resized_windows, try_windows
 from densecell_batch.models.manifest import OwnRecords
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.prepare.contrast import describe, trained_quantiles
+from densecell_batch.prepare.contrast import trained_quantiles
 from densecell_batch.prepare.fit import record
 from densecell_batch.prepare.pixel_size import FACTORS, learn_size
 from densecell_batch.training.volumes import LabelledVolume
@@ -20,7 +20,11 @@ _LEARNED, _OTHER = 48, 16  # windows of the volumes that it learned from, and of
 
 
 def own_records(
-    train: Sequence[LabelledVolume], evaluation: LabelledVolume, predictor: Predictor, window: tuple[int, int, int]
+    train: Sequence[LabelledVolume],
+    evaluation: LabelledVolume,
+    predictor: Predictor,
+    window: tuple[int, int, int],
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> OwnRecords:
     """Measure what the volumes of a training are like, and how far the nets differ about them.
 
@@ -32,12 +36,10 @@ def own_records(
         The trained ensemble.
     window
         Input window (z, y, x) of the training.
+    scale
+        Voxels (z, y, x) of the volumes for each of the stacks.
     """
-    slices = [
-        describe(plane, None if volume.counted is None else volume.counted[z])
-        for volume in train
-        for z, plane in enumerate(volume.image)
-    ]
+    slices = [greys for volume in train for greys in volume.greys]
     share = -(-_LEARNED // len(train))
     looked_at = [*((_Seen(volume), share) for volume in train), (_Seen(evaluation), _OTHER)]
     found = [row for volume, n in looked_at for row in try_windows(volume, predictor, window, n)]
@@ -45,7 +47,7 @@ def own_records(
     alike = [row for row in found if row.keys() == most]
     sizes = {f: [row for volume, n in looked_at for row in resized_windows(volume, window, f, n)] for f in FACTORS}
     fit = record(alike, learn_size(sizes)) if len(alike) > 1 else None
-    return OwnRecords(grey_values=trained_quantiles(slices), fit=fit)
+    return OwnRecords(grey_values=trained_quantiles(slices), fit=fit, scale=scale)
 
 
 class _Seen:

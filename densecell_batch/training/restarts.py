@@ -45,7 +45,7 @@ from densecell_batch.training.own_data import own_records
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 
-__all__ = ["Progress", "TrainingRun", "train_ensemble"]
+__all__ = ["Progress", "TrainingRun", "steps_in", "train_ensemble"]
 
 _MAX_RUN_BYTES = 2**20
 _log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     init: list[str]  # SHA-256 of the weights that members start from
     train: list[list[str]]  # SHA-256 of the files of each volume
     evaluation: list[str]
+    scale: list[float]  # voxels (z, y, x) that the nets see for each of the first volume
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class TrainingRun:
     licence: str = "not stated"
     citation: str = "not stated"
     version: str = "1"
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets see for each of the volumes'
+    minutes_as_steps: int | None = None  # what `minutes` come to, where that was measured
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
@@ -138,10 +141,11 @@ def train_ensemble(
         write_png(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
     kept = _best(members, run)
     ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
-    labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
-    scores = score(evaluation.labels, labels, run.architecture.n_classes, evaluation.counted)
+    truth, counted = evaluation.truth
+    labels = predict_labels(evaluation.image, ensemble, run.recipe.window, truth.shape)
+    scores = score(truth, labels, run.architecture.n_classes, counted)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
-    _write_sample(run, evaluation, labels, folder)
+    _write_sample(run, evaluation, predict_labels(evaluation.image, ensemble, run.recipe.window), folder)
     identity = _identity(run, train, evaluation, start)
     return _write(run, train, evaluation, members, kept, ensemble, scores, folder, identity)
 
@@ -203,6 +207,7 @@ def _same_run(
             found = parse_json(path.read_bytes())
             if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
                 raise ValueError("it is no description of a run")
+            found.setdefault("scale", [1.0, 1.0, 1.0])  # as it was before there was a choice
         except (OSError, ValueError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); give another run folder") from error
         if run.minutes is not None:
@@ -220,11 +225,18 @@ def _same_run(
         steps, every = wanted["recipe"]["steps"], wanted["recipe"]["evaluate_every"]
         return replace(run, recipe=replace(run.recipe, steps=steps, evaluate_every=every))
     if run.minutes is not None:
-        seconds = seconds_per_step(run.architecture, train, run.recipe)
-        run = replace(run, recipe=run.recipe.over(max(20, round(60 * run.minutes / seconds))))
-        _log.info("%.3f s a step: %d steps in %g minutes", seconds, run.recipe.steps, run.minutes)
+        run = replace(run, recipe=run.recipe.over(run.minutes_as_steps or steps_in(run, train)))
     write_file(path, json.dumps(to_builtins(_identity(run, train, evaluation, start)), indent=2).encode())
     return run
+
+
+def steps_in(run: TrainingRun, train: list[LabelledVolume]) -> int:
+    """About how many steps there are in the minutes of a run."""
+    assert run.minutes is not None
+    seconds = seconds_per_step(run.architecture, train, run.recipe)
+    steps = max(20, round(60 * run.minutes / seconds))
+    _log.info("%.3f s a step: %d steps in %g minutes", seconds, steps, run.minutes)
+    return steps
 
 
 def _identity(
@@ -247,6 +259,7 @@ def _identity(
         init=sums,
         train=[list(volume.sha256) for volume in train],
         evaluation=list(evaluation.sha256),
+        scale=list(run.scale),
     )
 
 
@@ -295,7 +308,7 @@ def _write(
             "seeds kept": [m.seed for m in kept],
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },
-        own_data=own_records(train, evaluation, ensemble, run.recipe.window),
+        own_data=own_records(train, evaluation, ensemble, run.recipe.window, run.scale),
         may_exist=True,  # an earlier one of this very run, made when fewer members were kept, say
     )
     bundle = load_bundle(path)

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
+from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.classes import ClassInfo
+from densecell_batch.models.fetching import find_bundle
+from densecell_batch.models.manifest import MOST_SCALED
+from densecell_batch.prepare.examine import zoom_to
+from densecell_batch.prepare.preparation import Aim
+from densecell_batch.storage.atomic import make_folder
+from densecell_batch.storage.opening import Reach
 from densecell_batch.training.options import TrainingOptions, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
+from densecell_batch.training.working_scale import ONE, Factors, with_plan
 
 __all__ = ["train"]
 
@@ -67,18 +76,65 @@ def train(
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
     start, run = training_run(classes, options)
-    outside = "off" if options.preset == "published" else "auto"
     n, window = run.architecture.n_classes, run.recipe.window
-    volumes = [
-        load_labelled(image, label, n, window, errors, outside=outside)
-        for image, label, errors in zip(images, labels, weights or (None,) * len(labels), strict=True)
-    ]
+    of_first = _voxel_size(images[0])
+
+    def load(scale: Factors) -> tuple[list[LabelledVolume], LabelledVolume]:
+        published = options.preset == "published"
+        as_it_is = options.scale == "off" or (published and scale == ONE)
+        aim = None if as_it_is else _aim(of_first, scale)
+        outside = "off" if published else "auto"
+        volumes = [
+            load_labelled(image, label, n, window, errors, outside=outside, aim=aim)
+            for image, label, errors in zip(images, labels, weights or (None,) * len(labels), strict=True)
+        ]
+        return volumes, load_labelled(*evaluation, n, outside=outside, aim=aim)
+
+    scale = _asked_scale(options, of_first)
+    if scale is not None and not all(1 / MOST_SCALED <= factor <= MOST_SCALED for factor in scale):
+        raise OptionError(
+            f"the nets would see {', '.join(f'{factor:.3g}' for factor in scale)} voxels along z, y, x for each of the "
+            f"stacks; expected at most {MOST_SCALED} times as many or as few"
+        )
+    volumes, chosen_on = load(scale or ONE)
+    _check_classes(volumes, chosen_on, run)
     if options.epochs is not None:
         epoch = run.recipe.sampler(volumes, run.architecture, run.seed).epoch
         run = replace(run, recipe=run.recipe.over(options.epochs * epoch))
-    chosen_on = load_labelled(*evaluation, n, outside=outside)
-    _check_classes(volumes, chosen_on, run)
+    if scale is None:
+        make_folder(out)
+        run, (volumes, chosen_on) = with_plan(run, load, (volumes, chosen_on), out)
+    else:
+        run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
+
+
+def _voxel_size(path: Path) -> VoxelSize | None:
+    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
+        return stack.info.voxel_size
+
+
+def _aim(of_first: VoxelSize | None, scale: Factors) -> Aim:
+    """What the nets see: at a scale of the first stack, whose voxel size the others are brought to."""
+    if of_first is None:
+        return Aim(scale=scale)
+    z, y, x = (edge / factor for edge, factor in zip(of_first.edges, scale, strict=True))
+    return Aim(VoxelSize(z, y, x), scale)
+
+
+def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factors | None:
+    """The scale that is asked for, or goes with what is asked for; None if trials are to tell."""
+    if options.voxel_size_trained is not None:
+        if of_first is None:
+            raise OptionError("--voxel-size-trained needs stacks with a voxel size; give --scale, or calibrate them")
+        z, y, x = (a / b for a, b in zip(of_first.edges, options.voxel_size_trained.edges, strict=True))
+        return z, y, x
+    if options.scale == "off" or isinstance(options.scale, tuple):
+        return ONE if options.scale == "off" else options.scale
+    if options.init:
+        bundle = find_bundle(options.init)
+        return zoom_to(Aim(bundle.voxel_size, bundle.known.scale), of_first)[0]
+    return ONE if options.preset == "published" else None
 
 
 def _check_classes(volumes: list[LabelledVolume], evaluation: LabelledVolume, run: TrainingRun) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,27 @@ from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
-from densecell_batch.prepare.examine import examine
-from densecell_batch.prepare.preparation import Steps
+from densecell_batch.prepare.contrast import SliceGreys, describe
+from densecell_batch.prepare.examine import examine, zoom_to
+from densecell_batch.prepare.preparation import Aim, Steps
 from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
+from densecell_batch.training.rescaled import classes_at, grid_at, weights_at
 
-__all__ = ["LabelledVolume", "load_labelled"]
+__all__ = ["LabelledVolume", "Original", "load_labelled"]
+
+Triple = tuple[int, int, int]
+Factors = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a volume was before it was brought to the voxel size of the nets."""
+
+    labels: np.ndarray  # (z, y, x) uint8
+    counted: np.ndarray | None  # (z, y, x) bool: voxels that count; None for all
+    greys: list[SliceGreys]  # of its image, normalized
 
 
 @dataclass(frozen=True)
@@ -29,11 +43,25 @@ class LabelledVolume:
     voxel_size: VoxelSize | None
     sha256: tuple[str, ...]  # of the image file(s), the label file(s), those of the weights
     weights: np.ndarray | None = None  # (z, y, x) float32: how much each voxel counts; all alike if None
+    original: Original | None = None  # where it has other voxels than its files
 
     @property
     def counted(self) -> np.ndarray | None:
         """Bool (z, y, x): voxels that count; None for all."""
         return None if self.weights is None else self.weights > 0
+
+    @property
+    def truth(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """What class maps are held against: labels (z, y, x) on the grid of the file, and which count."""
+        return (self.labels, self.counted) if self.original is None else (self.original.labels, self.original.counted)
+
+    @property
+    def greys(self) -> list[SliceGreys]:
+        """What is to be remembered of its grey values, slice by slice, as stacks are looked at that come later."""
+        if self.original is not None:
+            return self.original.greys
+        counted = self.counted
+        return [describe(plane, None if counted is None else counted[z]) for z, plane in enumerate(self.image)]
 
     def frequencies(self, n_classes: int) -> np.ndarray:
         """Share of each class in the labels, (n_classes,) float64."""
@@ -48,6 +76,7 @@ def load_labelled(
     weights: Path | None = None,
     *,
     outside: str = "auto",
+    aim: Aim | None = None,
 ) -> LabelledVolume:
     """Read an image stack and its labels.
 
@@ -63,6 +92,9 @@ def load_labelled(
         Stack that says how much each voxel counts, 0 for not at all.
     outside
         "auto": what is no tissue does not count, and is mirrored tissue in the image. "off": all is tissue.
+    aim
+        What the nets want to see: the volume is brought there. A voxel then has the class that most of it has, and
+        counts if most of it does.
 
     Raises
     ------
@@ -79,9 +111,12 @@ def load_labelled(
                 f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
                 "(z, y, x); expected the same shape: export both from the same stack"
             )
-        if window is not None and any(a < b for a, b in zip(image.info.shape, window, strict=True)):
+        scale, _ = zoom_to(aim or Aim(), image.info.voxel_size)
+        grid = grid_at(image.info.shape, scale)
+        if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
+            scaled = "" if image.info.shape == grid else f", at the voxel size of the nets {_by(grid)}"
             raise StackError(
-                f"{images}: it is {_by(image.info.shape)} (z, y, x), smaller than the training window "
+                f"{images}: it is {_by(image.info.shape)} (z, y, x){scaled}, smaller than the training window "
                 f"{_by(window)}; give a larger stack or a smaller --window"
             )
         shape = image.info.shape
@@ -90,21 +125,42 @@ def load_labelled(
         for z in range(shape[0]):  # before the images: what is wrong shows early
             classes[z] = _checked(label, z, n_classes)
         found = examine(image, Steps(outside=outside, contrast="stack", scale="off", defects="off")).preparation()
-        prepared = Prepared(image, found.on_own_grid(), find=outside == "auto")
-        grey, counts = np.empty(shape, np.float32), None
-        for z in range(shape[0]):
-            grey[z] = prepared.read(z, (0, shape[1]))
-            where = prepared.outside(z, (0, shape[1]))
+        prepared = Prepared(image, found.of_all(scale), find=outside == "auto")
+        counts = None if weights is None else np.ones(shape, np.float32)
+        for plane in range(shape[0]):
+            where = prepared.outside(plane, (0, shape[1]))
             if where is not None:
                 counts = np.ones(shape, np.float32) if counts is None else counts
-                counts[z][where] = 0
-        sums = (image.sha256(), label.sha256())
-        if weights is None:
-            return LabelledVolume(grey, classes, image.info.voxel_size, sums, counts)
-        values, checksum = _read_weights(weights, image.info.shape)
-        if counts is not None:
-            values *= counts
-        return LabelledVolume(grey, classes, image.info.voxel_size, (*sums, checksum), values)
+                counts[plane][where] = 0
+        sums = [image.sha256(), label.sha256()]
+        if weights is not None:
+            values, checksum = _read_weights(weights, image.info.shape)
+            counts = values if counts is None else counts * values
+            sums.append(checksum)
+        grey = np.stack([prepared.read(plane, (0, grid[1])) for plane in range(grid[0])])
+        volume = LabelledVolume(grey, classes, image.info.voxel_size, tuple(sums), counts)
+        if grid == shape:
+            return volume
+        own = Prepared(image, found.of_all(), find=outside == "auto")
+        greys = [
+            describe(own.read(plane, (0, shape[1])), None if counts is None else counts[plane] > 0)
+            for plane in range(shape[0])
+        ]
+        return _scaled(volume, grid, Original(classes, volume.counted, greys), n_classes)
+
+
+def _scaled(volume: LabelledVolume, grid: Triple, original: Original, n_classes: int) -> LabelledVolume:
+    """The volume, whose image is on a grid (z, y, x) already, with labels and weights there, too."""
+    labels = classes_at(original.labels, grid, n_classes, original.counted)
+    weights = None if volume.weights is None else weights_at(volume.weights, grid)
+    return replace(volume, labels=labels, weights=weights, voxel_size=_larger(volume, grid), original=original)
+
+
+def _larger(volume: LabelledVolume, grid: Triple) -> VoxelSize | None:
+    if volume.voxel_size is None:
+        return None
+    z, y, x = (e * a / b for e, a, b in zip(volume.voxel_size.edges, volume.labels.shape, grid, strict=True))
+    return VoxelSize(z, y, x)
 
 
 def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:

@@ -119,6 +119,7 @@ def test_nothing_is_overwritten_and_nothing_is_left(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
+FIT = {"windows": 4, "names": ["power_5px"], "centre": [0], "covariance": [[1]], "disagreement": 0}
 MANIFESTS: list[tuple[dict[str, Any], str]] = [
     ({"schema_version": 3}, r"schema version 3; .* knows 1 to 2"),
     ({"schema_version": ...}, r"schema version None"),
@@ -134,6 +135,12 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
             {"fit": {"windows": 4, "names": ["disagreement"], "centre": [0], "covariance": [[1]], "disagreement": 0}},
             {"fit": {"windows": 4, "names": ["power_5px"], "centre": [1e200], "covariance": [[1]], "disagreement": 0}},
             {"fit": {"windows": 4, "names": ["power_5px"], "centre": [0], "covariance": [[-1]], "disagreement": 0}},
+            {"fit": {**FIT, "names": ["power_1..5px"]}},
+            {"fit": {**FIT, "size": {"names": ["ridges_4.5px"], "weights": [1e200], "offset": 0}}},
+            {"fit": {**FIT, "size": {"names": ["../x"], "weights": [1], "offset": 0}}},
+            {"scale": [1, 0, 1]},
+            {"scale": [1, 1e9, 1]},
+            {"scale": [1, 1]},
         )
     ),
     ({"schema_version": True}, r"schema version True"),

@@ -49,14 +49,9 @@ _FILE = click.Path(path_type=Path)
               help="Mean IoU below which a member is abandoned after its trial.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--init", type=str, help="Bundle to start from (fine-tuning); decides the architecture.")
-@click.option(
-    "--scale",
-    type=SCALE,
-    default="auto",
-    show_default=True,
-    help="Voxels that the nets see for each of the stacks. [auto: by trials]",
-)
-@click.option("--voxel-size-trained", type=VOXEL_SIZE, help="Or: the voxel size that they see.")  # fmt: skip
+@click.option("--scale", type=SCALE, default="auto", show_default=True,
+              help="Voxels that the nets see for each of the stacks; auto: trials tell.")  # fmt: skip
+@click.option("--voxel-size-trained", type=VOXEL_SIZE, help="Or: the voxel size that they see.")
 @click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True)
 @click.option("--licence", default="not stated", help="Licence of the weights, for the bundle.")
 @click.option("--citation", default="not stated", help="What users of the bundle shall cite.")

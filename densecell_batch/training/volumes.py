@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,8 @@ def load_labelled(
                 f"{_by(window)}; give a larger stack or a smaller --window"
             )
         shape = image.info.shape
-        need_memory(images, (5 if weights is None else 9) * image.info.n_voxels)
+        each = 5 if weights is None else 9
+        need_memory(images, each * (image.info.n_voxels + (0 if grid == shape else prod(grid))))
         classes = np.empty(shape, np.uint8)
         for z in range(shape[0]):  # before the images: what is wrong shows early
             classes[z] = _checked(label, z, n_classes)
@@ -137,7 +139,9 @@ def load_labelled(
             values, checksum = _read_weights(weights, image.info.shape)
             counts = values if counts is None else counts * values
             sums.append(checksum)
-        grey = np.stack([prepared.read(plane, (0, grid[1])) for plane in range(grid[0])])
+        grey = np.empty(grid, np.float32)
+        for plane in range(grid[0]):
+            grey[plane] = prepared.read(plane, (0, grid[1]))
         volume = LabelledVolume(grey, classes, image.info.voxel_size, tuple(sums), counts)
         if grid == shape:
             return volume

@@ -32,13 +32,7 @@ Triple = tuple[int, int, int]
 
 _FINEST = 4.0  # voxels: the shortest wavelength of which resampling leaves as much as there was
 
-# What can be wrong with a whole stack and be put right, and how.
-_HALF, _TWICE = "of half the size (--scale 0.5)", "of twice the size (--scale 2)"
-_REMEDIES: dict[str, dict[str, Any]] = {
-    "inverted": {"negative": True},
-    _HALF: {"enlarged": 0.5},
-    _TWICE: {"enlarged": 2.0},
-}
+# Times as large that pixels look, from which they may be half or twice as large.
 _LIKE_HALF, _LIKE_TWICE = 0.7, 1.6
 _IN_WORDS = {
     "power": "its sharpness, noise or pixel size",
@@ -89,7 +83,7 @@ def try_stack(
 
     changed, fits = {"": plain}, {"": tried(plain)}
     if not fits[""].alike:
-        for name, changes in _remedies(fits[""]).items():
+        for name, changes in _remedies(fits[""], plain.zoom).items():
             with suppress(OptionError):  # too small for it
                 changed[name] = seen.preparation(**changes)
                 # Of another size only the rest is judged: how large it should look is what it was made by.
@@ -104,19 +98,22 @@ def try_stack(
     )
 
 
-def _remedies(fit: Fit) -> dict[str, dict[str, Any]]:
-    """What may be wrong with a stack that is not alike."""
+def _remedies(fit: Fit, zoom: float) -> dict[str, dict[str, Any]]:
+    """What may be wrong with a stack that is not alike, of which nets see `zoom` times as many voxels as it has."""
     size = fit.measured.get("pixel_size")
-    if size is None:
-        return _REMEDIES
-    found = {"inverted": _REMEDIES["inverted"]}
-    if "pixel_size" in fit.worst:
+    sizes = {"half": 0.5, "twice": 2.0}
+    if size is not None:
         # What was learnt of sizes ends before half and twice the size, so that what looks nearly so may be it.
-        found |= {} if size > _LIKE_HALF else {_HALF: _REMEDIES[_HALF]}
-        found |= {} if size < _LIKE_TWICE else {_TWICE: _REMEDIES[_TWICE]}
-        factor = f"{size:.2g}"
-        found[f"of {factor} times the size (--scale {factor})"] = {"enlarged": float(factor)}
-    return found
+        likely = {"half": size < _LIKE_HALF, "twice": size > _LIKE_TWICE}
+        sizes = {word: factor for word, factor in sizes.items() if likely[word]}
+        sizes[f"{size:.2g} times"] = float(f"{size:.2g}")
+        if "pixel_size" not in fit.worst:
+            sizes = {}
+    enlarged = {
+        f"of {word} the size (--scale {float(f'{zoom * factor:.2g}'):g})": {"enlarged": factor}
+        for word, factor in sizes.items()
+    }
+    return {"inverted": {"negative": True}, **enlarged}
 
 
 def try_windows(prepared: SeenVolume, predictor: Predictor, window: Triple, n: int) -> list[dict[str, float]]:
@@ -210,7 +207,7 @@ def _bits(answers: Iterator[np.ndarray]) -> np.ndarray:
 
 def describe_fit(worst: tuple[str, ...], remedy: str, *, taken: bool) -> str:
     """What a user should know of a stack that is not like the model's own data."""
-    reasons = dict.fromkeys(_IN_WORDS[name.partition("_")[0]] for name in worst)
+    reasons = dict.fromkeys(_IN_WORDS.get(name.partition("_")[0], "its texture") for name in worst)
     told = f"to this model the stack does not look like its own data ({', '.join(reasons)})"
     if taken:
         return f"{told}; so it was taken as {remedy}, as --fit auto says, and looks so now"

@@ -44,7 +44,7 @@ MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
 _MOST_FEATURES = 100
 _FEATURE = re.compile(r"[a-z]{1,20}_[0-9]{1,4}(\.[0-9]{1,2})?px")
-MOST_SCALED = 16  # times as many voxels, or as few
+MOST_SCALED = 6  # times as many voxels, or as few
 _FAR = 1000  # standard deviations, bits
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 

@@ -270,14 +270,16 @@ def zoom_to(
                 f"{max(y, 1 / y, x, 1 / x):.2f} within the slice, and --scale off leaves it so"
             )
         return (1.0, 1.0, 1.0), warnings
-    if max(y, x) > _MOST or min(y, x) < 1 / _FEWEST:
+    if not resampled_z:
+        z = 1.0
+    if max(z, y, x) > _MOST or min(z, y, x) < 1 / _FEWEST:
         warnings.append(
             f"the voxel size is {found}, the model was trained on {wanted}; it is not resampled so far: give the true "
             "one with --voxel-size, or --scale FACTOR, or take another model"
         )
         return (1.0, 1.0, 1.0), warnings
-    y, x = (1.0 if max(side, 1 / side) <= _ALIKE else side for side in (y, x))
-    return (z if resampled_z else 1.0, y, x), warnings
+    z, y, x = (1.0 if max(side, 1 / side) <= _ALIKE else side for side in (z, y, x))
+    return (z, y, x), warnings
 
 
 def _seen(tissue: Box, result: Box, context: Triple, zoom: tuple[float, float, float], stack: Stack) -> Box:

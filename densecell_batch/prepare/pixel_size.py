@@ -19,6 +19,7 @@ __all__ = ["FACTORS", "SizeLine", "learn_size"]
 FACTORS = (0.7, 1.0, 1.43, 2.0)  # by which own windows are looked at with larger pixels
 _USED = ("ridges", "skewness", "lines")  # features
 _FEWEST = 8  # windows at each factor
+_LEAST = 0.005  # spread of a feature: what hardly varies says nothing
 _PENALTY = 0.05  # of ridge regression, on standardized features
 
 
@@ -67,8 +68,7 @@ def learn_size(windows: Mapping[float, Sequence[Mapping[str, float]]]) -> SizeLi
     rows = [(row, np.log2(factor)) for factor, found in enough.items() for row in found]
     names = tuple(name for name in rows[0][0] if name.partition("_")[0] in _USED)
     table, wanted = np.array([[row[name] for name in names] for row, _ in rows]), np.array([size for _, size in rows])
-    centre, spread = table.mean(axis=0), table.std(axis=0)
-    spread[spread == 0] = 1
+    centre, spread = table.mean(axis=0), np.maximum(table.std(axis=0), _LEAST)
     unit = (table - centre) / spread
     normal = unit.T @ unit / len(unit) + _PENALTY * np.eye(len(names))
     weights = np.linalg.solve(normal, unit.T @ (wanted - wanted.mean()) / len(unit)) / spread

@@ -199,15 +199,17 @@ def _created(path: Path, content: bytes) -> bool:
             stream.write(content)
         try:
             os.link(whole, path)
-        except FileExistsError:
-            with suppress(OSError):  # the other one is gone
-                return path.samefile(whole)  # if so, a server made it, and its answer was lost
-            return False
-        except OSError:  # no hard links here (exFAT, some network mounts)
-            return _created_in_two_steps(path, content)
+        except OSError as error:
+            with suppress(OSError):  # there is none, or no more
+                if path.samefile(whole):  # a server made it, and its answer was lost
+                    return True
+            if isinstance(error, FileExistsError):
+                return False
+            return _created_in_two_steps(path, content)  # no hard links here (exFAT, some network mounts)
         return True
     finally:
-        whole.unlink(missing_ok=True)
+        with suppress(OSError):  # what is left is removed with what others left
+            whole.unlink(missing_ok=True)
 
 
 def _created_in_two_steps(path: Path, content: bytes) -> bool:

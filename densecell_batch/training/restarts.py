@@ -145,7 +145,9 @@ def train_ensemble(
     labels = predict_labels(evaluation.image, ensemble, run.recipe.window, truth.shape)
     scores = score(truth, labels, run.architecture.n_classes, counted)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
-    _write_sample(run, evaluation, predict_labels(evaluation.image, ensemble, run.recipe.window), folder)
+    if evaluation.original is not None:  # a picture of what the nets see
+        labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
+    _write_sample(run, evaluation, labels, folder)
     identity = _identity(run, train, evaluation, start)
     return _write(run, train, evaluation, members, kept, ensemble, scores, folder, identity)
 

@@ -90,12 +90,7 @@ def train(
         ]
         return volumes, load_labelled(*evaluation, n, outside=outside, aim=aim)
 
-    scale = _asked_scale(options, of_first)
-    if scale is not None and not all(1 / MOST_SCALED <= factor <= MOST_SCALED for factor in scale):
-        raise OptionError(
-            f"the nets would see {', '.join(f'{factor:.3g}' for factor in scale)} voxels along z, y, x for each of the "
-            f"stacks; expected at most {MOST_SCALED} times as many or as few"
-        )
+    scale = _scale(options, of_first)
     volumes, chosen_on = load(scale or ONE)
     _check_classes(volumes, chosen_on, run)
     if options.epochs is not None:
@@ -122,8 +117,21 @@ def _aim(of_first: VoxelSize | None, scale: Factors) -> Aim:
     return Aim(VoxelSize(z, y, x), scale)
 
 
+def _scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factors | None:
+    """The scale at which the nets see the stacks; None if trials are to tell."""
+    scale = _asked_scale(options, of_first)
+    if scale is None or options.scale == "off":
+        return scale
+    if not all(1 / MOST_SCALED <= factor <= MOST_SCALED for factor in scale):
+        raise OptionError(
+            f"the nets would see {', '.join(f'{factor:.3g}' for factor in scale)} voxels along z, y, x for each of the "
+            f"stacks; expected at most {MOST_SCALED} times as many or as few"
+        )
+    return zoom_to(_aim(of_first, scale), of_first)[0]  # nearly 1 is 1
+
+
 def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factors | None:
-    """The scale that is asked for, or goes with what is asked for; None if trials are to tell."""
+    """The scale that is asked for, or goes with what is asked for; None if none is."""
     if options.voxel_size_trained is not None:
         if of_first is None:
             raise OptionError("--voxel-size-trained needs stacks with a voxel size; give --scale, or calibrate them")
@@ -137,13 +145,19 @@ def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factor
     return ONE if options.preset == "published" else None
 
 
+def _has(volume: LabelledVolume, index: int) -> bool:
+    """Whether a voxel that counts is of a class."""
+    there = volume.labels == index
+    return bool((there if volume.counted is None else there & volume.counted).any())
+
+
 def _check_classes(volumes: list[LabelledVolume], evaluation: LabelledVolume, run: TrainingRun) -> None:
     """Refuse classes that nothing can be learned of; warn of those whose score will say nothing."""
     for index, info in enumerate(run.classes):
-        if not any((volume.labels == index).any() for volume in volumes):
+        if not any(_has(volume, index) for volume in volumes):
             raise OptionError(
                 f"--labels have no voxel of class {index}, {info.name!r}; expected some of each class: label some, or "
                 "name only the classes that are labelled"
             )
-        if not (evaluation.labels == index).any():
+        if not _has(evaluation, index):
             _log.warning("--eval-labels have no voxel of class %d, %r: its IoU will not count", index, info.name)

@@ -25,6 +25,8 @@ __all__ = ["LabelledVolume", "Original", "load_labelled"]
 Triple = tuple[int, int, int]
 Factors = tuple[float, float, float]
 
+_FAR = 5.0  # times as large or small that pixels may be, where they are not resampled: another unit, more likely
+
 
 @dataclass(frozen=True)
 class Original:
@@ -112,7 +114,7 @@ def load_labelled(
                 f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
                 "(z, y, x); expected the same shape: export both from the same stack"
             )
-        scale, _ = zoom_to(aim or Aim(), image.info.voxel_size)
+        scale = _scale_of(image, aim or Aim())
         grid = grid_at(image.info.shape, scale)
         if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
             scaled = "" if image.info.shape == grid else f", at the voxel size of the nets {_by(grid)}"
@@ -128,17 +130,11 @@ def load_labelled(
             classes[z] = _checked(label, z, n_classes)
         found = examine(image, Steps(outside=outside, contrast="stack", scale="off", defects="off")).preparation()
         prepared = Prepared(image, found.of_all(scale), find=outside == "auto")
-        counts = None if weights is None else np.ones(shape, np.float32)
-        for plane in range(shape[0]):
-            where = prepared.outside(plane, (0, shape[1]))
-            if where is not None:
-                counts = np.ones(shape, np.float32) if counts is None else counts
-                counts[plane][where] = 0
-        sums = [image.sha256(), label.sha256()]
+        sums, values = [image.sha256(), label.sha256()], None
         if weights is not None:
-            values, checksum = _read_weights(weights, image.info.shape)
-            counts = values if counts is None else counts * values
+            values, checksum = _read_weights(weights, shape)
             sums.append(checksum)
+        counts = _counts(prepared, values)
         grey = np.empty(grid, np.float32)
         for plane in range(grid[0]):
             grey[plane] = prepared.read(plane, (0, grid[1]))
@@ -153,10 +149,37 @@ def load_labelled(
         return _scaled(volume, grid, Original(classes, volume.counted, greys), n_classes)
 
 
+def _counts(prepared: Prepared, weights: np.ndarray | None) -> np.ndarray | None:
+    """How much each voxel of the file counts (z, y, x): as the weights say, and not at all outside; None if all do."""
+    depth, height, _ = prepared.result_shape
+    for z in range(depth):
+        where = prepared.outside(z, (0, height))
+        if where is not None:
+            weights = np.ones(prepared.result_shape, np.float32) if weights is None else weights
+            weights[z][where] = 0
+    return weights
+
+
+def _scale_of(image: Stack, aim: Aim) -> Factors:
+    """Voxels (z, y, x) of the nets for each of the stack; StackError where it is too far from what they see."""
+    found, wanted = image.info.voxel_size, aim.voxel_size
+    scale, warnings = zoom_to(aim, found)
+    if scale == (1, 1, 1) and found is not None and wanted is not None:
+        ratios = [a / b for a, b in zip(found.edges[1:], wanted.edges[1:], strict=True)]
+        if max(*ratios, *(1 / ratio for ratio in ratios)) > _FAR:
+            raise StackError(f"{image.info.path}: {warnings[-1]}")
+    return scale
+
+
 def _scaled(volume: LabelledVolume, grid: Triple, original: Original, n_classes: int) -> LabelledVolume:
     """The volume, whose image is on a grid (z, y, x) already, with labels and weights there, too."""
     labels = classes_at(original.labels, grid, n_classes, original.counted)
     weights = None if volume.weights is None else weights_at(volume.weights, grid)
+    if weights is not None and not weights.any():
+        raise StackError(
+            f"at the voxel size of the nets, {_by(grid)} (z, y, x), no voxel counts any more: what is labelled is too "
+            "thin; give --scale off, or label areas"
+        )
     return replace(volume, labels=labels, weights=weights, voxel_size=_larger(volume, grid), original=original)
 
 

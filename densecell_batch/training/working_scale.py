@@ -96,8 +96,9 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
     """
     path, digest = folder / "plan.json", _digest(run, *finest)
     plan = _read(path)
-    if plan is None and (folder / "run.json").exists():  # begun before there were plans, or otherwise
-        return run, finest
+    if (folder / "run.json").exists():  # it is begun: what differs is told of by who goes on with it
+        scale = ONE if plan is None or plan.scale is None else plan.scale
+        return replace(run, scale=scale), finest if scale == ONE else load(scale)
     if plan is None or plan.of != digest:
         plan = Plan(of=digest, steps=run.recipe.steps if run.minutes is None else steps_in(run, finest[0]))
         _write(path, plan)
@@ -107,8 +108,8 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
         _log.info("the nets will see %s: %s", _named(scale), why)
         plan = msgspec.structs.replace(plan, scale=scale, why=why, trials=trials)
         _write(path, plan)
-        for state in folder.glob("trial-*.state"):
-            state.unlink()
+    for state in folder.glob("trial-*.state"):
+        state.unlink()
     assert plan.scale is not None
     volumes = finest if plan.scale == ONE else load(plan.scale)
     _draw(folder / "plan.png", volumes[0][0], run)

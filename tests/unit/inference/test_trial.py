@@ -120,7 +120,9 @@ def test_windows_of_larger_and_smaller_pixels():
 def test_what_may_be_wrong_with_a_stack(size, off, expected):
     measured = {} if size is None else {"pixel_size": size}
     fit = Fit(alike=False, score=2, measured=measured, expected={}, worst=("pixel_size",) if off else ())
-    assert set(_remedies(fit)) == expected
+    assert set(_remedies(fit, 1.0)) == expected
+    # What is said is what the option takes: of the stack, not of what nets see of it already.
+    assert ("of half the size (--scale 0.25)" in _remedies(fit, 0.5)) == ("of half the size (--scale 0.5)" in expected)
 
 
 def test_what_is_said_is_said_in_words():
@@ -129,5 +131,6 @@ def test_what_is_said_is_said_in_words():
     assert told.count("its sharpness, noise or pixel size") == 1
     assert "the nets disagree more than about their own data" in told
     assert "--fit auto" in told
+    assert "its texture" in describe_fit(("lines_4.5px",), "", taken=False)  # of a bundle of others
     assert "so it was taken as inverted" in describe_fit(worst, "inverted", taken=True)
     assert "another model" in describe_fit(worst, "", taken=False)

@@ -168,6 +168,19 @@ def test_without_hard_links(tmp_path, monkeypatch, error):
     assert [entry.name for entry in tmp_path.iterdir()] == ["claim"]
 
 
+def test_a_link_whose_answer_was_lost(tmp_path, monkeypatch):
+    link = os.link
+
+    def lost(*names):
+        link(*names)
+        raise OSError(errno.EIO, "lost")
+
+    monkeypatch.setattr(os, "link", lost)
+    with claimed(tmp_path / "claim") as ours:
+        assert ours == "new"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_heir_that_died_has_an_heir(tmp_path):
     dead = f"{platform.node()} 4194303 1 {claims._space()}\n"
     (tmp_path / "claim").write_text(dead)

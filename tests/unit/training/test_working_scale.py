@@ -93,6 +93,23 @@ def test_fill_does_not_count_at_any_scale(tmp_path):
     assert half.truth[1].mean() == pytest.approx(2 / 3)
 
 
+def test_what_is_labelled_is_too_thin(tmp_path):
+    labels = np.ones((3, 40, 60), np.uint8)
+    weights = np.zeros(labels.shape, np.float32)
+    weights[:, ::16] = 1
+    tifffile.imwrite(tmp_path / "weights.tif", weights, photometric="minisblack", metadata={"axes": "ZYX"})
+    files = saved(tmp_path, labels)
+    assert load_labelled(*files, 2, None, tmp_path / "weights.tif").weights.any()
+    with pytest.raises(StackError, match="no voxel counts any more"):
+        load_labelled(*files, 2, None, tmp_path / "weights.tif", aim=Aim(scale=HALF))
+
+
+def test_a_stack_that_is_too_far_from_the_others(tmp_path):
+    files = saved(tmp_path, np.ones((3, 40, 60), np.uint8), voxel_size=(0.04, 0.08, 0.08))
+    with pytest.raises(StackError, match="it is not resampled so far"):
+        load_labelled(*files, 2, aim=Aim(VoxelSize(0.04, 0.01, 0.01)))
+
+
 # What a stack is brought to
 
 
@@ -107,6 +124,8 @@ def test_fill_does_not_count_at_any_scale(tmp_path):
         (Aim(VoxelSize(4, 2, 2), HALF), VoxelSize(4, 1, 1), "auto", HALF),
         (Aim(VoxelSize(4, 2, 2), HALF), VoxelSize(4, 4, 4), "auto", (1.0, 2.0, 2.0)),
         (Aim(VoxelSize(4, 2, 2), (0.5, 0.5, 0.5)), VoxelSize(2, 1, 1), "auto", (0.5, 0.5, 0.5)),
+        (Aim(VoxelSize(4, 2, 2), (0.5, 0.5, 0.5)), VoxelSize(4e6, 1, 1), "auto", ONE),
+        (Aim(VoxelSize(4, 2, 2), HALF), VoxelSize(9, 1, 1), "auto", HALF),
     ],
 )
 def test_what_a_stack_is_brought_to(aim, found, scale, zoom):
@@ -202,6 +221,19 @@ def test_short_runs_have_no_trials(tmp_path, monkeypatch):
     assert "no other was tried" in json.loads((tmp_path / "plan.json").read_text())["why"]
 
 
+def test_a_run_that_is_begun_has_no_more_trials(tmp_path, monkeypatch):
+    """Whoever goes on with another option is refused later, and the plan stays."""
+    monkeypatch.setattr(working_scale, "_CEILING", 0.1)
+    recipe = a_run().recipe.over(1000)
+    planned(tmp_path, a_run(recipe=recipe), [0.3, 0.5], monkeypatch, [])
+    (tmp_path / "run.json").write_text("{}")
+    before = (tmp_path / "plan.json").read_text()
+    run, (train, _) = planned(tmp_path, a_run(recipe=recipe, seed=5), [], monkeypatch, [])
+    assert run.scale == HALF
+    assert train[0].image.shape == (6, 64, 72)
+    assert (tmp_path / "plan.json").read_text() == before
+
+
 def test_runs_of_before_go_on_as_they_were(tmp_path, monkeypatch):
     (tmp_path / "run.json").write_text("{}")
     run, _ = planned(tmp_path, a_run(recipe=a_run().recipe.over(1000)), [], monkeypatch, [])
@@ -254,7 +286,7 @@ def test_a_bundle_brings_stacks_to_the_scale_of_its_training(tmp_path):
 
 
 def test_a_voxel_size_is_asked_for(tmp_path):
-    with pytest.raises(OptionError, match="at most 16 times as many or as few"):
+    with pytest.raises(OptionError, match="at most 6 times as many or as few"):
         trained(tmp_path, tmp_path / "run", scale=0.05)
     with pytest.raises(OptionError, match="--voxel-size-trained needs stacks with a voxel size"):
         trained(tmp_path, tmp_path / "run", voxel_size_trained=VoxelSize(1, 1, 1))

@@ -18,6 +18,7 @@ from densecell_batch.prepare.mask import Mask, outside_of
 from densecell_batch.prepare.normalize import Statistics, StatisticsOf
 from densecell_batch.prepare.outside import box_of
 from densecell_batch.prepare.preparation import Aim, Box, Preparation, Steps, Triple, whole
+from densecell_batch.prepare.scale import grid_at
 
 __all__ = ["Examination", "examine", "expected_grid", "zoom_to"]
 
@@ -295,7 +296,7 @@ def _seen(tissue: Box, result: Box, context: Triple, zoom: tuple[float, float, f
 
 
 def _grid(box: Box, zoom: tuple[float, float, float], stack: Stack) -> Triple:
-    sides = [max(1, round((stop - start) * factor)) for (start, stop), factor in zip(box, zoom, strict=True)]
+    sides = grid_at(tuple(stop - start for start, stop in box), zoom)
     for axis, side, (start, stop) in zip("yx", sides[1:], box[1:], strict=True):
         if side < min(_LEAST, stop - start):
             raise OptionError(
@@ -303,4 +304,4 @@ def _grid(box: Box, zoom: tuple[float, float, float], stack: Stack) -> Triple:
                 f"are {side}, fewer than the {_LEAST} that the nets need; check the voxel size, give a larger stack, "
                 "or --scale off"
             )
-    return sides[0], sides[1], sides[2]
+    return sides

@@ -21,7 +21,7 @@ from densecell_batch.prepare.contrast import Curve
 from densecell_batch.prepare.defects import Defect
 from densecell_batch.prepare.fit import Fit
 from densecell_batch.prepare.normalize import Statistics
-from densecell_batch.prepare.scale import Resampler, triangle
+from densecell_batch.prepare.scale import Resampler, grid_at, triangle
 
 __all__ = ["Aim", "Axis", "Box", "Preparation", "Span", "Steps", "Triple", "whole"]
 
@@ -126,8 +126,8 @@ class Preparation(Struct, frozen=True, kw_only=True):
 
     def of_all(self, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Preparation:
         """The same, but the nets see all of the stack, as labels that belong to it have it, at some scale (z, y, x)."""
-        z, y, x = (max(1, round(side * factor)) for side, factor in zip(self.shape, scale, strict=True))
-        return msgspec.structs.replace(self, result=whole(self.shape), box=whole(self.shape), grid=(z, y, x))
+        grid = grid_at(self.shape, scale)
+        return msgspec.structs.replace(self, result=whole(self.shape), box=whole(self.shape), grid=grid)
 
     @property
     def has_fill(self) -> bool:

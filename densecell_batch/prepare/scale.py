@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-__all__ = ["Resampler", "cubic", "triangle"]
+__all__ = ["Resampler", "cubic", "grid_at", "triangle"]
 
 Kernel = tuple[Callable[[np.ndarray], np.ndarray], float]  # of the distance in samples; and where it ends
 
@@ -36,6 +36,12 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 cubic: Kernel = (_cubic, 2.0)
 triangle: Kernel = (_triangle, 1.0)
+
+
+def grid_at(shape: tuple[int, ...], scale: tuple[float, float, float]) -> tuple[int, int, int]:
+    """The grid (z, y, x) of a volume of some shape that has `scale` voxels for each of its own."""
+    z, y, x = (max(1, round(side * factor)) for side, factor in zip(shape, scale, strict=True))
+    return z, y, x
 
 
 @dataclass(frozen=True, eq=False)

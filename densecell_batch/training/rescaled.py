@@ -9,17 +9,11 @@ import numpy as np
 
 from densecell_batch.prepare.scale import Resampler, triangle
 
-__all__ = ["classes_at", "grid_at", "weights_at"]
+__all__ = ["classes_at", "weights_at"]
 
 Triple = tuple[int, int, int]
 
 _MOST = 0.5  # of a voxel: what has to count if it is to
-
-
-def grid_at(shape: tuple[int, ...], scale: tuple[float, float, float]) -> Triple:
-    """The grid (z, y, x) of a volume of some shape that has `scale` voxels for each of its own."""
-    z, y, x = (max(1, round(side * factor)) for side, factor in zip(shape, scale, strict=True))
-    return z, y, x
 
 
 def classes_at(labels: np.ndarray, grid: Triple, n_classes: int, counted: np.ndarray | None = None) -> np.ndarray:

@@ -16,9 +16,10 @@ from densecell_batch.prepare.contrast import SliceGreys, describe
 from densecell_batch.prepare.examine import examine, zoom_to
 from densecell_batch.prepare.preparation import Aim, Steps
 from densecell_batch.prepare.prepared import Prepared
+from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
-from densecell_batch.training.rescaled import classes_at, grid_at, weights_at
+from densecell_batch.training.rescaled import classes_at, weights_at
 
 __all__ = ["LabelledVolume", "Original", "load_labelled"]
 

@@ -22,12 +22,13 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.measure.metrics import score
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
+from densecell_batch.prepare.scale import grid_at
 from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import read_small
 from densecell_batch.storage.strict_json import parse_json
 from densecell_batch.training.fit import fit_member
-from densecell_batch.training.rescaled import classes_at, grid_at
+from densecell_batch.training.rescaled import classes_at
 from densecell_batch.training.restarts import TrainingRun, steps_in
 from densecell_batch.training.volumes import LabelledVolume
 

@@ -33,11 +33,13 @@ _FILE = click.Path(path_type=Path)
 @click.option("--classes", required=True, help="NAME[=#rrggbb],... from class 0 on, or a file with one in each line.")
 @click.option("--name", default="mine", show_default=True, help="Name of the bundle.")
 @click.option("--make-weights", is_flag=True, help="Only write published error weights of --labels to --out.")
-@click.option("--net", type=click.Choice(["2d3d", "unet"]), default="2d3d", show_default=True)
+@click.option("--net", type=click.Choice(["auto", "residual", "2d3d", "unet"]), default="auto", show_default=True,
+              help="auto: residual; 2d3d for the preset published.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["improved", "published"]), default="improved", show_default=True)
-@click.option("--kernels", default=16, show_default=True, help="Filters of the first block; even.")
-@click.option("--pyramid-kernels", default=12, show_default=True, help="Filters of the 3D pyramid.")
-@click.option("--window", type=TILE, metavar="Z,Y,X", help="Training window.  [default: 5,160,160; unet 5,252,252]")
+@click.option("--kernels", type=int, help="Filters of the first block; of 2d3d even.  [default: residual 32, else 16]")
+@click.option("--pyramid-kernels", default=12, show_default=True, help="Filters of the 3D pyramid of 2d3d.")
+@click.option("--window", type=TILE, metavar="Z,Y,X",
+              help="Training window.  [default: residual 3,256,256; 2d3d 5,160,160; unet 5,252,252]")  # fmt: skip
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Windows a step (improved).")
 @click.option("--steps", type=click.IntRange(20), help="Steps of each member.")
 @click.option("--epochs", type=click.IntRange(1), help="Or: how often the volumes are seen.")
@@ -67,7 +69,7 @@ def train(
     make_weights: bool,
     **flags: Any,
 ) -> None:
-    """Train an ensemble of 2D-3D nets on labelled stacks and make a model bundle of the best.
+    """Train an ensemble of nets on labelled stacks and make a model bundle of the best.
 
     Interrupted, the same command goes on where it was.
     """

@@ -16,7 +16,7 @@ import numpy as np
 
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.tiling import Axis, TileGrid, published_axis, wide_axis, wide_sizes
-from densecell_batch.nets.architecture import Architecture, UNet2D, flop_per_voxel, live_channels
+from densecell_batch.nets.architecture import Architecture, ResidualUNet, UNet2D, flop_per_voxel, live_channels
 
 __all__ = ["STITCHES", "Plan", "plan_tiles"]
 
@@ -30,6 +30,7 @@ _PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any ti
 _FILL_BYTES = 36  # for each voxel of a slice in which fill is mirrored
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
 _BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order
+_DEPTHS = (8, 4, 2, 1)  # slices of a tile, at most, where they are computed each for itself
 _EDGE = 2  # mirrored voxels at the ends of the volume, as in the published windows
 
 
@@ -97,41 +98,54 @@ def plan_tiles(
         if tile is not None:
             raise OptionError("--tile does not go with --stitch deepest, whose windows are those of the training")
         z, y, x = _published_axes(shape, architecture, window)
-        ys, xs, rule = [y], [x], "latest" if isinstance(architecture, UNet2D) else "deepest"
+        zs, ys, xs, rule = [z], [y], [x], "latest" if isinstance(architecture, UNet2D) else "deepest"
     else:
-        depth = _depth(architecture, window, tile)
-        z = published_axis(shape[0], depth, 0, depth // 2 if stitch == "blend" else depth // 3)
+        zs = _deep_axes(shape[0], architecture, window, stitch, tile)
         wanted = (None, None) if tile is None else tile[1:]
         ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
         xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
-    costs = partial(_memory, z, architecture=architecture, precision=precision, keep_probabilities=keep, fill=fill)
-    grid, bands, memory = _first_fitting(z, ys, xs, costs, budget)
-    if (
-        memory > max(2 * budget, 2 * 2**30) and tile is None and stitch == "deepest"
-    ):  # the window is what the bundle says it is
+    costs = partial(_memory, architecture=architecture, precision=precision, keep_probabilities=keep, fill=fill)
+    grid, bands, memory = _best([_first_fitting(z, ys, xs, partial(costs, z), budget) for z in zs], budget)
+    if tile is None:  # else it is as it was asked for
+        _check_memory(memory, budget, stitch, shape, window)
+    # Tiles are cut further when memory runs out.
+    gflop = members * _voxels(grid) * flop_per_voxel(architecture) / 1e9
+    return Plan(grid, rule, precision, bands, memory, gflop)
+
+
+def _check_memory(memory: int, budget: int, stitch: str, shape: Triple, window: Triple) -> None:
+    if stitch == "deepest" and memory > max(2 * budget, 2 * 2**30):  # the window is what the bundle says it is
         raise OptionError(
             f"{budget / 2**30:.2f} GiB of memory do not suffice for the windows of {list(window)} voxels (z, y, x) of "
             f"the model's training: they need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G, "
             "or use --stitch crop"
         )
-    if memory > budget and tile is None and stitch != "deepest":
+    if stitch != "deepest" and memory > budget:
         raise OptionError(
             f"{budget / 2**30:.2f} GiB of memory do not suffice for slices of {shape[1]} x {shape[2]} voxels: the "
             f"smallest tiles need about {memory / 2**30:.2f} GiB; give --memory {ceil(memory / 2**30)}G or more, on a "
             "machine that has it"
         )
-    # As it was asked for, or as it fits; tiles are cut further when memory runs out.
-    gflop = members * _voxels(grid) * flop_per_voxel(architecture) / 1e9
-    return Plan(grid, rule, precision, bands, memory, gflop)
 
 
-def _first_fitting(
-    z: Axis, ys: list[Axis], xs: list[Axis], costs: Callable[..., int], budget: int
-) -> tuple[TileGrid, Bands, int]:
+Found = tuple[TileGrid, Bands, int]  # and the memory that it takes
+
+
+def _best(found: list[Found], budget: int) -> Found:
+    """Of plans with tiles of several depths, the one that computes least twice in the fewest bands, the first of such;
+    the one that takes the least memory if none keeps within the budget.
+    """
+    fitting = [plan for plan in found if plan[2] <= budget]
+    if not fitting:
+        return min(found, key=lambda plan: plan[2])
+    return min(fitting, key=lambda plan: (len(plan[1]), plan[0].redundancy))
+
+
+def _first_fitting(z: Axis, ys: list[Axis], xs: list[Axis], costs: Callable[..., int], budget: int) -> Found:
     """The grid, bands and memory of the plan with the fewest bands that keeps within the budget, and of those with as
     many the one that computes least twice; the one that takes the least memory if none does.
     """
-    smallest: tuple[TileGrid, Bands, int] | None = None
+    smallest: Found | None = None
     tried = 0
     for n_bands in _BANDS:
         fitting = []
@@ -194,6 +208,18 @@ def _published_axes(shape: Triple, architecture: Architecture, window: Triple) -
         for length, side, margin, overlap in zip(shape, output, margins, overlaps, strict=True)
     )
     return z, y, x
+
+
+def _deep_axes(length: int, architecture: Architecture, window: Triple, stitch: str, tile: Triple | None) -> list[Axis]:
+    """Ways to cut z. Tiles of a 3D net are as deep as it was trained and overlap; slices that are computed each for
+    itself need not, and are taken so many at a time as the memory allows.
+    """
+    if not isinstance(architecture, ResidualUNet):
+        depth = _depth(architecture, window, tile)
+        return [published_axis(length, depth, 0, depth // 2 if stitch == "blend" else depth // 3)]
+    numbers = [ceil(length / depth) for depth in (_DEPTHS if tile is None else tile[:1])]
+    depths = dict.fromkeys(ceil(length / n) for n in numbers)  # evenly, so that few are computed twice
+    return [published_axis(length, depth, architecture.context, 0) for depth in depths]
 
 
 def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> int:

@@ -156,14 +156,14 @@ def published_axis(length: int, output: int, margin: int, overlap: int) -> Axis:
 
 
 def wide_axis(length: int, parts: int, margin: int, halo: int, edge: int, alignment: int, residue: int = 0) -> Axis:
-    """Cut an axis into `parts` tiles of one size on one lattice, as small as their context allows.
+    """Cut an axis into at most `parts` tiles of one size on one lattice, as small as their context allows.
 
     Parameters
     ----------
     length
         Voxels of the volume.
     parts
-        Number of tiles.
+        Number of tiles, at most: where one as large covers it, there is one.
     margin
         Voxels that the net loses at each side.
     halo
@@ -175,7 +175,9 @@ def wide_axis(length: int, parts: int, margin: int, halo: int, edge: int, alignm
         `residue` above a multiple of it, so that the net loses no voxel to pooling.
     """
     output, stride = wide_sizes(length, parts, halo, edge, alignment, residue)
-    return Axis(length, output, margin, tuple(stride * i - edge for i in range(parts)))
+    last = wide_sizes(length, 1, halo, edge, alignment, residue)[0] - edge - output
+    # Tiles of all grids end at one place: what is padded begins there, and the same voxels are mirrored before it.
+    return Axis(length, output, margin, tuple(sorted({min(stride * i - edge, last) for i in range(parts)})))
 
 
 def wide_sizes(length: int, parts: int, halo: int, edge: int, alignment: int, residue: int = 0) -> tuple[int, int]:
@@ -184,10 +186,10 @@ def wide_sizes(length: int, parts: int, halo: int, edge: int, alignment: int, re
     def fitting(n: int) -> int:
         return n + (residue - n) % alignment
 
-    if parts == 1:
-        return (fitting(length + 2 * edge),) * 2
+    whole = fitting(length + 2 * edge)
     stride = max(ceil((length + 2 * edge - 2 * halo) / parts / alignment), 1) * alignment
-    return fitting(stride + 2 * halo), stride
+    output = fitting(stride + 2 * halo)
+    return (whole, whole) if parts == 1 or output >= whole else (output, stride)
 
 
 @dataclass(frozen=True)

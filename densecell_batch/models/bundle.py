@@ -52,13 +52,13 @@ from densecell_batch.models.names import MANIFEST
 from densecell_batch.models.npz import MAX_NPZ_BYTES, golden_bytes, read_golden
 from densecell_batch.nets.architecture import (
     Architecture,
-    Shape,
     architecture_from_dict,
     architecture_to_dict,
     n_parameters,
     tensor_shapes,
     window_problem,
 )
+from densecell_batch.nets.description import Shape
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densecell_batch.models.crc32c import crc32c, masked
-from densecell_batch.nets.architecture import Shape
+from densecell_batch.nets.description import Shape
 
 __all__ = ["MAX_INDEX_BYTES", "Tensor", "parse_index", "tensor_values"]
 

@@ -14,7 +14,8 @@ from typing import IO
 import numpy as np
 
 from densecell_batch.errors import BundleError
-from densecell_batch.nets.architecture import Architecture, Shape, forward_bytes
+from densecell_batch.nets.architecture import Architecture, forward_bytes
+from densecell_batch.nets.description import Shape
 from densecell_batch.storage.zips import Archive, open_archive
 
 __all__ = ["MAX_NPZ_BYTES", "check_golden", "golden_bytes", "read_golden"]

@@ -33,11 +33,14 @@ from densecell_batch.errors import OptionError, PublishedModelError
 from densecell_batch.models.bundle import ModelBundle, shape_differences, write_bundle
 from densecell_batch.models.checkpoint import MAX_INDEX_BYTES, Tensor, parse_index, tensor_values
 from densecell_batch.models.classes import ClassInfo, default_classes
-from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, Shape, UNet2D, tensor_shapes, window_problem
+from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes, window_problem
+from densecell_batch.nets.description import Shape
 from densecell_batch.printable import printable
 from densecell_batch.storage.zips import Files, Folder, open_archive
 
 __all__ = ["PublishedModel", "import_published", "read_published"]
+
+_Published = Hybrid2D3D | UNet2D  # the families of the published nets
 
 Window = tuple[int, int, int]
 
@@ -55,7 +58,7 @@ class PublishedModel:
     """What was read from one published model."""
 
     path: Path  # the folder or the zip
-    architecture: Architecture
+    architecture: _Published
     weights: dict[str, np.ndarray]  # float32, canonical names
     window: Window  # input window (z, y, x) in training
     checkpoint: str  # below the model's folder, such as "model/checkpoints/best/model.ckpt-600"
@@ -271,7 +274,7 @@ def _shards(path: Path, prefix: str, files: Sequence[str]) -> list[str]:
 
 def _read_checkpoint(
     path: Path, files: Files, folder: str, prefix: str, shards: Sequence[str]
-) -> tuple[Architecture, dict[str, np.ndarray]]:
+) -> tuple[_Published, dict[str, np.ndarray]]:
     """The architecture and the tensors of a checkpoint, without what the optimizer kept."""
     try:
         tensors, n_shards = parse_index(files.read(f"{folder}{prefix}.index", MAX_INDEX_BYTES))
@@ -320,7 +323,7 @@ def _contents(
                 yield name, tensor, file.read(tensor.size)
 
 
-def _infer(path: Path, shapes: Mapping[str, Shape]) -> Architecture:
+def _infer(path: Path, shapes: Mapping[str, Shape]) -> _Published:
     """The architecture whose tensors these are; full names with the scope."""
     scopes = sorted({name.partition("/")[0] for name in shapes})
     if scopes not in ([Hybrid2D3D.scope], [UNet2D.scope]):
@@ -330,7 +333,7 @@ def _infer(path: Path, shapes: Mapping[str, Shape]) -> Architecture:
         )
     below = {name.partition("/")[2]: shape for name, shape in shapes.items()}
     try:
-        architecture: Architecture = _hybrid(below) if scopes == [Hybrid2D3D.scope] else _unet(below)
+        architecture: _Published = _hybrid(below) if scopes == [Hybrid2D3D.scope] else _unet(below)
     except KeyError as error:
         raise PublishedModelError(f"{path}: tensor {error.args[0]} is missing; the checkpoint is not whole") from error
     except (IndexError, OptionError) as error:

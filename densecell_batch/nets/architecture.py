@@ -1,4 +1,4 @@
-"""The two net families as configurations: names, shapes and geometry, without TensorFlow.
+"""The net families as configurations: names, shapes and geometry, without TensorFlow.
 
 A configuration says everything that a bundle must know to check and to build a net: the canonical name and shape of
 every tensor, how the output region follows from the input region, and how far a voxel sees. `densecell_batch.nets`
@@ -18,7 +18,8 @@ from math import prod
 from typing import Any, ClassVar
 
 from densecell_batch.errors import OptionError
-from densecell_batch.labels import OUTSIDE
+from densecell_batch.nets.description import Layer, Shape, check_fields, short
+from densecell_batch.nets.residual import ResidualUNet
 from densecell_batch.printable import printable
 from densecell_batch.storage.strict_json import JsonObject
 
@@ -26,6 +27,7 @@ __all__ = [
     "Architecture",
     "Hybrid2D3D",
     "Layer",
+    "ResidualUNet",
     "UNet2D",
     "architecture_from_dict",
     "architecture_to_dict",
@@ -36,53 +38,14 @@ __all__ = [
     "n_parameters",
     "published",
     "tensor_shapes",
+    "too_small",
     "window_problem",
 ]
 
-Shape = tuple[int, ...]
-
-# Far above what anybody trains. A manifest from elsewhere must not make us count layers for ever, nor have a class with
-# the label of what is no tissue.
-_LARGEST = {"n_classes": OUTSIDE, "n_kernels": 4096, "n_blocks": 8, "n_convs": 32, "pyramid_kernels": 4096}
 _LONGEST_PATH = 64
 _MOST_PATHS = 8
 _LARGEST_SIDE = 16_384  # of a training window, voxels
 _LARGEST_FORWARD = 64 * 2**30  # bytes that a net takes for its training window; the published ones take 0.7e9
-
-
-def _check_fields(config: Any, names: tuple[str, ...], flags: tuple[str, ...]) -> None:
-    for name in names:
-        value, largest = getattr(config, name), _LARGEST[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-            raise OptionError(
-                f"{config.family}: {name} is {_short(value)}; expected a whole number from 1 to {largest}"
-            )
-    for name in flags:
-        if not isinstance(getattr(config, name), bool):
-            raise OptionError(f"{config.family}: {name} is {_short(getattr(config, name))}; expected true or false")
-
-
-def _short(value: Any) -> str:
-    """A value from a manifest, as a message quotes it."""
-    return printable(repr(value)[:80])
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution with bias, or a transposed one whose stride is its kernel."""
-
-    name: str  # canonical: that of the published checkpoints, below the scope
-    kernel: Shape  # (z, y, x), or (y, x) in a 2D net
-    c_in: int
-    c_out: int
-    scale: int  # its output has 1 / 2**scale of the resolution in y and x
-    transposed: bool = False
-
-    @property
-    def flop_per_voxel(self) -> float:
-        """Floating-point operations per full-resolution voxel: two a multiply-add, zeros of the padding counted."""
-        taps = 1 if self.transposed else prod(self.kernel)
-        return 2 * taps * self.c_in * self.c_out / 4**self.scale
 
 
 @dataclass(frozen=True)
@@ -109,7 +72,7 @@ class Hybrid2D3D:
     scope: ClassVar[str] = "2D3D"
 
     def __post_init__(self) -> None:
-        _check_fields(
+        check_fields(
             self,
             ("n_classes", "n_kernels", "n_blocks", "n_convs", "pyramid_kernels"),
             ("relu_on_logits", "pyramid_unpools_z"),
@@ -120,7 +83,7 @@ class Hybrid2D3D:
             not isinstance(n, int) or not 1 <= n <= _LONGEST_PATH for n in convs
         ):
             raise OptionError(
-                f"2d3d: pyramid_convs is {_short(convs)}; expected 1 to {_MOST_PATHS} whole numbers from 1 to "
+                f"2d3d: pyramid_convs is {short(convs)}; expected 1 to {_MOST_PATHS} whole numbers from 1 to "
                 f"{_LONGEST_PATH}"
             )
         if self.n_kernels % 2:
@@ -135,6 +98,11 @@ class Hybrid2D3D:
     def fixed_depth(self) -> bool:
         """Whether the net is defined only for the depth (z) of its training window."""
         return self.pyramid_unpools_z and len(self.pyramid_convs) > 1
+
+    @property
+    def context(self) -> int:
+        """Slices at each end of an input that give none of the output: padded convolutions need none."""
+        return 0
 
     @property
     def reach(self) -> tuple[int, int, int]:
@@ -250,7 +218,7 @@ class UNet2D:
     scope: ClassVar[str] = "U-Net"
 
     def __post_init__(self) -> None:
-        _check_fields(self, ("n_classes", "n_kernels", "n_blocks", "n_convs"), ("relu_on_logits",))
+        check_fields(self, ("n_classes", "n_kernels", "n_blocks", "n_convs"), ("relu_on_logits",))
 
     @property
     def alignment(self) -> int:
@@ -261,6 +229,11 @@ class UNet2D:
     def fixed_depth(self) -> bool:
         """Slices are independent: any number of them can be a tile."""
         return False
+
+    @property
+    def context(self) -> int:
+        """Slices at each end of an input that give none of the output: slices are independent."""
+        return 0
 
     @property
     def reach(self) -> tuple[int, int, int]:
@@ -328,7 +301,7 @@ class UNet2D:
         return found
 
 
-Architecture = Hybrid2D3D | UNet2D
+Architecture = Hybrid2D3D | UNet2D | ResidualUNet
 
 
 def tensor_shapes(architecture: Architecture) -> dict[str, Shape]:
@@ -359,6 +332,8 @@ def live_channels(architecture: Architecture) -> float:
     n, c = architecture.n_kernels, architecture.n_classes
     if isinstance(architecture, UNet2D):
         return 6.0 * n
+    if isinstance(architecture, ResidualUNet):
+        return 3.0 * n + 2 * c
     k = architecture.pyramid_kernels
     paths = sum((n + c + 2 * k * 2**i) / 4**i for i in range(1, len(architecture.pyramid_convs)))
     return max(6.0 * n, (n + c) * 2 + 3 * k + paths)
@@ -367,6 +342,11 @@ def live_channels(architecture: Architecture) -> float:
 def forward_bytes(architecture: Architecture, shape: Shape) -> int:
     """Memory that one net takes in float32 for an input of spatial `shape`, about."""
     return int(4 * prod(shape) * max(live_channels(architecture), 4 * architecture.n_classes))
+
+
+def too_small(architecture: Architecture, shape: Sequence[int]) -> bool:
+    """Whether nothing comes out of an input of spatial `shape` (z, y, x), or less than a net needs to halve it."""
+    return min(architecture.output_shape(tuple(shape))) < 1 or min(shape[1:]) < architecture.alignment
 
 
 def window_problem(architecture: Architecture, window: Sequence[Any]) -> str:
@@ -384,7 +364,7 @@ def window_problem(architecture: Architecture, window: Sequence[Any]) -> str:
     return ""
 
 
-_FAMILIES: dict[str, type[Hybrid2D3D] | type[UNet2D]] = {f.family: f for f in (Hybrid2D3D, UNet2D)}
+_FAMILIES: dict[str, type[Architecture]] = {f.family: f for f in (Hybrid2D3D, UNet2D, ResidualUNet)}
 
 
 def published(family: str, n_classes: int = 7, n_kernels: int = 64) -> Architecture:
@@ -410,7 +390,7 @@ def architecture_from_dict(config: JsonObject) -> Architecture:
     name = fields_given.pop("family", None)
     family = _FAMILIES.get(str(name))
     if family is None:
-        raise OptionError(f"architecture family is {_short(name)}; expected one of {', '.join(sorted(_FAMILIES))}")
+        raise OptionError(f"architecture family is {short(name)}; expected one of {', '.join(sorted(_FAMILIES))}")
     known = {f.name for f in fields(family)}
     unknown = sorted(set(fields_given) - known)
     if unknown:

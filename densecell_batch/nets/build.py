@@ -14,8 +14,16 @@ with quiet_stderr():
     from keras import ops
 
 from densecell_batch.errors import OptionError
-from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, layer_name, tensor_shapes
+from densecell_batch.nets.architecture import (
+    Architecture,
+    Hybrid2D3D,
+    ResidualUNet,
+    layer_name,
+    tensor_shapes,
+    too_small,
+)
 from densecell_batch.nets.hybrid_2d3d import hybrid_2d3d
+from densecell_batch.nets.residual_unet import residual_unet
 from densecell_batch.nets.unet_2d import unet_2d
 
 __all__ = ["assign_weights", "build_net", "extract_weights", "ops"]
@@ -50,13 +58,15 @@ def build_net(
     OptionError
         If the input is too small for the net.
     """
-    if min(architecture.output_shape(shape)) < 1 or min(shape[1:]) < architecture.alignment:
+    if too_small(architecture, shape):
         raise OptionError(f"an input of {shape} (z, y, x) is too small for a {architecture.family} net")
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
         if isinstance(architecture, Hybrid2D3D):
             return hybrid_2d3d(architecture, shape, normalized=normalized)
+        if isinstance(architecture, ResidualUNet):
+            return residual_unet(architecture, shape, normalized=normalized)
         return unet_2d(architecture, shape[1:], normalized=normalized)
     finally:
         keras.config.set_dtype_policy(before)

@@ -107,13 +107,8 @@ def fit_member(
     step_function = _compiled_step(net, recipe)
     source = recipe.sampler(train, architecture, seed)
     sampler, trial = _flat_for(architecture, source), recipe.trial(source.epoch)
-    measure = statistics_function(net)
-
-    def plain() -> Arrays:
-        windows = (sampler(recipe.steps + i)[0] for i in range(_MEASURED if recipe.normalized else 0))
-        return folded(net, architecture, state.averaged, [measure(state.averaged, images) for images in windows])
-
-    judge = Predictor(architecture, [plain()], recipe.inference_precision)
+    plain = _folding(net, architecture, recipe, train, seed)
+    judge = Predictor(architecture, [plain(state.averaged)], recipe.inference_precision)
 
     def evaluate(weights: Arrays) -> Scores:
         judge.reload([weights])
@@ -131,7 +126,7 @@ def fit_member(
                 upcoming = reader.submit(sampler, state.step + 1)
                 losses.append(_advance(state, step_function, recipe, batch))
                 if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
-                    weights = plain()
+                    weights = plain(state.averaged)
                     row = _note(state, recipe, weights, evaluate(weights).mean_iou, losses, time.monotonic() - since)
                     progress(row)
                     _save(checkpoint, net, state)
@@ -141,6 +136,22 @@ def fit_member(
         raise
     abandoned = state.step < recipe.steps
     return TrainedMember(seed, state.best, evaluate(state.best), state.history, abandoned)
+
+
+def _folding(
+    net: Any, architecture: Architecture, recipe: Recipe, train: list[LabelledVolume], seed: int
+) -> Callable[[list[Any]], Arrays]:
+    """The plain net of the trainable values of a net; with statistics of windows that are always the same."""
+    measure, windows = (
+        statistics_function(net),
+        _flat_for(architecture, recipe.plain_sampler(train, architecture, seed)),
+    )
+
+    def plain(weights: list[Any]) -> Arrays:
+        images = (windows(recipe.steps + i)[0] for i in range(_MEASURED if recipe.normalized else 0))
+        return folded(net, architecture, weights, [measure(weights, each) for each in images])
+
+    return plain
 
 
 def _note(

@@ -15,13 +15,16 @@ from densecell_batch.inference.device import choose_precision, select_device
 from densecell_batch.inference.options import Factor, Side, check_options
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
-from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, UNet2D
+from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, ResidualUNet, UNet2D, too_small
 from densecell_batch.training.fit import Arrays
 from densecell_batch.training.recipes import Improved, Published, Recipe
 from densecell_batch.training.restarts import TrainingRun
 
-__all__ = ["TrainingOptions", "training_run"]
+__all__ = ["TrainingOptions", "fitting", "training_run"]
 
+Triple = tuple[int, int, int]
+
+_WINDOWS: dict[str, Triple] = {"residual": (3, 256, 256), "2d3d": (5, 160, 160), "unet2d": (5, 252, 252)}  # of a family
 _log = logging.getLogger(__name__)
 
 
@@ -34,13 +37,17 @@ class TrainingOptions:
     name
         Of the bundle.
     net
-        "2d3d", or "unet" for a 2D U-Net.
+        "residual" for a residual U-Net over slices with their neighbours, "2d3d", or "unet" for a 2D U-Net; "auto" for
+        the first, of the preset "published" for the second.
     preset
         "improved", or "published" for the recipe of Guay et al. 2021.
-    kernels, pyramid_kernels
-        Filters of the first block, an even number, and of the 3D pyramid.
+    kernels
+        Filters of the first block, an even number for "2d3d"; None for 32, of a 2D-3D net and of a U-Net 16.
+    pyramid_kernels
+        Filters of the 3D pyramid of a 2D-3D net.
     window
-        Voxels (z, y, x) of a training window; None for 5,160,160, of a U-Net 5,252,252.
+        Voxels (z, y, x) of a training window; None for 3,256,256, of a 2D-3D net 5,160,160, of a U-Net 5,252,252, or
+        what of it fits into the stacks.
     batch
         Windows a step ("improved").
     steps, epochs, minutes
@@ -75,9 +82,9 @@ class TrainingOptions:
     """
 
     name: str = "mine"
-    net: Literal["2d3d", "unet"] = "2d3d"
+    net: Literal["auto", "residual", "2d3d", "unet"] = "auto"
     preset: Literal["improved", "published"] = "improved"
-    kernels: Side = 16
+    kernels: Side | None = None
     pyramid_kernels: Side = 12
     window: tuple[Side, Side, Side] | None = None
     batch: Side = 1
@@ -141,7 +148,11 @@ def _recipe(architecture: Architecture, options: TrainingOptions, *, normalized:
     """The recipe of a preset; a net that is trained already has no normalizations, and needs none."""
     precision = choose_precision(options.precision, select_device("auto"))
     _log.info("precision %s (%s)", precision.name, precision.reason)
-    window = options.window or ((5, 252, 252) if options.net == "unet" else (5, 160, 160))
+    window = options.window or _WINDOWS[architecture.family]
+    if too_small(architecture, window):
+        raise OptionError(
+            f"--window {','.join(map(str, window))} (z, y, x) is too small for a {architecture.family} net"
+        )
     name = "float32" if precision.name == "float32" else f"mixed_{precision.name}"
     recipe: Recipe
     if options.preset == "published":
@@ -155,14 +166,33 @@ def _recipe(architecture: Architecture, options: TrainingOptions, *, normalized:
     return recipe if options.steps is None else recipe.over(options.steps)
 
 
+def fitting(window: Triple, shapes: Sequence[Triple], architecture: Architecture) -> Triple:
+    """What of a window (z, y, x) fits into volumes of some shapes, and is taken by a net; the window itself if nothing.
+
+    Slices that only serve others as context need not be there.
+    """
+    depth, height, width = (min(sides) for sides in zip(*shapes, strict=True))
+    step = architecture.alignment
+    sides = [
+        side - step * max(0, -(-(side - there) // step))
+        for side, there in zip(window[1:], (height, width), strict=True)
+    ]
+    found = (min(window[0], depth + 2 * architecture.context), sides[0], sides[1])
+    return window if too_small(architecture, found) else found
+
+
 def _architecture(n_classes: int, options: TrainingOptions) -> Architecture:
     """The net of a preset; without the quirks of the published ones in the improved preset."""
     published = options.preset == "published"
+    if options.net == "residual" and published:
+        raise OptionError("--preset published has no --net residual; give --net 2d3d or unet, or --preset improved")
+    if options.net == "residual" or (options.net == "auto" and not published):
+        return ResidualUNet(n_classes, options.kernels or 32)
     if options.net == "unet":
-        return UNet2D(n_classes, options.kernels, n_blocks=4 if published else 3, relu_on_logits=published)
+        return UNet2D(n_classes, options.kernels or 16, n_blocks=4 if published else 3, relu_on_logits=published)
     return Hybrid2D3D(
         n_classes,
-        options.kernels,
+        options.kernels or 16,
         pyramid_kernels=options.pyramid_kernels,
         relu_on_logits=published,
         pyramid_unpools_z=published,

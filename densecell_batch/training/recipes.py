@@ -86,6 +86,10 @@ class Recipe:
         """Of the windows."""
         raise NotImplementedError
 
+    def plain_sampler(self, train: list[LabelledVolume], architecture: Architecture, seed: int) -> BatchSource:
+        """Of windows such as stacks have that are segmented: the statistics of the normalizations are taken of them."""
+        return self.sampler(train, architecture, seed)
+
     def loss(self) -> Loss:
         """What a step minimizes."""
         raise NotImplementedError
@@ -133,13 +137,23 @@ class Improved(Recipe):
 
     def sampler(self, train: list[LabelledVolume], architecture: Architecture, seed: int) -> BatchSource:
         """Windows from anywhere, rare classes more often."""
+        return self._sampler(train, architecture, seed, self.augmentation)
+
+    def plain_sampler(self, train: list[LabelledVolume], architecture: Architecture, seed: int) -> BatchSource:
+        """The same windows, not varied: noise and blur, of which a quarter has much, would shift what nets expect."""
+        return self._sampler(train, architecture, seed, None)
+
+    def _sampler(
+        self, train: list[LabelledVolume], architecture: Architecture, seed: int, augmentation: Augmentation | None
+    ) -> BatchSource:
         return Sampler(
             train,
             self.window,
             self.batch,
             architecture.n_classes,
-            augmentation=self.augmentation,
+            augmentation=augmentation,
             rare=self.rare,
+            context=architecture.context,
             seed=seed,
         )
 

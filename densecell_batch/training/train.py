@@ -10,15 +10,17 @@ from pathlib import Path
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.io.reading import open_stack
+from densecell_batch.io.stack import StackInfo
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.models.manifest import MOST_SCALED
 from densecell_batch.prepare.examine import zoom_to
 from densecell_batch.prepare.preparation import Aim
+from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.storage.opening import Reach
-from densecell_batch.training.options import TrainingOptions, training_run
+from densecell_batch.training.options import TrainingOptions, fitting, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.working_scale import ONE, Factors, with_plan
@@ -76,8 +78,16 @@ def train(
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
     start, run = training_run(classes, options)
-    n, window = run.architecture.n_classes, run.recipe.window
-    of_first = _voxel_size(images[0])
+    infos = [_info(path) for path in images]
+    of_first = infos[0].voxel_size
+    scale = _scale(options, of_first)
+    aim = Aim() if options.scale == "off" else _aim(of_first, scale or ONE)
+    if options.window is None:
+        shapes = [grid_at(info.shape, zoom_to(aim, info.voxel_size)[0]) for info in infos]
+        window = fitting(run.recipe.window, shapes, run.architecture)
+        run = replace(run, recipe=replace(run.recipe, window=window))
+    n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
+    smallest = (depth - 2 * run.architecture.context, height, width)
 
     def load(scale: Factors) -> tuple[list[LabelledVolume], LabelledVolume]:
         published = options.preset == "published"
@@ -85,12 +95,11 @@ def train(
         aim = None if as_it_is else _aim(of_first, scale)
         outside = "off" if published else "auto"
         volumes = [
-            load_labelled(image, label, n, window, errors, outside=outside, aim=aim)
+            load_labelled(image, label, n, smallest, errors, outside=outside, aim=aim)
             for image, label, errors in zip(images, labels, weights or (None,) * len(labels), strict=True)
         ]
         return volumes, load_labelled(*evaluation, n, outside=outside, aim=aim)
 
-    scale = _scale(options, of_first)
     volumes, chosen_on = load(scale or ONE)
     _check_classes(volumes, chosen_on, run)
     if options.epochs is not None:
@@ -104,9 +113,9 @@ def train(
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
 
 
-def _voxel_size(path: Path) -> VoxelSize | None:
+def _info(path: Path) -> StackInfo:
     with open_stack(path, reach=Reach.of(path, links=True)) as stack:
-        return stack.info.voxel_size
+        return stack.info
 
 
 def _aim(of_first: VoxelSize | None, scale: Factors) -> Aim:

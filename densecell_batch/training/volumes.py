@@ -91,7 +91,7 @@ def load_labelled(
     n_classes
         Labels run from 0 to `n_classes` - 1.
     window
-        Smallest shape (z, y, x) that will do; None when any will.
+        Of the training: a volume has to be as large (z, y, x); None when any will do.
     weights
         Stack that says how much each voxel counts, 0 for not at all.
     outside

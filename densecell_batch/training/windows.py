@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from densecell_batch.inference.tiling import mirror
 from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["Augmentation", "Batch", "Sampler", "flattened"]
@@ -56,6 +57,8 @@ class Sampler:
         How far windows are varied; None for windows as they are.
     rare
         Share of windows that are centred on a voxel of a class that is drawn first, so that rare ones are met.
+    context
+        Slices at each end of a window that only serve the others; beyond the volume they are mirrored.
     seed
         Of all random numbers.
     """
@@ -69,8 +72,10 @@ class Sampler:
         *,
         augmentation: Augmentation | None,
         rare: float = 0.5,
+        context: int = 0,
         seed: int = 0,
     ) -> None:
+        self._context = context
         self._volumes, self._window, self._batch = volumes, window, batch
         self._augmentation, self._rare, self._seed = augmentation, rare, seed
         sizes = np.array([volume.labels.size for volume in volumes], float)
@@ -82,7 +87,8 @@ class Sampler:
     def epoch(self) -> int:
         """Steps in which as many voxels are drawn as there are."""
         voxels = sum(volume.labels.size for volume in self._volumes)
-        return -(-voxels // (self._batch * int(np.prod(self._window))))
+        depth, height, width = self._window
+        return -(-voxels // (self._batch * (depth - 2 * self._context) * height * width))
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step.
@@ -105,8 +111,9 @@ class Sampler:
         volume = self._volumes[which]
         z, y, x = self._centre(rng, which)
         depth, height, width = self._window
-        first = int(np.clip(z - int(rng.integers(depth)), 0, volume.labels.shape[0] - depth))
-        slices = slice(first, first + depth)
+        scored, there = depth - 2 * self._context, volume.labels.shape[0]
+        first = int(np.clip(z - int(rng.integers(scored)), 0, there - scored)) - self._context
+        slices = mirror(np.arange(first, first + depth), there)
         if self._augmentation is None:
             corner = [
                 int(np.clip(c - side // 2, 0, length - side))
@@ -116,11 +123,11 @@ class Sampler:
             weights = np.ones(self._window, np.float32) if volume.weights is None else volume.weights[region]
             return volume.image[region], volume.labels[region].astype(np.int32), weights
         rows, columns = _deformed_grid((height, width), (y, x), self._augmentation, rng)
-        image = np.stack([_at(plane, rows, columns, order=1) for plane in volume.image[slices]])
-        labels = np.stack([_at(plane, rows, columns, order=0) for plane in volume.labels[slices]])
+        image = np.stack([_at(volume.image[z], rows, columns, order=1) for z in slices])
+        labels = np.stack([_at(volume.labels[z], rows, columns, order=0) for z in slices])
         weights = np.ones(labels.shape, np.float32)
         if volume.weights is not None:
-            weights = np.stack([_at(plane, rows, columns, order=0) for plane in volume.weights[slices]])
+            weights = np.stack([_at(volume.weights[z], rows, columns, order=0) for z in slices])
         if rng.random() < 0.5:
             image, labels, weights = image[::-1], labels[::-1], weights[::-1]
         return _regraded(image, self._augmentation, rng), labels.astype(np.int32), weights

@@ -40,8 +40,8 @@ ONE: Factors = (1.0, 1.0, 1.0)
 CANDIDATES: tuple[Factors, ...] = (ONE, (1.0, 0.5, 0.5), (1.0, 0.25, 0.25))  # finest first
 TRIAL = 0.08  # of the steps of a member
 FEWEST = 40  # steps that tell something
-_CEILING = 0.85  # mean IoU of labels that were brought to a scale and back, from which a scale is tried
-_CLEARLY = 0.01  # mean IoU by which a coarser scale has to be better
+_CEILING = 0.97  # mean IoU of labels that were brought to a scale and back, from which a scale is tried
+_CLEARLY = 0.05  # mean IoU by which a coarser scale has to be better
 _LARGEST = 2**20  # bytes of a plan
 _log = logging.getLogger(__name__)
 

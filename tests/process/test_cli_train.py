@@ -12,7 +12,7 @@ from phantoms import NET, a_run, phantom, save_phantoms
 from PIL import Image
 
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.nets.architecture import UNet2D
+from densecell_batch.nets.architecture import ResidualUNet, UNet2D
 from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.restarts import train_ensemble
 from densecell_batch.training.volumes import load_labelled
@@ -32,8 +32,8 @@ def trained(tmp_path_factory):
 def arguments(files, out, **more):
     options = {
         "images": files["train-images"], "labels": files["train-labels"], "eval-images": files["eval-images"],
-        "eval-labels": files["eval-labels"], "out": out, "classes": "outside,cell=#00ff00,dot", "kernels": 4,
-        "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "floor": 0,
+        "eval-labels": files["eval-labels"], "out": out, "classes": "outside,cell=#00ff00,dot", "net": "2d3d",
+        "kernels": 4, "pyramid-kernels": 4, "window": "5,32,32", "steps": 20, "floor": 0,
         "precision": "float32", **more,
     }  # fmt: skip
     return [str(word) for key, value in options.items() if value is not None for word in (f"--{key}", value)]
@@ -97,6 +97,22 @@ def test_nets_and_presets(files, tmp_path, net, preset):
     assert isinstance(bundle.architecture, UNet2D) == (net == "unet")
 
 
+def test_the_default_net(files, tmp_path):
+    """A residual one; its window is what fits of the default one. It is stopped and goes on."""
+    words = arguments(files, tmp_path / "run", net=None, window=None)
+    done = train(*words)
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "run/mine.zip")
+    assert bundle.architecture == ResidualUNet(3, 4)
+    assert bundle.window == (3, 64, 64)
+    done = run("segment", files["eval-images"], "-o", tmp_path / "out", "--model", bundle.path, "--outside", "off")
+    assert done.returncode == 0, done.stderr
+    assert tifffile.imread(tmp_path / "out/eval-images_labels.tif").shape == (6, 72, 80)
+    done = train(*arguments(files, tmp_path / "tuned", net=None, window=None, init=bundle.path))
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "tuned/mine.zip").architecture == bundle.architecture
+
+
 def test_make_weights(files, tmp_path):
     words = arguments(files, tmp_path / "run", **{"eval-images": None, "eval-labels": None})
     done = train(*words, "--make-weights")
@@ -126,6 +142,9 @@ BAD = [
     ({"keep": 2}, 2, "expected 1 to 1"),
     ({"out": "/proc/run"}, 1, "/proc/run: the output folder cannot be made"),
     ({"kernels": 5}, 2, "even number"),
+    ({"net": "residual", "window": "2,64,64"}, 2, "--window 2,64,64 (z, y, x) is too small for a residual net"),
+    ({"net": "residual", "window": "3,64,96"}, 1, "smaller than the training window 1 x 64 x 96"),
+    ({"net": "residual", "preset": "published"}, 2, "--preset published has no --net residual"),
     ({"window": "5,512,512"}, 1, "smaller than the training window"),
     ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
     ({"images": "nowhere.tif"}, 1, "no such file"),

@@ -12,7 +12,7 @@ import pytest
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.planning import plan_tiles
 from densecell_batch.inference.tiling import TileGrid, published_axis, wide_axis
-from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, live_channels, published
+from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, live_channels, published
 
 FULL = published("2d3d")
 WINDOW = (5, 300, 300)
@@ -56,6 +56,27 @@ def test_2d_nets_lose_nothing_to_overlap():
     plan = plan_tiles((9, 1000, 1000), UNet2D(7, 8), (1, 284, 284), budget=2 * 2**30)
     assert plan.grid.z.output == 1
     assert plan.grid.redundancy < 1.1
+
+
+def test_slices_of_a_residual_net_are_computed_once():
+    net = ResidualUNet(5)
+    for depth in (1, 5, 8, 9, 20, 100):
+        grid = plan_tiles((depth, 500, 500), net, (3, 256, 256)).grid
+        assert grid.z.margin == 1
+        assert grid.z.output <= 8
+        assert grid.n_tiles * grid.z.output < depth + len(grid.z.corners)
+        assert grid.tiles_per_row == 1
+    assert plan_tiles((20, 500, 500), net, (3, 256, 256), tile=(3, 256, 256)).grid.z.output == 3
+
+
+def test_tiles_of_a_residual_net_are_flatter_where_memory_is_short():
+    """Fewer slices at a time cost nothing; smaller tiles within them compute their surroundings twice."""
+    net = ResidualUNet(5)
+    plenty, short = (plan_tiles((40, 2000, 2000), net, (3, 256, 256), budget=n * 2**30) for n in (64, 8))
+    assert plenty.grid.z.output == 8
+    assert short.grid.z.output < 8
+    assert short.memory <= 8 * 2**30
+    assert short.grid.redundancy < 1.1
 
 
 def test_a_tile_that_is_asked_for():

@@ -7,10 +7,12 @@ import pytest
 from densecell_batch.errors import OptionError
 from densecell_batch.nets.architecture import (
     Hybrid2D3D,
+    ResidualUNet,
     UNet2D,
     architecture_from_dict,
     architecture_to_dict,
     flop_per_voxel,
+    n_parameters,
     published,
     tensor_shapes,
 )
@@ -46,6 +48,7 @@ def test_published_work_per_voxel():
         (Hybrid2D3D(7, 8), (5, 60, 60), (5, 56, 56)),
         (published("unet2d"), (1, 572, 572), (1, 388, 388)),
         (UNet2D(7, 8), (1, 284, 284), (1, 100, 100)),
+        (ResidualUNet(7), (3, 100, 96), (1, 100, 96)),
     ],
 )
 def test_output_shape(net, given, out):
@@ -53,15 +56,26 @@ def test_output_shape(net, given, out):
 
 
 @pytest.mark.parametrize(
-    "net", [Hybrid2D3D(3, 4), UNet2D(3, 4), UNet2D(3, 4, 2), UNet2D(3, 4, 3, 1), Hybrid2D3D(3, 4, 2)]
+    "net", [Hybrid2D3D(3, 4), UNet2D(3, 4), UNet2D(3, 4, 2), UNet2D(3, 4, 3, 1), Hybrid2D3D(3, 4, 2), ResidualUNet(3)]
 )
 def test_sides_on_the_lattice_lose_only_the_margin(net):
     for k in range(1, 9):
         side = net.residue + k * net.alignment
-        assert net.output_shape((1, side + 2 * net.margin, side + 2 * net.margin)) == (1, side, side)
+        given = (1 + 2 * net.context, side + 2 * net.margin, side + 2 * net.margin)
+        assert net.output_shape(given) == (1, side, side)
 
 
-@pytest.mark.parametrize("net", [Hybrid2D3D(7, 8, relu_on_logits=False, pyramid_convs=(1, 2)), UNet2D(5, 4, 2)])
+def test_work_of_the_default_net():
+    """docs/design/0004: the figures by which it was chosen."""
+    net = ResidualUNet(5)
+    assert n_parameters(net) == 4_913_189
+    assert flop_per_voxel(net) == pytest.approx(76_568)
+    assert net.reach == (1, 217, 217)
+
+
+@pytest.mark.parametrize(
+    "net", [Hybrid2D3D(7, 8, relu_on_logits=False, pyramid_convs=(1, 2)), UNet2D(5, 4, 2), ResidualUNet(2, 8, 3, 64, 2)]
+)
 def test_config_round_trips_through_json_values(net):
     assert architecture_from_dict(architecture_to_dict(net)) == net
 
@@ -82,6 +96,12 @@ def test_config_round_trips_through_json_values(net):
         ({"family": "unet2d", "n_classes": 7, "n_convs": 10**9}, "n_convs is 1000000000"),
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": [10**9]}, "numbers from 1 to 64"),
         ({"family": "2d3d", "n_classes": 7, "pyramid_convs": [1] * 9}, "1 to 8 whole numbers"),
+        (
+            {"family": "residual", "n_classes": 7, "neighbours": -1},
+            "neighbours is -1; expected a whole number from 0 to 8",
+        ),
+        ({"family": "residual", "n_classes": 7, "most_kernels": 0}, "most_kernels is 0"),
+        ({"family": "residual", "n_classes": 7, "n_blocks": 9}, "n_blocks is 9"),
         ({"family": "2d3d", "n_classes": 7, "relu_on_logits": "no"}, "relu_on_logits is 'no'; expected true or false"),
     ],
 )

@@ -6,8 +6,9 @@ import pytest
 
 from densecell_batch.errors import OptionError
 from densecell_batch.models.published import read_published
-from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, published, tensor_shapes
+from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, published, tensor_shapes
 from densecell_batch.nets.build import assign_weights, build_net, extract_weights
+from densecell_batch.nets.layers import BatchNorm
 
 # Where in our net each tensor of the published window of probe S is. The pyramid tensors that are missing here are
 # only computed as far as the output needs them; the sum that follows them is compared.
@@ -69,7 +70,15 @@ def test_probabilities_of_probe_s(net_s, probe):
 
 @pytest.mark.parametrize(
     "architecture",
-    [Hybrid2D3D(3, 4, 2, 1, (1, 2), 6), Hybrid2D3D(2, 2, 1, 1, (1,), 2), UNet2D(4, 3, 2), published("2d3d", 5, 2)],
+    [
+        Hybrid2D3D(3, 4, 2, 1, (1, 2), 6),
+        Hybrid2D3D(2, 2, 1, 1, (1,), 2),
+        UNet2D(4, 3, 2),
+        published("2d3d", 5, 2),
+        ResidualUNet(3, 4, 2),
+        ResidualUNet(5, 3, 1, 5, 2),
+        ResidualUNet(2, 2, 2, neighbours=0),
+    ],
 )
 def test_nets_have_exactly_the_canonical_tensors(architecture):
     side = architecture.residue + 2 * architecture.margin + 2 * architecture.alignment
@@ -98,7 +107,9 @@ def test_quirks_are_options(quirk):
     assert kernel[0] == (1 if quirk == "pyramid_unpools_z" else 2)
 
 
-@pytest.mark.parametrize("architecture", [Hybrid2D3D(3, 4, pyramid_unpools_z=False), UNet2D(3, 4, 2)])
+@pytest.mark.parametrize(
+    "architecture", [Hybrid2D3D(3, 4, pyramid_unpools_z=False), UNet2D(3, 4, 2), ResidualUNet(3, 4, 2)]
+)
 def test_nothing_beyond_the_reach_matters(architecture):
     side = architecture.residue + 2 * architecture.margin + 24 * architecture.alignment
     net = build_net(architecture, (5, side, side))
@@ -116,7 +127,58 @@ def test_nothing_beyond_the_reach_matters(architecture):
     assert np.abs(after - before)[..., edge, :, :].max() > 0
 
 
-@pytest.mark.parametrize(("net", "shape"), [(Hybrid2D3D(3, 4), (5, 7, 40)), (UNet2D(3, 4), (1, 180, 284))])
+@pytest.mark.parametrize(
+    ("net", "shape"), [(Hybrid2D3D(3, 4), (5, 7, 40)), (UNet2D(3, 4), (1, 180, 284)), (ResidualUNet(3, 4), (2, 64, 64))]
+)
 def test_inputs_that_are_too_small(net, shape):
     with pytest.raises(OptionError, match="too small"):
         build_net(net, shape)
+
+
+def test_a_slice_of_a_residual_net_depends_on_its_neighbours_alone():
+    net = build_net(ResidualUNet(3, 4, 2), (7, 32, 32))
+    image = np.random.default_rng(0).standard_normal((1, 7, 32, 32, 1)).astype(np.float32)
+    changed = image.copy()
+    changed[:, 3] += 1
+    before, after = (run(net, i, *net.outputs)[0][0] for i in (image, changed))
+    assert before.shape == (5, 32, 32, 3)
+    assert [not np.allclose(a, b) for a, b in zip(before, after, strict=True)] == [False, True, True, True, False]
+
+
+def test_odd_sides_come_out_whole():
+    net = build_net(ResidualUNet(3, 4, 2), (3, 37, 43), normalized=True)
+    assert [output.shape for output in net.output] == [(None, 1, 37, 43, 3)] * 2
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 8, 5), (2, 3, 6, 7, 5)])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_batch_normalization_against_numpy(shape, dtype):
+    x = (3 + 2 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+    layer = BatchNorm(dtype=dtype)
+    y = np.asarray(layer(x), np.float32)
+    axes, exact = tuple(range(len(shape) - 1)), dtype == "float32"
+    mean, variance = x.mean(axes), x.var(axes)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + layer.epsilon), atol=1e-5 if exact else 0.03)
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5 if exact else 1e-2)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5 if exact else 2e-2)
+    assert layer.gamma.dtype == layer.moving_variance.dtype == "float32"
+
+
+def test_gradients_of_batch_normalization_are_those_of_the_formula():
+    from densecell_batch.nets.backend import value_and_gradients
+
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal((2, 3, 4, 5, 3)).astype(np.float32) for _ in range(2))
+    layer = BatchNorm()
+    layer.build(x.shape)
+
+    def formula(x):
+        mean, variance = keras.ops.moments(x, (0, 1, 2, 3))
+        return (x - mean) * keras.ops.rsqrt(variance + layer.epsilon)
+
+    def gradient(function):
+        return value_and_gradients(lambda v: keras.ops.sum(function(v[0]) * weight), [keras.ops.convert_to_tensor(x)])
+
+    (value, (ours,)), (expected, (theirs,)) = gradient(layer), gradient(formula)
+    assert float(value) == pytest.approx(float(expected), rel=1e-4)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 
 from densecell_batch.errors import OptionError, StackError, Stopped
 from densecell_batch.models.bundle import load_bundle
-from densecell_batch.nets.architecture import UNet2D
+from densecell_batch.nets.architecture import ResidualUNet, UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
@@ -23,6 +23,7 @@ from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
+from densecell_batch.training.options import fitting
 from densecell_batch.training.recipes import Improved
 from densecell_batch.training.restarts import train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
@@ -102,6 +103,47 @@ def test_windows_as_they_are():
     assert (windows == images[0, ..., 0]).all((-3, -2, -1)).any()
 
 
+def test_slices_that_only_serve_others():
+    """Each slice is met in the middle, those at the ends among their mirrored neighbours; classes are met there."""
+    volume = phantom((4, 40, 40))
+    labels = np.zeros_like(volume.labels)
+    labels[3, 5, 5] = 1
+    marked = LabelledVolume(
+        np.arange(4, dtype=np.float32)[:, None, None] * np.ones((1, 40, 40)), labels, None, ("", "")
+    )
+    draw = Sampler([marked], (3, 32, 32), 1, 2, augmentation=None, rare=0.5, context=1)
+    seen = Counter(tuple(draw(step)[0][0, :, 0, 0, 0].astype(int)) for step in range(200))
+    assert set(seen) == {(1, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 3)}
+    assert seen[2, 3, 3] > 40  # the class that is there alone
+    assert draw.epoch == -(-4 * 40 * 40 // (32 * 32))
+    (image,), (found,), _ = Sampler([phantom((1, 40, 40))], (3, 32, 32), 1, 3, augmentation=Augmentation(), context=1)(
+        0
+    )
+    assert image.shape == (3, 32, 32, 1)
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_statistics_are_taken_of_windows_that_are_not_varied():
+    volume = phantom()
+    images, _, _ = RECIPE.plain_sampler([volume], NET, 0)(5)
+    windows = np.lib.stride_tricks.sliding_window_view(volume.image, (5, 32, 32))
+    assert (windows == images[0, ..., 0]).all((-3, -2, -1)).any()
+
+
+@pytest.mark.parametrize(
+    ("net", "shapes", "window"),
+    [
+        (ResidualUNet(2), [(20, 512, 512)], (3, 256, 256)),
+        (ResidualUNet(2), [(20, 512, 512), (1, 200, 140)], (3, 192, 128)),
+        (ResidualUNet(2), [(20, 20, 512)], (3, 256, 256)),  # none fits: the stack is too small, as will be said
+        (NET, [(3, 512, 150)], (3, 256, 144)),
+        (UNet2D(2, 4, 3), [(9, 200, 250)], (3, 200, 248)),
+    ],
+)
+def test_windows_fit_into_the_stacks(net, shapes, window):
+    assert fitting((3, 256, 256), shapes, net) == window
+
+
 # Losses, against numpy
 
 
@@ -148,7 +190,7 @@ def test_decay_shrinks_kernels_only():
 # Normalization
 
 
-@pytest.mark.parametrize("architecture", [NET, UNet2D(3, 4, n_blocks=2, relu_on_logits=False)])
+@pytest.mark.parametrize("architecture", [NET, UNet2D(3, 4, n_blocks=2, relu_on_logits=False), ResidualUNet(3, 4, 2)])
 def test_folded_net_does_what_the_normalized_one_does(architecture):
     """With the statistics of one batch, the plain net says of that batch what the normalized one says in training."""
     net, rng = build_net(architecture, (5, 64, 64), normalized=True), np.random.default_rng(0)

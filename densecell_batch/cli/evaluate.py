@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import OptionError
 
 __all__ = ["evaluate"]
 
@@ -47,7 +47,14 @@ def evaluate(
     """
     from msgspec import to_builtins
 
-    from densecell_batch.measure.compare import as_table, compare, n_classes_of, read_classes
+    from densecell_batch.measure.compare import (
+        as_table,
+        compare,
+        n_classes_of,
+        read_classes,
+        read_truth,
+        same_shape,
+    )
     from densecell_batch.plots.confusion import render_confusion
     from densecell_batch.plots.png import write_png
     from densecell_batch.storage.atomic import write_file
@@ -56,15 +63,14 @@ def evaluate(
         raise OptionError("nothing to score: give label files, or --model with --images")
     if model and images is None:
         raise OptionError("--model needs --images: the stack that the labels belong to")
-    truth, counted = read_classes(labels, ignore_label)
-    counted = _counted(truth, counted, labels, mask)
+    truth, counted = read_truth(labels, ignore_label, mask)
     found: list[tuple[str, np.ndarray]] = [
-        (path.stem, _same_shape(read_classes(path, outside=True)[0], truth, path)) for path in predicted
+        (path.stem, same_shape(read_classes(path, outside=True)[0], truth, path)) for path in predicted
     ]
     names: list[str] = []
     for bundle_name in model:
         made, names = _segmented(bundle_name, images, members)
-        found += [(name, _same_shape(volume, truth, labels)) for name, volume in made]
+        found += [(name, same_shape(volume, truth, labels)) for name, volume in made]
     n_classes = max(n_classes_of(truth, *(volume for _, volume in found)), len(names))
     names = [*names, *(f"class {i}" for i in range(len(names), n_classes))]
     results = [(name, *compare(truth, volume, n_classes, counted, name=name)) for name, volume in found]
@@ -75,27 +81,6 @@ def evaluate(
         )
     if confusion is not None:
         write_png(confusion, render_confusion(results[0][1].confusion, names))
-
-
-def _counted(truth: np.ndarray, counted: np.ndarray | None, labels: Path, mask: Path | None) -> np.ndarray | None:
-    """Voxels that count, by the label to ignore and by the mask; None for all."""
-    from densecell_batch.measure.compare import read_mask
-
-    if mask is not None:
-        masked = _same_shape(read_mask(mask), truth, mask)
-        counted = masked if counted is None else counted & masked
-    if counted is not None and not counted.any():
-        raise StackError(f"{labels}: no voxel is left to score: the mask or --ignore-label leaves out all of them")
-    return counted
-
-
-def _same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray:
-    if volume.shape != truth.shape:
-        shapes = [" x ".join(map(str, v.shape)) for v in (volume, truth)]
-        raise StackError(
-            f"{path}: it is {shapes[0]} (z, y, x), what it is compared with is {shapes[1]}; expected the same"
-        )
-    return volume
 
 
 def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tuple[str, np.ndarray]], list[str]]:
@@ -123,7 +108,7 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
         prepared = segmenter.prepared(stack, preparation)
         plan = segmenter.plan_of(prepared)
         for label, which in chosen:
-            predictor = Predictor(bundle.architecture, which, segmenter.precision.name)
+            predictor = Predictor(bundle.architecture, which, segmenter.precision.name, offsets=bundle.class_offsets)
 
             def look(tile: np.ndarray, predictor: Predictor = predictor) -> tuple[np.ndarray, np.ndarray | None]:
                 return combine(predictor(tile))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from densecell_batch.cli.params import TILE, VOXEL_SIZE
+from densecell_batch.cli.params import TILE, VOXEL_SIZE, verbosity
 from densecell_batch.printable import printable
+from densecell_batch.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from densecell_batch.calibration import VoxelSize
@@ -24,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group()
 def models() -> None:
-    """List, show, import, pack, verify and fetch model bundles."""
+    """List, show, import, pack, verify, fetch and calibrate model bundles."""
 
 
 @models.command("list")
@@ -125,6 +126,32 @@ def verify(model: str) -> None:
 
 
 @models.command()
+@click.argument("model")
+@click.option("--images", required=True, type=_PATH, help="A stack that is like those to be segmented.")
+@click.option("--labels", required=True, type=_PATH, help="The class of each of its voxels.")
+@click.option("-o", "--out", required=True, type=_PATH, help="The bundle: a folder, or a zip if it ends in .zip.")
+@click.option("--name", help="Of the bundle.  [default: that of the output]")
+@click.option("--mask", type=_PATH, help="Stack of the same shape; only voxels above 0 count.")
+@click.option("--ignore-label", "ignore", type=int, help="Voxels with this label do not count.")
+@verbosity
+def calibrate(model: str, images: Path, labels: Path, out: Path, **options: Any) -> None:
+    """Fit an offset for each class of MODEL, a name or a path, to a few labelled slices, and make a bundle with them.
+
+    It is judged on parts of the slices that the offsets were not fitted to. If they do not help there, nothing is
+    written, and the exit code is 2.
+    """
+    from densecell_batch.training.calibrate import calibrate as calibrated
+
+    stop_on_signals()
+    made = calibrated(model, images, labels, out, **options)
+    held_out, bundle = made.held_out, made.bundle
+    click.echo(f"mean IoU, held out: {held_out.before:.4f} without, {held_out.after:.4f} with these offsets:")
+    for line in _offsets(bundle):
+        click.echo(f"  {line}")
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
+
+
+@models.command()
 @click.argument("name")
 @click.option("--sha256", "pins", multiple=True, metavar="FILE=HASH",
               help="Take only a FILE with this SHA-256. Repeatable; of a single file the HASH will do.")  # fmt: skip
@@ -175,6 +202,11 @@ def _line(bundle: ModelBundle) -> str:
     return f"version {bundle.version}, {bundle.architecture.family}, {members}, {len(bundle.classes)} classes"
 
 
+def _offsets(bundle: ModelBundle) -> list[str]:
+    """A line for each class."""
+    return [f"{offset:+.2f} {c.name}" for c, offset in zip(bundle.classes, bundle.class_offsets or (), strict=True)]
+
+
 def _description(bundle: ModelBundle, manifest: JsonObject) -> list[tuple[str, str]]:
     """Label and value of what `show` prints; a value may have several lines."""
     architecture = [f"{key}: {value}" for key, value in manifest["architecture"].items() if key != "family"]
@@ -189,6 +221,7 @@ def _description(bundle: ModelBundle, manifest: JsonObject) -> list[tuple[str, s
         ("voxel size", str(bundle.voxel_size or "not recorded")),
         ("window", " x ".join(map(str, bundle.window)) + " (z, y, x)"),
         ("normalization", bundle.normalization),
+        *([] if bundle.class_offsets is None else [("offsets", "\n".join(_offsets(bundle)))]),
         ("members", "\n".join(f"{member.file} {member.sha256}" for member in bundle.members)),
         ("scores", _as_json(bundle.scores, indent=1)),
         ("provenance", _as_json(bundle.provenance, indent=1)),

@@ -156,7 +156,11 @@ class Segmenter:
             )
         weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
         return Predictor(
-            self.bundle.architecture, weights, self.precision.name, may_split=self.options.stitch != "deepest"
+            self.bundle.architecture,
+            weights,
+            self.precision.name,
+            may_split=self.options.stitch != "deepest",
+            offsets=self.bundle.class_offsets,
         )
 
     @property

@@ -25,7 +25,17 @@ from densecell_batch.measure.metrics import (
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
 
-__all__ = ["MAX_CLASSES", "Comparison", "as_table", "compare", "n_classes_of", "read_classes", "read_mask"]
+__all__ = [
+    "MAX_CLASSES",
+    "Comparison",
+    "as_table",
+    "compare",
+    "n_classes_of",
+    "read_classes",
+    "read_mask",
+    "read_truth",
+    "same_shape",
+]
 
 MAX_CLASSES = OUTSIDE  # all other values of 8 bits; the memory that scores take grows with the square
 
@@ -127,6 +137,51 @@ def _highest(labels: np.ndarray) -> int:
 def n_classes_of(truth: np.ndarray, *found: np.ndarray) -> int:
     """As many classes as occur, from 0 on; what is outside in class maps that were found is none."""
     return max(int(truth.max()), *(_highest(labels) for labels in found)) + 1
+
+
+def read_truth(
+    labels: Path, ignore: int | None = None, mask: Path | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """True labels, and which of them count.
+
+    Parameters
+    ----------
+    labels
+        The stack.
+    ignore
+        The label of voxels that do not count, which may be any number.
+    mask
+        A stack of the same shape; only voxels above 0 count.
+
+    Returns
+    -------
+    labels : numpy.ndarray
+        (z, y, x) uint8; 0 where `ignore` is.
+    counted : numpy.ndarray or None
+        Bool (z, y, x): voxels that count; None when all do.
+
+    Raises
+    ------
+    StackError
+        If a stack cannot be read, the labels are no classes, the mask has another shape, or no voxel counts.
+    """
+    truth, counted = read_classes(labels, ignore)
+    if mask is not None:
+        masked = same_shape(read_mask(mask), truth, mask)
+        counted = masked if counted is None else counted & masked
+    if counted is not None and not counted.any():
+        raise StackError(f"{labels}: no voxel is left to score: the mask or --ignore-label leaves out all of them")
+    return truth, counted
+
+
+def same_shape(volume: np.ndarray, truth: np.ndarray, path: Path) -> np.ndarray:
+    """A volume as it is; raises StackError if it has not the shape of the truth."""
+    if volume.shape != truth.shape:
+        shapes = [" x ".join(map(str, v.shape)) for v in (volume, truth)]
+        raise StackError(
+            f"{path}: it is {shapes[0]} (z, y, x), what it is compared with is {shapes[1]}; expected the same"
+        )
+    return volume
 
 
 def read_mask(path: Path) -> np.ndarray:

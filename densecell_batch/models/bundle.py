@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from densecell_batch.models.manifest import (
     MemberEntry,
     OwnRecords,
     check_fields,
+    check_offsets,
     check_texts,
     entries,
     is_whole,
@@ -48,7 +48,7 @@ from densecell_batch.models.manifest import (
     voxel_size_entry,
     voxel_size_from,
 )
-from densecell_batch.models.names import MANIFEST
+from densecell_batch.models.names import MANIFEST, file_word
 from densecell_batch.models.npz import MAX_NPZ_BYTES, golden_bytes, read_golden
 from densecell_batch.nets.architecture import (
     Architecture,
@@ -65,7 +65,6 @@ from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive,
 
 __all__ = [
     "ModelBundle",
-    "file_word",
     "load_bundle",
     "pack_bundle",
     "read_manifest",
@@ -102,11 +101,14 @@ class ModelBundle:
     scores: JsonObject  # what was measured, as its maker wrote it
     provenance: JsonObject  # where the weights come from
     own_data: OwnRecords | None = None  # what the data of its training is like; None where nobody recorded it
+    class_offsets: tuple[float, ...] | None = None  # added to the logits of each class; None for nothing
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
         if len(self.classes) != self.architecture.n_classes:
             raise BundleError(f"{len(self.classes)} classes are named, but the nets have {self.architecture.n_classes}")
+        if self.class_offsets is not None:
+            check_offsets(self.class_offsets, len(self.classes))
         for what, names in (("class", [c.name for c in self.classes]), ("member file", [m.file for m in self.members])):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
@@ -259,6 +261,7 @@ def write_bundle(
     scores: Mapping[str, Any],
     provenance: Mapping[str, Any],
     own_data: OwnRecords | None = None,
+    class_offsets: Sequence[float] | None = None,
     may_exist: bool = False,
 ) -> ModelBundle:
     """Write a bundle: a zip if `path` ends in .zip, else a folder. Equal input gives equal bytes.
@@ -294,7 +297,7 @@ def write_bundle(
         _check_tensors(architecture, tensors, f"{path}: {file}")
         files[file] = save({key: np.ascontiguousarray(tensors[key]) for key in tensor_shapes(architecture)})
     manifest = Manifest(
-        schema_version=1 if own_data is None else SCHEMA_VERSION,
+        schema_version=1 if own_data is None and class_offsets is None else SCHEMA_VERSION,
         name=name,
         version=version,
         licence=licence,
@@ -307,7 +310,8 @@ def write_bundle(
         members=[MemberEntry(file=file, sha256=hashlib.sha256(found).hexdigest()) for file, found in files.items()],
         scores=dict(scores),
         provenance=dict(provenance),
-        own_data=UNSET if own_data is None else own_data,
+        own_data=own_data or (UNSET if class_offsets is None else OwnRecords()),
+        class_offsets=UNSET if class_offsets is None else tuple(class_offsets),
     )
     try:
         text = json.dumps(to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
@@ -397,16 +401,12 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
                 "voxel_size": voxel_size_from(fields["voxel_size"]),
                 "window": tuple(fields["window"]),
                 "own_data": own_records(fields.get("own_data")),
+                "class_offsets": tuple(fields["class_offsets"]) if "class_offsets" in fields else None,
                 "members": tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256"))),
             },
         )
     except (OptionError, BundleError) as error:
         raise BundleError(f"{place}: {error}") from error
-
-
-def file_word(class_name: str) -> str:
-    """What the files of a class are named after: what a file name cannot hold becomes "-"."""
-    return re.sub(r"[^0-9A-Za-z._-]+", "-", class_name)
 
 
 def _member_limit(architecture: Architecture) -> int:

@@ -18,7 +18,11 @@ GOLDEN_TOLERANCE = 1e-4  # probabilities; float32 kernels of different processor
 
 
 def golden_pair(
-    architecture: Architecture, members: Sequence[Mapping[str, np.ndarray]], window: Triple, seed: int = 0
+    architecture: Architecture,
+    members: Sequence[Mapping[str, np.ndarray]],
+    window: Triple,
+    seed: int = 0,
+    offsets: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A small input and what the ensemble (mean, float32) says of it, to be kept in a bundle.
 
@@ -30,6 +34,8 @@ def golden_pair(
         Input window of the training (z, y, x); the golden input is at most this large.
     seed
         Of the random input.
+    offsets
+        Of the classes (`ModelBundle.class_offsets`); None for nothing.
 
     Returns
     -------
@@ -56,7 +62,7 @@ def golden_pair(
     for axis in (1, 2):
         noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
     image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
-    probabilities, _ = combine(Predictor(architecture, members, may_split=False)(image))
+    probabilities, _ = combine(Predictor(architecture, members, may_split=False, offsets=offsets)(image))
     return image, probabilities
 
 
@@ -77,7 +83,8 @@ def verify_bundle(bundle: ModelBundle) -> float:
 
     image, expected = bundle.golden()
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    probabilities, _ = combine(Predictor(bundle.architecture, weights, may_split=False)(image))
+    predictor = Predictor(bundle.architecture, weights, may_split=False, offsets=bundle.class_offsets)
+    probabilities, _ = combine(predictor(image))
     if probabilities.shape != expected.shape:
         raise BundleError(
             f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "LONGEST",
     "MAX_MANIFEST_BYTES",
     "MAX_MEMBERS",
+    "MAX_OFFSET",
     "MOST_SCALED",
     "SCHEMA_VERSION",
     "ClassEntry",
@@ -30,6 +31,7 @@ __all__ = [
     "MemberEntry",
     "OwnRecords",
     "check_fields",
+    "check_offsets",
     "check_texts",
     "entries",
     "is_whole",
@@ -39,9 +41,10 @@ __all__ = [
     "voxel_size_from",
 ]
 
-SCHEMA_VERSION = 2  # 1 has no `own_data`, and is read for ever
+SCHEMA_VERSION = 2  # 1 has no `own_data` and no `class_offsets`, and is read for ever
 MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
+MAX_OFFSET = 10.0  # of a class, added to its logit: e**10 is 22,026 times as likely
 _MOST_FEATURES = 100
 _FEATURE = re.compile(r"[a-z]{1,20}_[0-9]{1,4}(\.[0-9]{1,2})?px")
 MOST_SCALED = 6  # times as many voxels, or as few
@@ -119,11 +122,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
     scores: JsonObject  # what was measured, as its maker wrote it
     provenance: JsonObject  # where the weights come from
     own_data: OwnRecords | UnsetType = UNSET  # what the data of the training is like; schema 2
+    class_offsets: tuple[float, ...] | UnsetType = UNSET  # added to the logits, one for each class; schema 2, optional
 
 
 # Type of the JSON value of a field, and what a message calls it.
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
-_LISTS, _OBJECTS = {"classes", "window", "members"}, {"architecture", "scores", "provenance", "own_data"}
+_LISTS = {"classes", "window", "members", "class_offsets"}
+_OBJECTS = {"architecture", "scores", "provenance", "own_data"}
+_OPTIONAL = ("class_offsets",)  # of schema 2
 
 
 def check_texts(name: str, version: str, licence: str, citation: str) -> None:
@@ -145,21 +151,24 @@ def check_texts(name: str, version: str, licence: str, citation: str) -> None:
 
 
 def check_fields(manifest: JsonObject) -> None:
-    """See that the fields of a manifest are there, no others, and each of its kind.
+    """See that the fields of a manifest are there, but for those that are optional, no others, and each of its kind.
 
     Raises
     ------
     BundleError
         If they are not; the message says which, and what was expected.
     """
-    names = tuple(n for n in Manifest.__struct_fields__ if n != "own_data" or manifest["schema_version"] > 1)
-    missing, unknown = sorted({*names} - manifest.keys()), sorted(manifest.keys() - {*names})
+    first = manifest["schema_version"] == 1
+    names = [n for n in Manifest.__struct_fields__ if n not in _OPTIONAL and not (first and n == "own_data")]
+    optional = () if first else _OPTIONAL
+    missing, unknown = sorted({*names} - manifest.keys()), sorted(manifest.keys() - {*names, *optional})
     if missing or unknown:
         problem = (
             f"lacks {', '.join(missing)}" if missing else f"has unknown fields: {printable(', '.join(unknown)[:80])}"
         )
-        raise BundleError(f"{problem}; expected exactly {', '.join(names)}")
-    for name in names[1:]:
+        more = f", and {', '.join(optional)} if need be" if optional else ""
+        raise BundleError(f"{problem}; expected exactly {', '.join(names)}{more}")
+    for name in [*names[1:], *(name for name in optional if name in manifest)]:
         value, kind = manifest[name], list if name in _LISTS else dict if name in _OBJECTS else str
         if name == "voxel_size" and not isinstance(value, dict | None):
             raise BundleError(f"voxel_size is {short(value)}; expected an object or null")
@@ -185,6 +194,22 @@ class Member:
             raise BundleError(f"member file is {short(self.file)}; expected a plain name like member-0.safetensors")
         if not isinstance(self.sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise BundleError(f"member {self.file}: sha256 is {short(self.sha256)}; expected 64 hexadecimal digits")
+
+
+def check_offsets(offsets: Sequence[Any], n_classes: int) -> None:
+    """See that the offsets of a bundle are numbers, one for each class, of which none drowns what the nets say.
+
+    Raises
+    ------
+    BundleError
+        If they are not.
+    """
+    numbers = [x for x in offsets if isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= MAX_OFFSET]
+    if len(offsets) != n_classes or len(numbers) != n_classes:
+        raise BundleError(
+            f"class_offsets is {short([*offsets])}; expected {n_classes} numbers from -{MAX_OFFSET:g} to "
+            f"{MAX_OFFSET:g}, one for each class"
+        )
 
 
 def entries(values: list[Any], field: str, keys: tuple[str, str]) -> Iterator[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from densecell_batch.errors import StackError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.nets.architecture import Architecture, UNet2D
 
 __all__ = ["Predictor"]
@@ -38,6 +38,13 @@ class Predictor:
         "float32", "bfloat16" or "float16": what the net computes in. Probabilities are always float32.
     may_split
         Whether a tile that does not fit in memory may be cut into smaller ones.
+    offsets
+        Added to the logit of each class, of every member (`ModelBundle.class_offsets`); None for nothing.
+
+    Raises
+    ------
+    OptionError
+        If there are not as many offsets as classes.
     """
 
     def __init__(
@@ -47,9 +54,12 @@ class Predictor:
         precision: str = "float32",
         *,
         may_split: bool = True,
+        offsets: Sequence[float] | None = None,
     ) -> None:
+        if offsets is not None and len(offsets) != architecture.n_classes:
+            raise OptionError(f"{len(offsets)} offsets for a net of {architecture.n_classes} classes; expected as many")
         self.architecture, self.precision, self._may_split = architecture, precision, may_split
-        self._members = members
+        self._members, self._offsets = members, None if offsets is None else np.asarray(offsets, np.float32)
         self._variables: list[list[Any]] = []
         self._net: Any = None  # of the last shape; its variables say the order of the tensors
         self._forward: dict[Triple, Callable[[list[Any], np.ndarray], np.ndarray]] = {}
@@ -156,8 +166,10 @@ class Predictor:
 
         def forward(variables: list[Any], batch: Any) -> Any:
             outputs, _ = net.stateless_call(variables, [], ops.cast(batch, self.precision), training=False)
-            logits = outputs[0] if isinstance(outputs, list) else outputs  # the deciding ones first
-            return ops.softmax(ops.cast(logits, "float32"), axis=-1)
+            logits = ops.cast(
+                outputs[0] if isinstance(outputs, list) else outputs, "float32"
+            )  # the deciding ones first
+            return ops.softmax(logits if self._offsets is None else logits + self._offsets, axis=-1)
 
         run = compiled(forward)
         return lambda variables, batch: np.asarray(run(variables, batch))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from densecell_batch.io.discovery import exists
-from densecell_batch.models.bundle import file_word
+from densecell_batch.models.names import file_word
 from densecell_batch.runs.options import RunOptions
 
 __all__ = ["StackPaths", "is_like_result", "stack_name", "without_suffix"]

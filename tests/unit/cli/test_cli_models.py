@@ -188,6 +188,8 @@ def test_verify_notices_other_probabilities(tmp_path: Path, bundle: Path) -> Non
         (["import", "a", "-o", "x", "--window", "5,60"], "'5,60' is not three whole numbers"),
         (["import", "a", "-o", "x", "--voxel-size", "1,2"], "'1,2' is not three lengths"),
         (["pack", "a", "-o", "b.tar"], "b.tar does not end in .zip"),
+        (["calibrate", "a", "--labels", "b", "-o", "c"], "Missing option '--images'"),
+        (["calibrate", "a", "--images", "b", "--labels", "c"], "Missing option '-o'"),
         (["unknown"], "No such command 'unknown'"),
     ],
 )

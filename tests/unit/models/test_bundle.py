@@ -11,18 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from bundles import NET, fields
 from safetensors.numpy import load_file, save_file
 
 from densecell_batch.errors import BundleError, OutputError
-from densecell_batch.models.bundle import load_bundle, pack_bundle, shape_differences, write_bundle
+from densecell_batch.models.bundle import load_bundle, pack_bundle, read_manifest, shape_differences, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.manifest import Member
 from densecell_batch.nets.architecture import UNet2D, tensor_shapes
 
 HASH = "0" * 64
+SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,15 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
             {"scale": [1, 1]},
         )
     ),
+    ({"class_offsets": [0, 0]}, r"unknown fields: class_offsets; expected exactly .*, provenance$"),
+    ({"schema_version": 2, "own_data": {}, "extra": 1}, r"unknown fields: extra; .*, and class_offsets if need be$"),
+    *(
+        (
+            {"schema_version": 2, "own_data": {}, "class_offsets": value},
+            r"class_offsets is .*expected (a list|2 numbers)",
+        )
+        for value in (None, 0, {}, [], [0], [0, 0, 0], [0, True], [0, "1"], [0, None], [0, 10.1], [-1e300, 0])
+    ),
     ({"schema_version": True}, r"schema version True"),
     ({"licence": ...}, r"lacks licence; expected exactly schema_version, name"),
     ({"extra": 1}, r"unknown fields: extra"),
@@ -196,6 +207,27 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
     ({"members": [{"file": "a.safetensors", "sha256": HASH}] * 2}, r"member file 'a\.safetensors' stands there twice"),
     ({"members": [{"file": "a.safetensors", "sha256": HASH}]}, r"a\.safetensors is missing; the bundle is incomplete"),
 ]
+
+
+@pytest.mark.parametrize("offsets", [(0.0, -1.25), (10.0, 0.0), None])
+def test_offsets_make_it_schema_2(tmp_path: Path, offsets: tuple[float, ...] | None) -> None:
+    bundle = write_bundle(tmp_path / "b.zip", **fields(class_offsets=offsets))
+    assert bundle.class_offsets == offsets
+    packed = pack_bundle(bundle.path, tmp_path / "packed.zip")
+    manifest = read_manifest(packed.path)
+    assert manifest["schema_version"] == (1 if offsets is None else 2)
+    assert manifest.get("class_offsets") == (None if offsets is None else [*offsets])
+    assert bundle.known.scale == (1, 1, 1)
+    jsonschema.validate(
+        manifest, json.loads((SCHEMAS / f"bundle-{manifest['schema_version']}.schema.json").read_text())
+    )
+
+
+def test_offsets_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    for offsets in ((0, float("nan")), (0, 11), (0,)):
+        with pytest.raises(BundleError):
+            write_bundle(tmp_path / "b.zip", **fields(class_offsets=offsets))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("changes", "message"), MANIFESTS)

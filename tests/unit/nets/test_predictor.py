@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from densecell_batch.data import SAMPLE
-from densecell_batch.errors import StackError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.planning import plan_tiles
 from densecell_batch.inference.stitch import Canvas
 from densecell_batch.io.reading import open_stack
@@ -205,6 +205,27 @@ def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory():
     del members[0]["predictor_3d/logits/bias"]
     with pytest.raises(KeyError):
         list(Predictor(architecture, members)(noise(5, 32, 32)))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape"), [(Hybrid2D3D(3, 4, pyramid_kernels=4), (5, 48, 48)), (UNet2D(3, 4, 2), (2, 104, 92))]
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_offsets_are_added_to_log_probabilities_of_each_member(architecture, shape, precision):
+    offsets, image = [0.5, 0.0, -1.5], noise(*shape)
+    members = [random_members(architecture, shape)[0] for _ in range(2)]
+    plain = [p.copy() for p in Predictor(architecture, members, precision)(image)]
+    for before, found in zip(plain, Predictor(architecture, members, precision, offsets=offsets)(image), strict=True):
+        weighted = before * np.exp(offsets)
+        np.testing.assert_allclose(found, weighted / weighted.sum(-1, keepdims=True), atol=1e-5)
+        assert found.dtype == np.float32
+    _, golden = golden_pair(architecture, members, shape, offsets=offsets)
+    assert np.abs(golden - golden_pair(architecture, members, shape)[1]).max() > 0.01
+
+
+def test_there_is_an_offset_for_each_class():
+    with pytest.raises(OptionError, match="2 offsets for a net of 3 classes"):
+        Predictor(UNet2D(3, 4, 2), [], offsets=[0, 0])
 
 
 def test_golden_pair_is_reproducible(model_a):

@@ -81,11 +81,8 @@ def train(
     infos = [_info(path) for path in images]
     of_first = infos[0].voxel_size
     scale = _scale(options, of_first)
-    aim = Aim() if options.scale == "off" else _aim(of_first, scale or ONE)
     if options.window is None:
-        shapes = [grid_at(info.shape, zoom_to(aim, info.voxel_size)[0]) for info in infos]
-        window = fitting(run.recipe.window, shapes, run.architecture)
-        run = replace(run, recipe=replace(run.recipe, window=window))
+        run = _fitted(run, infos, Aim() if options.scale == "off" else _aim(of_first, scale or ONE))
     n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
     smallest = (depth - 2 * run.architecture.context, height, width)
 
@@ -111,6 +108,13 @@ def train(
     else:
         run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
+
+
+def _fitted(run: TrainingRun, infos: Sequence[StackInfo], aim: Aim) -> TrainingRun:
+    """The run with what of its window fits into the stacks, as the nets see them."""
+    shapes = [grid_at(info.shape, zoom_to(aim, info.voxel_size)[0]) for info in infos]
+    window = fitting(run.recipe.window, shapes, run.architecture)
+    return replace(run, recipe=replace(run.recipe, window=window))
 
 
 def _info(path: Path) -> StackInfo:

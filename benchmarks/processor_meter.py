@@ -2,7 +2,7 @@
 
 A training asks its sampler for the windows of each step, in a thread of their own, right before the step that came
 earlier is taken: from one such call to the next is a step, with the drawing of windows beside it. Evaluations begin
-where the main thread asks for windows, which normalizations are measured on, or where a net looks at a tile.
+where windows are asked for that normalizations are measured on, or where a net looks at a tile.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class ProcessorMeter:
 
     def __enter__(self) -> ProcessorMeter:
         for recipe in (Improved, Published):
-            self._patches.enter_context(patch.object(recipe, "sampler", self._metered(recipe.sampler)))
+            draw, draw_plain = recipe.sampler, recipe.plain_sampler
+            self._patches.enter_context(patch.object(recipe, "sampler", self._metered(draw)))
+            self._patches.enter_context(patch.object(recipe, "plain_sampler", self._pausing(draw_plain)))
         look = Predictor.__call__
 
         def paused(predictor: Predictor, tile: np.ndarray) -> Any:
@@ -92,6 +94,22 @@ class ProcessorMeter:
             return _Metered(draw(recipe, *arguments), self)
 
         return sampler
+
+    def _pausing(self, draw: Callable[..., Any]) -> Callable[..., Any]:
+        """A recipe's method `plain_sampler`, of whose windows an evaluation is made."""
+
+        def plain_sampler(recipe: Recipe, *arguments: Any) -> Callable[[int], Any]:
+            known = len(self._trainings)
+            source = draw(recipe, *arguments)
+            del self._trainings[known:]  # it may be a sampler like the others
+
+            def windows(step: int) -> Any:
+                self._pause()
+                return source(step)
+
+            return windows
+
+        return plain_sampler
 
     def _pause(self) -> None:
         """The steps are left."""

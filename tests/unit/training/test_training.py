@@ -245,6 +245,25 @@ def test_learns_and_resumes_to_the_same_weights(stopped, tmp_path):
     assert [row["step"] for row in resumed.history] == [row["step"] for row in whole.history]
 
 
+@pytest.mark.parametrize("stop_at", [4, 12])
+def test_a_residual_net_resumes_to_the_same_weights(tmp_path, stop_at):
+    net, recipe = ResidualUNet(3, 4, 2), replace(RECIPE, window=(3, 32, 32), batch=2).over(16)
+    recipe = replace(recipe, evaluate_every=4)
+    train, evaluation = [phantom()], phantom(seed=1)
+    whole = fit_member(net, train, evaluation, recipe, tmp_path / "a.state", 3)
+
+    def stop(row):
+        if row["step"] == stop_at:
+            raise Stopped("now")
+
+    with pytest.raises(Stopped):
+        fit_member(net, train, evaluation, recipe, tmp_path / "b.state", 3, progress=stop)
+    resumed = fit_member(net, train, evaluation, recipe, tmp_path / "b.state", 3)
+    assert [row["step"] for row in resumed.history] == [4, 8, 12, 16]
+    for name, weights in whole.weights.items():
+        np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-5, err_msg=name)
+
+
 def test_the_best_evaluation_is_kept(stopped, tmp_path):
     """Also across a stop: a rate that grows too high spoils the net, but not the member."""
     shutil.copy(stopped, tmp_path / "a.state")

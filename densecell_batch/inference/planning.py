@@ -289,7 +289,8 @@ def _memory(
     """
     voxels = float(z.input) * y.input * x.input
     outputs = 4 * architecture.n_classes * float(z.output) * y.output * x.output
-    net = voxels * live_channels(architecture) * _ITEM_BYTES[precision]
+    computed = float(z.output) * y.input * x.input  # slices that serve as context are read, but not computed
+    net = computed * live_channels(architecture) * _ITEM_BYTES[precision]
     slab = min(z.output, z.length) * float(rows) * x.length
     canvas = slab * (9 + 4 * architecture.n_classes * keep_probabilities)
     source = float(rows_read) * x.length * 4 * (z.input + 1) + 2 * 4 * voxels

@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 
 _MEASURED = 16  # windows that the statistics of the normalizations are taken of
+_WARM, _PACED, _PACED_SECONDS = 5, 40, 15.0  # steps that a time is not measured on, and on which it is, in so long
 _TENSORS = ("weights", "averaged", "means", "squares")
 
 
@@ -172,18 +173,23 @@ def _note(
 
 
 def seconds_per_step(architecture: Architecture, train: list[LabelledVolume], recipe: Recipe) -> float:
-    """Median time of a step, of some after the first ones, which trace and warm up; nothing is kept of them."""
+    """Mean time of some steps and the drawing of their windows, after the first ones, which trace and warm up; nothing
+    is kept of them.
+    """
     from densecell_batch.nets.build import build_net
 
     net = build_net(architecture, recipe.window, recipe.precision, normalized=recipe.normalized)
     step, state = _compiled_step(net, recipe), _fresh(net)
-    batch = _flat_for(architecture, recipe.sampler(train, architecture, 0))(0)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        _advance(state, step, recipe, batch)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[3:]))
+    sampler = _flat_for(architecture, recipe.sampler(train, architecture, 0))
+    ends: list[float] = []
+    with ThreadPoolExecutor(1, "densecell-windows") as reader:
+        upcoming = reader.submit(sampler, 0)
+        while len(ends) < _WARM + _PACED and (len(ends) < _WARM + 2 or ends[-1] - ends[_WARM] < _PACED_SECONDS):
+            batch = upcoming.result()
+            upcoming = reader.submit(sampler, len(ends) + 1)
+            _advance(state, step, recipe, batch)
+            ends.append(time.perf_counter())
+    return (ends[-1] - ends[_WARM]) / (len(ends) - 1 - _WARM)
 
 
 def _flat_for(architecture: Architecture, source: Callable[[int], Batch]) -> Callable[[int], Batch]:

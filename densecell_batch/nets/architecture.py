@@ -333,7 +333,7 @@ def live_channels(architecture: Architecture) -> float:
     if isinstance(architecture, UNet2D):
         return 6.0 * n
     if isinstance(architecture, ResidualUNet):
-        return 3.0 * n + 2 * c
+        return 3.0 * n + 2 * (c + architecture.neighbours)
     k = architecture.pyramid_kernels
     paths = sum((n + c + 2 * k * 2**i) / 4**i for i in range(1, len(architecture.pyramid_convs)))
     return max(6.0 * n, (n + c) * 2 + 3 * k + paths)
@@ -359,7 +359,7 @@ def window_problem(architecture: Architecture, window: Sequence[Any]) -> str:
             f"window {list(window)} is too large: a net would need {needed:,} bytes for it; expected sides up to "
             f"{_LARGEST_SIDE:,} and at most {_LARGEST_FORWARD:,} bytes"
         )
-    if min(architecture.output_shape(tuple(window))) < 1:
+    if too_small(architecture, window):
         return f"window {list(window)} is too small for the nets: nothing of it would come out"
     return ""
 

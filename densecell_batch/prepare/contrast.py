@@ -221,11 +221,11 @@ class _Textured:
     @classmethod
     def of(cls, slices: Sequence[SliceGreys], curves: Sequence[Curve] | None = None) -> _Textured | None:
         """None where no tile of any slice has contrast, as it is seen through the curves, if there are some."""
-        tiles = np.stack([greys.tiles for greys in slices])
+        tiles, there = _together([greys.tiles for greys in slices])
         chosen = _with_texture(tiles)
         if curves is not None:
             chosen &= _with_texture(np.stack([_mapped(*each) for each in zip(tiles, curves, strict=True)]))
-        share = chosen.mean(axis=1)
+        share = chosen.sum(axis=1) / there
         good = (share > 0) & (share >= _MIN_SHARE * np.quantile(share, 0.75))
         if not good.any():
             return None
@@ -239,6 +239,19 @@ class _Textured:
     def middle(self) -> np.ndarray:
         """Of the typical slice, (level,)."""
         return np.median(self.each, axis=0)
+
+
+def _together(tiles: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles (tile, 17) of slices that need not be of one size as (z, tile, 17), NaN where a slice has fewer; and how
+    many each has, at least 1: (z,).
+    """
+    numbers = np.array([len(each) for each in tiles])
+    if (numbers == numbers[0]).all():
+        return np.stack(tiles), np.maximum(numbers, 1)
+    found = np.full((len(tiles), int(numbers.max()), tiles[0].shape[1]), np.nan, np.float32)
+    for row, each in zip(found, tiles, strict=True):
+        row[: len(each)] = each
+    return found, np.maximum(numbers, 1)
 
 
 def _at_levels(values: np.ndarray) -> np.ndarray:

@@ -52,7 +52,8 @@ def folded(net: Any, architecture: Architecture, weights: list[Any], statistics:
     weights
         Values of its trainable variables.
     statistics
-        For each of some batches, what `statistics_function` says; they are averaged.
+        For each of some batches, what `statistics_function` says: of all batches together the means and variances are
+        taken.
 
     Returns
     -------
@@ -61,8 +62,7 @@ def folded(net: Any, architecture: Architecture, weights: list[Any], statistics:
     """
     values = dict(_values(net, net.trainable_variables, weights))
     if net.non_trainable_variables:
-        means = [np.mean(each, axis=0) for each in zip(*statistics, strict=True)]
-        values |= dict(_values(net, net.non_trainable_variables, means))
+        values |= _together([dict(_values(net, net.non_trainable_variables, batch)) for batch in statistics])
     tensors = {}
     for name in tensor_shapes(architecture):
         prefix, part = name.rsplit("/", 1)
@@ -73,8 +73,20 @@ def folded(net: Any, architecture: Architecture, weights: list[Any], statistics:
             continue
         scale = values[norm, "gamma"] / np.sqrt(values[norm, "moving_variance"] + net.get_layer(norm).epsilon)
         kernel, bias = values[layer, "kernel"] * scale, values[norm, "beta"] - values[norm, "moving_mean"] * scale
-        tensors[name] = kernel if part == "kernel" else bias
+        tensors[name] = (kernel if part == "kernel" else bias).astype(np.float32)
     return tensors
+
+
+def _together(batches: list[dict[tuple[str, str], np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+    """((layer, variable), value) of all batches as one, float64: their variances, and what their means differ by."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverges: its loss tells
+        for layer, kind in batches[0]:
+            found[layer, kind] = np.mean([each[layer, kind] for each in batches], axis=0, dtype=np.float64)
+            if kind == "moving_variance":
+                means = [each[layer, "moving_mean"] for each in batches]
+                found[layer, kind] += np.var(means, axis=0, dtype=np.float64)
+    return found
 
 
 def _values(net: Any, variables: list[Any], values: list[Any]) -> Iterable[tuple[tuple[str, str], np.ndarray]]:

@@ -24,10 +24,11 @@ from densecell_batch.nets.predictor import Predictor
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
 from densecell_batch.system import need_memory
-from densecell_batch.training.offsets import HeldOut, fit_offsets, hold_out, spread
+from densecell_batch.training.offsets import FARTHEST, HeldOut, fit_offsets, hold_out, spread
 
 __all__ = ["LEAST_GAIN", "Calibration", "calibrate"]
 
+_FEW = 1000  # voxels of a class: a person paints as many in a minute
 LEAST_GAIN = 0.002  # of the mean IoU on what was held out: below it, another stack would hardly be any better
 _MOST_VOXELS, _MOST_VALUES = 1_000_000, 2**25  # that are looked at; of their probabilities, 4 bytes each
 
@@ -135,7 +136,9 @@ def calibrate(
             f"{held_out.before:.4f} to {held_out.after:.4f}, expected {LEAST_GAIN:g} more; nothing was written: use "
             "the model as it is, label more slices, or train on them (train --init)"
         )
-    offsets = np.asarray(bundle.class_offsets or np.zeros(len(bundle.classes))) + fit_offsets(answers, true)
+    fitted_offsets = fit_offsets(answers, true)
+    _warn_of_few(labels, true, fitted_offsets, bundle)
+    offsets = np.asarray(bundle.class_offsets or np.zeros(len(bundle.classes))) + fitted_offsets
     fitted = {
         "images": _sha256(images),
         "labels": _sha256(labels, labels=True),
@@ -160,6 +163,16 @@ def _check_labels(path: Path, truth: np.ndarray, counted: np.ndarray | None, bun
             f"{path}: all labels that count are {len(there) - 1}, {bundle.classes[len(there) - 1].name!r}; expected "
             "two classes or more, between which an offset decides"
         )
+
+
+def _warn_of_few(path: Path, true: np.ndarray, offsets: np.ndarray, bundle: ModelBundle) -> None:
+    """Tell of classes whose offset a few voxels decided, or the end of the search."""
+    for info, n, offset in zip(bundle.classes, np.bincount(true, minlength=len(offsets)), offsets, strict=True):
+        if offset and (n < _FEW or abs(offset) >= FARTHEST):
+            _log.warning(
+                "%s: the offset of %s, %+.2f, rests on %d voxels; compare with evaluate on other labels, or label more",
+                path, info.name, offset, n,
+            )  # fmt: skip
 
 
 def _answers(segmenter: Segmenter, images: Path, truth: np.ndarray, places: _Places) -> tuple[np.ndarray, np.ndarray]:

@@ -22,11 +22,11 @@ import numpy as np
 from densecell_batch.errors import OptionError
 from densecell_batch.measure.metrics import Scores, confusion_matrix
 
-__all__ = ["BANDS", "HeldOut", "decided", "fit_offsets", "hold_out", "spread"]
+__all__ = ["BANDS", "FARTHEST", "HeldOut", "decided", "fit_offsets", "hold_out", "spread"]
 
 BANDS = 5
 _STEPS = (0.5, 0.25, 0.1)  # of the search; 0.1 is a tenth more or less likely
-_FARTHEST = 3.0
+FARTHEST = 3.0
 _LEAST = 5e-4  # of the mean IoU: what is less is no reason for a step
 _ROUNDS = 10
 _FITTED = 200_000  # voxels
@@ -120,11 +120,11 @@ def fit_offsets(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def _candidates(value: float, step: float) -> list[float]:
     """What an offset may become, nearest to 0 first: in the first step all of the range, then its neighbours."""
     if step == _STEPS[0]:
-        n = round(_FARTHEST / step)
+        n = round(FARTHEST / step)
         found = [i * step for i in range(-n, n + 1)]
     else:
         found = [value - step, value + step]
-    return sorted((x for x in found if x != value and abs(x) <= _FARTHEST), key=abs)
+    return sorted((x for x in found if x != value and abs(x) <= FARTHEST), key=abs)
 
 
 def hold_out(probabilities: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> HeldOut:

@@ -111,8 +111,17 @@ class TrainingOptions:
             raise OptionError("give --scale or --voxel-size-trained, not both: each says what the nets see")
 
 
-def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tuple[list[Arrays] | None, TrainingRun]:
+def training_run(
+    classes: Sequence[ClassInfo], options: TrainingOptions, shapes: Sequence[Triple] = ()
+) -> tuple[list[Arrays] | None, TrainingRun]:
     """The run that is asked for, and the weights that its members start from.
+
+    Parameters
+    ----------
+    classes, options
+        What the labels mean, and what is asked.
+    shapes
+        Voxels (z, y, x) of the stacks to train on, as the nets see them: default windows fit into them.
 
     Raises
     ------
@@ -123,18 +132,26 @@ def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tupl
     """
     if sum(given is not None for given in (options.steps, options.epochs, options.minutes)) != 1:
         raise OptionError("give one of --steps, --epochs and --minutes: how long each member is trained")
-    architecture, start = _architecture(len(classes), options), None
     if options.init:
         bundle = find_bundle(options.init)
         architecture = bundle.architecture
-        start = [bundle.weights(i) for i in range(len(bundle.members))]
-        if architecture.n_classes != len(classes):
-            raise OptionError(f"--init {options.init} has {architecture.n_classes} classes, --classes {len(classes)}")
+        start: list[Arrays] | None = [bundle.weights(i) for i in range(len(bundle.members))]
+        _check_init(architecture, len(classes), options)
+    else:
+        architecture, start = _architecture(len(classes), options, shapes), None
+    window = options.window or _WINDOWS[architecture.family]
+    if options.window is None and shapes:
+        window = fitting(window, shapes, architecture)
+    if too_small(architecture, window):
+        raise OptionError(
+            f"--window {','.join(map(str, window))} (z, y, x) is too small for a {architecture.family} net; expected "
+            f"more, of {1 + 2 * architecture.context} slices at least"
+        )
     return start, TrainingRun(
         name=options.name,
         architecture=architecture,
         classes=tuple(classes),
-        recipe=_recipe(architecture, options, normalized=start is None),
+        recipe=_recipe(architecture, window, options, normalized=start is None),
         restarts=options.restarts,
         keep=options.keep or min(4, options.restarts),
         seed=options.seed,
@@ -144,15 +161,10 @@ def training_run(classes: Sequence[ClassInfo], options: TrainingOptions) -> tupl
     )
 
 
-def _recipe(architecture: Architecture, options: TrainingOptions, *, normalized: bool) -> Recipe:
+def _recipe(architecture: Architecture, window: Triple, options: TrainingOptions, *, normalized: bool) -> Recipe:
     """The recipe of a preset; a net that is trained already has no normalizations, and needs none."""
     precision = choose_precision(options.precision, select_device("auto"))
     _log.info("precision %s (%s)", precision.name, precision.reason)
-    window = options.window or _WINDOWS[architecture.family]
-    if too_small(architecture, window):
-        raise OptionError(
-            f"--window {','.join(map(str, window))} (z, y, x) is too small for a {architecture.family} net"
-        )
     name = "float32" if precision.name == "float32" else f"mixed_{precision.name}"
     recipe: Recipe
     if options.preset == "published":
@@ -167,9 +179,8 @@ def _recipe(architecture: Architecture, options: TrainingOptions, *, normalized:
 
 
 def fitting(window: Triple, shapes: Sequence[Triple], architecture: Architecture) -> Triple:
-    """What of a window (z, y, x) fits into volumes of some shapes, and is taken by a net; the window itself if nothing.
-
-    Slices that only serve others as context need not be there.
+    """What of a window (z, y, x) fits into volumes of some shapes and is taken by a net; the smallest that is, if
+    nothing does. Slices that only serve others as context need not be there.
     """
     depth, height, width = (min(sides) for sides in zip(*shapes, strict=True))
     step = architecture.alignment
@@ -178,16 +189,42 @@ def fitting(window: Triple, shapes: Sequence[Triple], architecture: Architecture
         for side, there in zip(window[1:], (height, width), strict=True)
     ]
     found = (min(window[0], depth + 2 * architecture.context), sides[0], sides[1])
-    return window if too_small(architecture, found) else found
+    if not too_small(architecture, found):
+        return found
+    # No volume is so small: whoever reads them says so, and what would do.
+    least = next(side for side in range(1, window[1] + 1) if not too_small(architecture, (found[0], side, side)))
+    return found[0], max(sides[0], least), max(sides[1], least)
 
 
-def _architecture(n_classes: int, options: TrainingOptions) -> Architecture:
+def _check_init(architecture: Architecture, n_classes: int, options: TrainingOptions) -> None:
+    """Refuse what the net to start from contradicts."""
+    if architecture.n_classes != n_classes:
+        raise OptionError(f"--init {options.init} has {architecture.n_classes} classes, --classes {n_classes}")
+    family = {"unet": "unet2d"}.get(options.net, options.net)
+    if family not in ("auto", architecture.family):
+        raise OptionError(f"--init {options.init} is a {architecture.family} net, --net {options.net}; leave --net out")
+    if options.kernels not in (None, architecture.n_kernels):
+        raise OptionError(
+            f"--init {options.init} has {architecture.n_kernels} kernels, --kernels {options.kernels}; leave it out"
+        )
+
+
+def _blocks(options: TrainingOptions, shapes: Sequence[Triple]) -> int:
+    """Encoder blocks of a residual net: as many as leave 4 x 4 values or more of a window in the bottleneck. Of fewer,
+    a batch normalization learns nothing; of one, there is no variance.
+    """
+    default = _WINDOWS["residual"]
+    side = min(options.window[1:] if options.window else [*default[1:], *(n for shape in shapes for n in shape[1:])])
+    return max(1, min(4, side.bit_length() - 4))
+
+
+def _architecture(n_classes: int, options: TrainingOptions, shapes: Sequence[Triple]) -> Architecture:
     """The net of a preset; without the quirks of the published ones in the improved preset."""
     published = options.preset == "published"
     if options.net == "residual" and published:
         raise OptionError("--preset published has no --net residual; give --net 2d3d or unet, or --preset improved")
     if options.net == "residual" or (options.net == "auto" and not published):
-        return ResidualUNet(n_classes, options.kernels or 32)
+        return ResidualUNet(n_classes, options.kernels or 32, _blocks(options, shapes))
     if options.net == "unet":
         return UNet2D(n_classes, options.kernels or 16, n_blocks=4 if published else 3, relu_on_logits=published)
     return Hybrid2D3D(

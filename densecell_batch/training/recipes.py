@@ -137,14 +137,19 @@ class Improved(Recipe):
 
     def sampler(self, train: list[LabelledVolume], architecture: Architecture, seed: int) -> BatchSource:
         """Windows from anywhere, rare classes more often."""
-        return self._sampler(train, architecture, seed, self.augmentation)
+        return self._sampler(train, architecture, seed, self.augmentation, self.rare)
 
     def plain_sampler(self, train: list[LabelledVolume], architecture: Architecture, seed: int) -> BatchSource:
-        """The same windows, not varied: noise and blur, of which a quarter has much, would shift what nets expect."""
-        return self._sampler(train, architecture, seed, None)
+        """Windows from anywhere, not varied: rare classes more often, noise and blur would shift what nets expect."""
+        return self._sampler(train, architecture, seed, None, 0.0)
 
     def _sampler(
-        self, train: list[LabelledVolume], architecture: Architecture, seed: int, augmentation: Augmentation | None
+        self,
+        train: list[LabelledVolume],
+        architecture: Architecture,
+        seed: int,
+        augmentation: Augmentation | None,
+        rare: float,
     ) -> BatchSource:
         return Sampler(
             train,
@@ -152,7 +157,7 @@ class Improved(Recipe):
             self.batch,
             architecture.n_classes,
             augmentation=augmentation,
-            rare=self.rare,
+            rare=rare,
             context=architecture.context,
             seed=seed,
         )

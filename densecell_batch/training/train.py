@@ -20,7 +20,7 @@ from densecell_batch.prepare.preparation import Aim
 from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.storage.opening import Reach
-from densecell_batch.training.options import TrainingOptions, fitting, training_run
+from densecell_batch.training.options import TrainingOptions, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.working_scale import ONE, Factors, with_plan
@@ -77,12 +77,12 @@ def train(
         raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
-    start, run = training_run(classes, options)
     infos = [_info(path) for path in images]
     of_first = infos[0].voxel_size
     scale = _scale(options, of_first)
-    if options.window is None:
-        run = _fitted(run, infos, Aim() if options.scale == "off" else _aim(of_first, scale or ONE))
+    wanted = Aim() if options.scale == "off" else _aim(of_first, scale or ONE)
+    shapes = [grid_at(info.shape, zoom_to(wanted, info.voxel_size)[0]) for info in infos]
+    start, run = training_run(classes, options, shapes)
     n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
     smallest = (depth - 2 * run.architecture.context, height, width)
 
@@ -108,13 +108,6 @@ def train(
     else:
         run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
-
-
-def _fitted(run: TrainingRun, infos: Sequence[StackInfo], aim: Aim) -> TrainingRun:
-    """The run with what of its window fits into the stacks, as the nets see them."""
-    shapes = [grid_at(info.shape, zoom_to(aim, info.voxel_size)[0]) for info in infos]
-    window = fitting(run.recipe.window, shapes, run.architecture)
-    return replace(run, recipe=replace(run.recipe, window=window))
 
 
 def _info(path: Path) -> StackInfo:

@@ -120,8 +120,8 @@ def load_labelled(
         if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
             scaled = "" if image.info.shape == grid else f", at the voxel size of the nets {_by(grid)}"
             raise StackError(
-                f"{images}: it is {_by(image.info.shape)} (z, y, x){scaled}, smaller than the training window "
-                f"{_by(window)}; give a larger stack or a smaller --window"
+                f"{images}: it is {_by(image.info.shape)} (z, y, x){scaled}, smaller than the training window, which "
+                f"shows {_by(window)} of it; give a larger stack, a smaller --window, or a finer --scale"
             )
         shape = image.info.shape
         each = 5 if weights is None else 9

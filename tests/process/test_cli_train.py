@@ -103,14 +103,26 @@ def test_the_default_net(files, tmp_path):
     done = train(*words)
     assert done.returncode == 0, done.stderr
     bundle = load_bundle(tmp_path / "run/mine.zip")
-    assert bundle.architecture == ResidualUNet(3, 4)
-    assert bundle.window == (3, 64, 64)
+    assert bundle.architecture == ResidualUNet(3, 4, 3)
+    assert bundle.window == (3, 64, 80)
     done = run("segment", files["eval-images"], "-o", tmp_path / "out", "--model", bundle.path, "--outside", "off")
     assert done.returncode == 0, done.stderr
     assert tifffile.imread(tmp_path / "out/eval-images_labels.tif").shape == (6, 72, 80)
-    done = train(*arguments(files, tmp_path / "tuned", net=None, window=None, init=bundle.path))
+    done = train(*arguments(files, tmp_path / "tuned", net=None, window=None, init=bundle.path, kernels=None))
     assert done.returncode == 0, done.stderr
     assert load_bundle(tmp_path / "tuned/mine.zip").architecture == bundle.architecture
+
+
+def test_stacks_of_several_sizes(files, tmp_path):
+    other = {}
+    for kind in ("images", "labels"):
+        other[kind] = tmp_path / f"other-{kind}.tif"
+        plane = tifffile.imread(files[f"train-{kind}"])[:2, :36, :50]
+        tifffile.imwrite(other[kind], plane, imagej=True, metadata={"axes": "ZYX"})
+    words = arguments(files, tmp_path / "run", net=None, window=None)
+    done = train(*words, "--images", str(other["images"]), "--labels", str(other["labels"]))
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "run/mine.zip").window == (3, 32, 48)
 
 
 def test_make_weights(files, tmp_path):
@@ -143,13 +155,15 @@ BAD = [
     ({"out": "/proc/run"}, 1, "/proc/run: the output folder cannot be made"),
     ({"kernels": 5}, 2, "even number"),
     ({"net": "residual", "window": "2,64,64"}, 2, "--window 2,64,64 (z, y, x) is too small for a residual net"),
-    ({"net": "residual", "window": "3,64,96"}, 1, "smaller than the training window 1 x 64 x 96"),
+    ({"net": "residual", "window": "3,64,96"}, 1, "shows 1 x 64 x 96 of it; give a larger stack"),
     ({"net": "residual", "preset": "published"}, 2, "--preset published has no --net residual"),
     ({"window": "5,512,512"}, 1, "smaller than the training window"),
     ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
     ({"images": "nowhere.tif"}, 1, "no such file"),
     ({"init": "nowhere"}, 3, "no model 'nowhere'"),
     ({"init": "fly-vnc-2d3d"}, 2, "has 5 classes, --classes 3"),
+    ({"init": "fly-vnc-2d3d", "classes": "a,b,c,d,e", "net": "unet"}, 2, "is a 2d3d net, --net unet; leave --net out"),
+    ({"init": "fly-vnc-2d3d", "classes": "a,b,c,d,e", "kernels": 8}, 2, "has 16 kernels, --kernels 8"),
 ]
 
 

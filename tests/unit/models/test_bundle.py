@@ -198,6 +198,10 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
     ({"window": [5, 16, 0]}, r"window is \[5, 16, 0\]"),
     ({"window": [5, 16, "a"]}, r"window is \[5, 16, 'a'\]"),
     ({"window": [5, 1, 16]}, r"window \[5, 1, 16\] is too small"),
+    (
+        {"window": [3, 31, 64], "architecture": {"family": "residual", "n_classes": 2}},
+        r"window \[3, 31, 64\] is too small",
+    ),
     ({"normalization": "slice"}, r"normalization is 'slice'; expected 'stack'"),
     ({"members": []}, r"members is empty"),
     ({"members": [{"file": "a.safetensors"}]}, r"expected objects of file and sha256"),

@@ -283,6 +283,13 @@ def test_nothing_to_remember_of_data_without_contrast():
     assert all(isinstance(value, float) for value in TRAINED)
 
 
+@pytest.mark.parametrize("cut", [np.s_[:, :70, :], np.s_[:1, :9, :9]])
+def test_data_of_several_sizes_is_remembered_together(cut):
+    """Also slices of which there are no tiles."""
+    mixed = trained_quantiles([*described(GOOD), *described(GOOD[cut])])
+    np.testing.assert_allclose(mixed, trained_quantiles(described(GOOD)), atol=0.1)
+
+
 def test_what_cannot_be_done():
     slices = described(GOOD[:1])
     with pytest.raises(OptionError, match="contrast is 'best'; expected one of auto, stack"):

@@ -23,7 +23,7 @@ from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.fit import _fresh, fit_member
 from densecell_batch.training.losses import cross_entropy, improved_loss, soft_dice
-from densecell_batch.training.options import fitting
+from densecell_batch.training.options import TrainingOptions, fitting, training_run
 from densecell_batch.training.recipes import Improved
 from densecell_batch.training.restarts import train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
@@ -135,13 +135,36 @@ def test_statistics_are_taken_of_windows_that_are_not_varied():
     [
         (ResidualUNet(2), [(20, 512, 512)], (3, 256, 256)),
         (ResidualUNet(2), [(20, 512, 512), (1, 200, 140)], (3, 192, 128)),
-        (ResidualUNet(2), [(20, 20, 512)], (3, 256, 256)),  # none fits: the stack is too small, as will be said
+        (ResidualUNet(2), [(20, 20, 512)], (3, 32, 256)),  # does not fit: the stack is too small, as will be said
+        (ResidualUNet(2, n_blocks=2), [(2, 45, 33)], (3, 40, 32)),
         (NET, [(3, 512, 150)], (3, 256, 144)),
         (UNet2D(2, 4, 3), [(9, 200, 250)], (3, 200, 248)),
     ],
 )
 def test_windows_fit_into_the_stacks(net, shapes, window):
     assert fitting((3, 256, 256), shapes, net) == window
+
+
+@pytest.mark.parametrize(
+    ("side", "blocks"), [(512, 4), (128, 4), (127, 3), (64, 3), (63, 2), (32, 2), (31, 1), (17, 1)]
+)
+def test_a_net_has_as_many_blocks_as_its_windows_feed(side, blocks):
+    """A batch normalization of few values learns nothing: the bottleneck has 4 x 4 of each window at least."""
+    _, run = training_run(CLASSES, TrainingOptions(steps=20), [(4, 300, 300), (2, side, 400)])
+    assert run.architecture == ResidualUNet(3, n_blocks=blocks)
+    assert run.recipe.window[1] == min(256, side // run.architecture.alignment * run.architecture.alignment)
+    assert run.recipe.window[1] // run.architecture.alignment >= 4
+    asked = TrainingOptions(steps=20, window=(3, side, 400))
+    assert training_run(CLASSES, asked, [(4, 300, 300)])[1].architecture.n_blocks == blocks
+
+
+def test_small_windows_are_learned_from(tmp_path):
+    _, run = training_run(CLASSES, TrainingOptions(steps=120, kernels=8, precision="float32"), [(6, 40, 45)])
+    member = fit_member(
+        run.architecture, [phantom((6, 40, 45))], phantom((6, 40, 45), 1), run.recipe, tmp_path / "a.state", 0
+    )
+    assert run.recipe.window == (3, 40, 40)
+    assert member.scores.mean_iou > 0.5
 
 
 # Losses, against numpy
@@ -203,6 +226,18 @@ def test_folded_net_does_what_the_normalized_one_does(architecture):
     plain = folded(net, architecture, weights, [statistics_function(net)(weights, images)])
     found = next(iter(Predictor(architecture, [plain], "float32")(images.reshape(5, 64, 64))))
     np.testing.assert_allclose(found, softmax(expected.reshape(found.shape), -1), atol=5e-5)
+
+
+def test_statistics_of_batches_are_those_of_all_of_them_together():
+    """Two batches of one slice each, and one of both."""
+    architecture = UNet2D(3, 4, n_blocks=2, relu_on_logits=False)
+    net, rng = build_net(architecture, (2, 64, 64), normalized=True), np.random.default_rng(0)
+    images = (rng.standard_normal((2, 64, 64, 1)) + np.array([0, 3])[:, None, None, None]).astype(np.float32)
+    weights, measure = _fresh(net).weights, statistics_function(net)
+    first = "net/encoder/encode_block_0/comp_0/conv/kernel"  # further on each batch is normalized by itself
+    apart = folded(net, architecture, weights, [measure(weights, images[:1]), measure(weights, images[1:])])
+    together = folded(net, architecture, weights, [measure(weights, images)])
+    np.testing.assert_allclose(apart[first], together[first], rtol=1e-4)
 
 
 def test_a_plain_net_is_folded_into_itself():

@@ -82,7 +82,7 @@ def _together(batches: list[dict[tuple[str, str], np.ndarray]]) -> dict[tuple[st
     found: dict[tuple[str, str], np.ndarray] = {}
     with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverges: its loss tells
         for layer, kind in batches[0]:
-            found[layer, kind] = np.mean([each[layer, kind] for each in batches], axis=0, dtype=np.float64)
+            found[layer, kind] = np.stack([each[layer, kind] for each in batches]).mean(axis=0, dtype=np.float64)
             if kind == "moving_variance":
                 means = [each[layer, "moving_mean"] for each in batches]
                 found[layer, kind] += np.var(means, axis=0, dtype=np.float64)

@@ -41,6 +41,7 @@ def main() -> None:
             command = [
                 sys.executable, "-m", "densecell_batch", "-q", "train", *files, "-o", str(run), "--floor", "0",
                 "--classes", options.classes, "--minutes", options.minutes, "--seed", str(seed), "--preset", preset,
+                "--net", "2d3d", "--scale", "off",
             ]  # fmt: skip
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             scores = json.loads((run / f"member-{seed}.json").read_text())

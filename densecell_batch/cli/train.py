@@ -37,7 +37,7 @@ _FILE = click.Path(path_type=Path)
               help="auto: residual; 2d3d for the preset published.")  # fmt: skip
 @click.option("--preset", type=click.Choice(["improved", "published"]), default="improved", show_default=True)
 @click.option("--kernels", type=int, help="Filters of the first block; of 2d3d even.  [default: residual 32, else 16]")
-@click.option("--pyramid-kernels", default=12, show_default=True, help="Filters of the 3D pyramid of 2d3d.")
+@click.option("--pyramid-kernels", type=int, help="Filters of the 3D pyramid of 2d3d.  [default: 12]")
 @click.option("--window", type=TILE, metavar="Z,Y,X",
               help="Training window.  [default: residual 3,256,256; 2d3d 5,160,160; unet 5,252,252]")  # fmt: skip
 @click.option("--batch", default=1, show_default=True, type=click.IntRange(1), help="Windows a step (improved).")

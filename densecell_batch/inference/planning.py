@@ -74,8 +74,8 @@ def plan_tiles(
     budget
         Bytes that the process may take.
     tile
-        Output region (z, y, x) wanted instead of the one that fits the memory; sides are rounded up to what the net
-        takes.
+        Output region (z, y, x) wanted instead of the one that fits the memory: sides along y and x are the largest that
+        the net takes and are no larger, or the smallest that it takes.
     keep_probabilities
         Whether the canvas carries probabilities.
     fill
@@ -132,13 +132,13 @@ Found = tuple[TileGrid, Bands, int]  # and the memory that it takes
 
 
 def _best(found: list[Found], budget: int) -> Found:
-    """Of plans with tiles of several depths, the one that computes least twice in the fewest bands, the first of such;
-    the one that takes the least memory if none keeps within the budget.
+    """Of plans with tiles of several depths, the one that computes least twice within slices in the fewest bands, the
+    first of such; the one that takes the least memory if none keeps within the budget.
     """
     fitting = [plan for plan in found if plan[2] <= budget]
     if not fitting:
         return min(found, key=lambda plan: plan[2])
-    return min(fitting, key=lambda plan: (len(plan[1]), plan[0].redundancy))
+    return min(fitting, key=lambda plan: (len(plan[1]), plan[0].redundancy_within))
 
 
 def _first_fitting(z: Axis, ys: list[Axis], xs: list[Axis], costs: Callable[..., int], budget: int) -> Found:
@@ -212,11 +212,12 @@ def _published_axes(shape: Triple, architecture: Architecture, window: Triple) -
 
 def _deep_axes(length: int, architecture: Architecture, window: Triple, stitch: str, tile: Triple | None) -> list[Axis]:
     """Ways to cut z. Tiles of a 3D net are as deep as it was trained and overlap; slices that are computed each for
-    itself need not, and are taken so many at a time as the memory allows.
+    itself need not. Of a residual net, whose windows have one, as many are taken at a time as the memory allows.
     """
     if not isinstance(architecture, ResidualUNet):
         depth = _depth(architecture, window, tile)
-        return [published_axis(length, depth, 0, depth // 2 if stitch == "blend" else depth // 3)]
+        overlap = 0 if isinstance(architecture, UNet2D) else depth // 2 if stitch == "blend" else depth // 3
+        return [published_axis(length, depth, 0, overlap)]
     numbers = [ceil(length / depth) for depth in (_DEPTHS if tile is None else tile[:1])]
     depths = dict.fromkeys(ceil(length / n) for n in numbers)  # evenly, so that few are computed twice
     return [published_axis(length, depth, architecture.context, 0) for depth in depths]
@@ -235,10 +236,7 @@ def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> i
 
 
 def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int | None) -> list[Axis]:
-    """Ways to cut an axis into wide tiles, fewest first; just one when the side of a tile is asked for.
-
-    Where more tiles of the same size would only be added beyond the end, there is no such way.
-    """
+    """Ways to cut an axis into wide tiles, fewest first; just one when the side of a tile is asked for."""
     edge = 0 if architecture.margin else _EDGE
 
     def halo(parts: int) -> int:
@@ -251,11 +249,9 @@ def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int
     if wanted is not None:
         chosen = [next((parts for parts in numbers if sizes(parts)[0] <= wanted), numbers[-1])]
     else:
-        different: dict[tuple[int, int, int], int] = {}
+        different: dict[tuple[int, int], int] = {}
         for parts in numbers:
-            output, stride = sizes(parts)
-            begin_inside = min(parts, ceil((length + edge) / stride))
-            different.setdefault((output, stride, begin_inside), parts)
+            different.setdefault(sizes(parts), parts)
         chosen = list(different.values())
     return [
         wide_axis(length, n, architecture.margin, halo(n), edge, architecture.alignment, architecture.residue)

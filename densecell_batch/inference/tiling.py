@@ -177,7 +177,7 @@ def wide_axis(length: int, parts: int, margin: int, halo: int, edge: int, alignm
     output, stride = wide_sizes(length, parts, halo, edge, alignment, residue)
     last = wide_sizes(length, 1, halo, edge, alignment, residue)[0] - edge - output
     # Tiles of all grids end at one place: what is padded begins there, and the same voxels are mirrored before it.
-    return Axis(length, output, margin, tuple(sorted({min(stride * i - edge, last) for i in range(parts)})))
+    return Axis(length, output, margin, (*range(-edge, last, stride), last))
 
 
 def wide_sizes(length: int, parts: int, halo: int, edge: int, alignment: int, residue: int = 0) -> tuple[int, int]:
@@ -271,6 +271,11 @@ class TileGrid:
     def tiles_per_row(self) -> int:
         """Number of tiles that share a z."""
         return len(self.y.corners) * len(self.x.corners)
+
+    @property
+    def redundancy_within(self) -> float:
+        """Output voxels computed per voxel of a slice."""
+        return self.tiles_per_row * float(self.y.output * self.x.output) / (self.y.length * self.x.length)
 
     @property
     def redundancy(self) -> float:

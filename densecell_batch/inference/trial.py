@@ -12,7 +12,7 @@ import numpy as np
 
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.tiling import mirror
-from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.architecture import Architecture, ResidualUNet
 from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.examine import Examination
@@ -22,10 +22,11 @@ from densecell_batch.prepare.prepared import SeenVolume
 from densecell_batch.prepare.scale import Resampler
 from densecell_batch.prepare.texture import texture
 
-__all__ = ["describe_fit", "resized_windows", "try_stack", "try_windows"]
+__all__ = ["describe_fit", "looked_at", "resized_windows", "try_stack", "try_windows"]
 
 _WINDOWS = 4  # of a stack: one alone can be a nucleus
 _FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one less is tried: they cost as much in each
+_LARGEST = 160  # voxels along y and x of a window of a residual net
 _LOOKED_AT = 88  # voxels along y and x, in the middle of a window, that the nets answer about: the image says the rest
 
 Triple = tuple[int, int, int]
@@ -67,7 +68,7 @@ def try_stack(
     mend
         Whether to do what makes it look like those.
     """
-    plain = seen.preparation()
+    plain, window = seen.preparation(), looked_at(window, predictor.architecture)
     if any(a < b for a, b in zip(plain.grid[1:], window[1:], strict=True)):  # what is known is of whole windows
         told = (
             f"the tissue is smaller than {window[1]} x {window[2]} voxels, too small to try whether it looks like the "
@@ -96,6 +97,15 @@ def try_stack(
     return msgspec.structs.replace(
         chosen, fit=fits[""], remedy=remedy, remedied=taken, warnings=(*chosen.warnings, *told_of)
     )
+
+
+def looked_at(window: Triple, net: Architecture) -> Triple:
+    """What is looked at of a stack at a time, to hold it against the model's own data: the window (z, y, x) of the
+    training. Those of a residual net are large for its context's sake: of texture less says as much, and fits into more
+    stacks, whose pixels may be larger, too.
+    """
+    z, y, x = window
+    return (z, min(y, _LARGEST), min(x, _LARGEST)) if isinstance(net, ResidualUNet) else window
 
 
 def _remedies(fit: Fit, zoom: float) -> dict[str, dict[str, Any]]:

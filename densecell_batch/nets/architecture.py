@@ -373,8 +373,10 @@ def published(family: str, n_classes: int = 7, n_kernels: int = 64) -> Architect
     Raises
     ------
     OptionError
-        If the family is unknown.
+        If no net of this family was published.
     """
+    if family not in (Hybrid2D3D.family, UNet2D.family):
+        raise OptionError(f"no net of the family {short(family)} was published; expected 2d3d or unet2d")
     return architecture_from_dict({"family": family, "n_classes": n_classes, "n_kernels": n_kernels})
 
 

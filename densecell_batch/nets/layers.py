@@ -23,12 +23,17 @@ def conv(
     normalized: bool = False,
     relu: bool = True,
 ) -> keras.KerasTensor:
-    """Convolution with bias and, by default, ReLU; Glorot-uniform kernel, zero bias.
+    """Convolution with bias and, by default, ReLU; Glorot-uniform kernel, zero bias. Of stride 2, a kernel of 3 sees a
+    voxel and the two that follow.
 
     To train, a batch normalization may stand in the place of the bias (`training.batchnorm` folds it in).
     """
     layer = keras.layers.Conv3D if len(kernel) == 3 else keras.layers.Conv2D
     activation = "relu" if relu and not normalized else None
+    if stride == 2 and any(side % 2 for side in x.shape[1:-1]):
+        # "same" would add a voxel before odd sides, too: what is halved again would lie elsewhere than in larger tiles.
+        x = ops.pad(x, ((0, 0), *((0, 1 + side % 2) for side in x.shape[1:-1]), (0, 0)))
+        padding = "valid"
     x = layer(filters, kernel, stride, padding, activation=activation, use_bias=not normalized, name=layer_name(name))(
         x
     )

@@ -62,7 +62,7 @@ def folded(net: Any, architecture: Architecture, weights: list[Any], statistics:
     """
     values = dict(_values(net, net.trainable_variables, weights))
     if net.non_trainable_variables:
-        values |= _together([dict(_values(net, net.non_trainable_variables, batch)) for batch in statistics])
+        values |= _pooled([dict(_values(net, net.non_trainable_variables, batch)) for batch in statistics])
     tensors = {}
     for name in tensor_shapes(architecture):
         prefix, part = name.rsplit("/", 1)
@@ -77,7 +77,7 @@ def folded(net: Any, architecture: Architecture, weights: list[Any], statistics:
     return tensors
 
 
-def _together(batches: list[dict[tuple[str, str], np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+def _pooled(batches: list[dict[tuple[str, str], np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
     """((layer, variable), value) of all batches as one, float64: their variances, and what their means differ by."""
     found: dict[tuple[str, str], np.ndarray] = {}
     with np.errstate(invalid="ignore", over="ignore"):  # of a training that diverges: its loss tells

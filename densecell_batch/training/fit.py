@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 Arrays = dict[str, np.ndarray]
 
 _MEASURED = 16  # windows that the statistics of the normalizations are taken of
-_WARM, _PACED, _PACED_SECONDS = 5, 40, 15.0  # steps that a time is not measured on, and on which it is, in so long
+_WARM = 5  # steps before the time of steps is measured
+_PACED, _PACED_SECONDS = 40, 15.0  # steps that it is measured on, or as many as so many seconds hold
 _TENSORS = ("weights", "averaged", "means", "squares")
 
 

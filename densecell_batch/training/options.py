@@ -44,7 +44,7 @@ class TrainingOptions:
     kernels
         Filters of the first block, an even number for "2d3d"; None for 32, of a 2D-3D net and of a U-Net 16.
     pyramid_kernels
-        Filters of the 3D pyramid of a 2D-3D net.
+        Filters of the 3D pyramid of a 2D-3D net; None for 12.
     window
         Voxels (z, y, x) of a training window; None for 3,256,256, of a 2D-3D net 5,160,160, of a U-Net 5,252,252, or
         what of it fits into the stacks.
@@ -85,7 +85,7 @@ class TrainingOptions:
     net: Literal["auto", "residual", "2d3d", "unet"] = "auto"
     preset: Literal["improved", "published"] = "improved"
     kernels: Side | None = None
-    pyramid_kernels: Side = 12
+    pyramid_kernels: Side | None = None
     window: tuple[Side, Side, Side] | None = None
     batch: Side = 1
     steps: Annotated[int, Meta(ge=20)] | None = None
@@ -139,6 +139,10 @@ def training_run(
         _check_init(architecture, len(classes), options)
     else:
         architecture, start = _architecture(len(classes), options, shapes), None
+    if isinstance(architecture, ResidualUNet) and options.preset == "published":
+        raise OptionError("--preset published has no residual net; give --net 2d3d or unet, or --preset improved")
+    if options.pyramid_kernels is not None and not isinstance(architecture, Hybrid2D3D):
+        raise OptionError(f"--pyramid-kernels are of a 2d3d net; this one is {architecture.family}: leave them out")
     window = options.window or _WINDOWS[architecture.family]
     if options.window is None and shapes:
         window = fitting(window, shapes, architecture)
@@ -203,10 +207,11 @@ def _check_init(architecture: Architecture, n_classes: int, options: TrainingOpt
     family = {"unet": "unet2d"}.get(options.net, options.net)
     if family not in ("auto", architecture.family):
         raise OptionError(f"--init {options.init} is a {architecture.family} net, --net {options.net}; leave --net out")
-    if options.kernels not in (None, architecture.n_kernels):
-        raise OptionError(
-            f"--init {options.init} has {architecture.n_kernels} kernels, --kernels {options.kernels}; leave it out"
-        )
+    for name in ("kernels", "pyramid_kernels"):
+        asked, found = getattr(options, name), getattr(architecture, "n_kernels" if name == "kernels" else name, None)
+        if asked not in (None, found):
+            option = name.replace("_", "-")
+            raise OptionError(f"--init {options.init} has {found} {option}, --{option} {asked}; leave it out")
 
 
 def _blocks(options: TrainingOptions, shapes: Sequence[Triple]) -> int:
@@ -221,8 +226,6 @@ def _blocks(options: TrainingOptions, shapes: Sequence[Triple]) -> int:
 def _architecture(n_classes: int, options: TrainingOptions, shapes: Sequence[Triple]) -> Architecture:
     """The net of a preset; without the quirks of the published ones in the improved preset."""
     published = options.preset == "published"
-    if options.net == "residual" and published:
-        raise OptionError("--preset published has no --net residual; give --net 2d3d or unet, or --preset improved")
     if options.net == "residual" or (options.net == "auto" and not published):
         return ResidualUNet(n_classes, options.kernels or 32, _blocks(options, shapes))
     if options.net == "unet":
@@ -230,7 +233,7 @@ def _architecture(n_classes: int, options: TrainingOptions, shapes: Sequence[Tri
     return Hybrid2D3D(
         n_classes,
         options.kernels or 16,
-        pyramid_kernels=options.pyramid_kernels,
+        pyramid_kernels=options.pyramid_kernels or 12,
         relu_on_logits=published,
         pyramid_unpools_z=published,
     )

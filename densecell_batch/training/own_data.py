@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from densecell_batch.inference.trial import resized_windows, try_windows
+from densecell_batch.inference.trial import looked_at, resized_windows, try_windows
 from densecell_batch.models.manifest import OwnRecords
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.contrast import trained_quantiles
@@ -39,13 +39,14 @@ def own_records(
     scale
         Voxels (z, y, x) of the volumes for each of the stacks.
     """
+    window = looked_at(window, predictor.architecture)
     slices = [greys for volume in train for greys in volume.greys]
     share = -(-_LEARNED // len(train))
-    looked_at = [*((_Seen(volume), share) for volume in train), (_Seen(evaluation), _OTHER)]
-    found = [row for volume, n in looked_at for row in try_windows(volume, predictor, window, n)]
+    windows_of = [*((_Seen(volume), share) for volume in train), (_Seen(evaluation), _OTHER)]
+    found = [row for volume, n in windows_of for row in try_windows(volume, predictor, window, n)]
     most = max(found, key=len).keys()  # a volume of one slice says nothing of neighbours
     alike = [row for row in found if row.keys() == most]
-    sizes = {f: [row for volume, n in looked_at for row in resized_windows(volume, window, f, n)] for f in FACTORS}
+    sizes = {f: [row for volume, n in windows_of for row in resized_windows(volume, window, f, n)] for f in FACTORS}
     fit = record(alike, learn_size(sizes)) if len(alike) > 1 else None
     return OwnRecords(grey_values=trained_quantiles(slices), fit=fit, scale=scale)
 

@@ -128,7 +128,7 @@ class Improved(Recipe):
 
     def draw_kernel(self, rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> np.ndarray:
         """Normal, so that the variance of the features stays as it is from layer to layer (He et al. 2015,
-        arXiv:1502.01852): 2 / fan-in before a ReLU, 1 / fan-in elsewhere.
+        arXiv:1502.01852): 2 / fan-in of what is convolved before a ReLU, 1 / fan-in elsewhere.
         """
         # The kernel of a transposed convolution is its stride: an output voxel has one tap a channel.
         fan_in = shape[-1] if kind == "upsample" else np.prod(shape[:-1])

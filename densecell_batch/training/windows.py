@@ -116,7 +116,8 @@ class Sampler:
         slices = mirror(np.arange(first, first + depth), there)
         if self._augmentation is None:
             corner = [
-                int(np.clip(c - side // 2, 0, length - side))
+                # About the voxel; where any will do, without crowding at the edges.
+                int(np.clip(c - side // 2, 0, length - side) if self._rare else rng.integers(length - side + 1))
                 for c, side, length in zip((y, x), (height, width), volume.labels.shape[1:], strict=True)
             ]
             region = (slices, slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
@@ -130,7 +131,7 @@ class Sampler:
             weights = np.stack([_at(volume.weights[z], rows, columns, order=0) for z in slices])
         if rng.random() < 0.5:
             image, labels, weights = image[::-1], labels[::-1], weights[::-1]
-        return _regraded(image, self._augmentation, rng), labels.astype(np.int32), weights
+        return _regraded(image, self._augmentation, rng, self._context), labels.astype(np.int32), weights
 
     def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
         """A voxel near the middle of the window."""
@@ -180,7 +181,7 @@ def _at(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, order: int) ->
     return values
 
 
-def _regraded(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def _regraded(image: np.ndarray, by: Augmentation, rng: np.random.Generator, context: int = 0) -> np.ndarray:
     """Other contrast, brightness, gamma and noise; (z, y, x) float32."""
     contrast = 1 + rng.uniform(-by.contrast, by.contrast)
     brightness = rng.uniform(-by.brightness, by.brightness)
@@ -192,12 +193,13 @@ def _regraded(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> 
         image = low + (high - low) * share ** np.exp(rng.uniform(-by.gamma, by.gamma))
     if by.noise:
         image = image + rng.uniform(0, by.noise) * rng.standard_normal(image.shape)
-    return (_spoilt(image, by, rng) if by.harsh else image).astype(np.float32)
+    return (_spoilt(image, by, rng, context) if by.harsh else image).astype(np.float32)
 
 
-def _spoilt(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def _spoilt(image: np.ndarray, by: Augmentation, rng: np.random.Generator, context: int) -> np.ndarray:
     """Sometimes out of focus, noisy, or with a slice in the place of its neighbour, as prepared stacks have where one
-    is blank; (z, y, x).
+    is blank; (z, y, x). Where there are slices that only serve others as context, it is one of them: of the others
+    nobody could tell what was there.
     """
     blurred, noisy, missing = rng.random(3) < by.harsh
     mean, std = float(image.mean()), float(image.std())
@@ -208,6 +210,6 @@ def _spoilt(image: np.ndarray, by: Augmentation, rng: np.random.Generator) -> np
     if blurred or noisy:  # a whole stack that is so is normalized as it is
         image = mean + (image - mean) * (std / max(float(image.std()), 1e-6))
     if missing and len(image) > 1:
-        z = int(rng.integers(len(image)))
+        z = int(rng.integers(-context, context) % len(image) if context else rng.integers(len(image)))
         image = np.concatenate([image[:z], image[[z - 1 if z else 1]], image[z + 1 :]])
     return image

@@ -58,12 +58,19 @@ def test_2d_nets_lose_nothing_to_overlap():
     assert plan.grid.redundancy < 1.1
 
 
+@pytest.mark.parametrize("stitch", ["crop", "blend"])
+def test_slices_of_a_2d_net_are_computed_once(stitch):
+    grid = plan_tiles((20, 400, 400), UNet2D(3, 8, 3), (5, 252, 252), stitch=stitch).grid
+    assert (grid.z.output, grid.n_tiles) == (5, 4)
+
+
 def test_slices_of_a_residual_net_are_computed_once():
     net = ResidualUNet(5)
     for depth in (1, 5, 8, 9, 20, 100):
         grid = plan_tiles((depth, 500, 500), net, (3, 256, 256)).grid
         assert grid.z.margin == 1
         assert grid.z.output <= 8
+        assert len(grid.z.corners) == ceil(depth / 8)
         assert grid.n_tiles * grid.z.output < depth + len(grid.z.corners)
         assert grid.tiles_per_row == 1
     assert plan_tiles((20, 500, 500), net, (3, 256, 256), tile=(3, 256, 256)).grid.z.output == 3

@@ -150,6 +150,18 @@ def test_odd_sides_come_out_whole():
     assert [output.shape for output in net.output] == [(None, 1, 37, 43, 3)] * 2
 
 
+def test_odd_sides_are_halved_as_those_of_larger_tiles():
+    """What a window whose sides can't be halved evenly says of its first voxels is what a larger one says of them."""
+    config = ResidualUNet(3, 4, 2)
+    small, large = build_net(config, (3, 100, 92)), build_net(config, (3, 136, 136))
+    assign_weights(large, extract_weights(small, config))
+    image = np.random.default_rng(0).standard_normal((1, 3, 136, 136, 1)).astype(np.float32)
+    (a,), (b,) = (run(net, part, *net.outputs) for net, part in ((small, image[:, :, :100, :92]), (large, image)))
+    whole = 100 - config.halo, 92 - config.halo
+    assert min(whole) > 30
+    np.testing.assert_allclose(a[:, :, : whole[0], : whole[1]], b[:, :, : whole[0], : whole[1]], atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(2, 9, 8, 5), (2, 3, 6, 7, 5)])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_batch_normalization_against_numpy(shape, dtype):

@@ -255,8 +255,8 @@ def test_a_plan_that_cannot_be_read(tmp_path, monkeypatch, text):
 
 def options(**more):
     return TrainingOptions(**{
-        "kernels": 4, "pyramid_kernels": 4, "window": (5, 32, 32), "steps": 20, "floor": 0, "precision": "float32",
-        **more,
+        "net": "2d3d", "kernels": 4, "pyramid_kernels": 4, "window": (5, 32, 32), "steps": 20, "floor": 0,
+        "precision": "float32", **more,
     })  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_training(tmp_path, volume):
     labels = densecell_batch.write_stack(tmp_path / "labels.tif", (volume > 128).astype(np.uint8), classes=classes)
     rows = []
     bundle = densecell_batch.train(
-        [image], [labels], (image, labels), tmp_path / "run", classes, kernels=2, pyramid_kernels=2, window=(5, 32, 32),
+        [image], [labels], (image, labels), tmp_path / "run", classes, kernels=2, window=(3, 32, 32),
         steps=20, floor=0.0, precision="float32", progress=lambda run, seed, row: rows.append((seed, row["step"])),
     )  # fmt: skip
     assert isinstance(bundle, densecell_batch.ModelBundle)
@@ -172,7 +172,7 @@ def test_options_are_checked_where_they_are_given(model, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"net": "unet2d"}, "net is 'unet2d'; expected one of 2d3d, unet"),
+        ({"net": "unet2d"}, "net is 'unet2d'; expected one of auto, residual, 2d3d, unet"),
         ({"preset": "best"}, "preset is 'best'; expected one of improved, published"),
         ({"steps": 1}, "steps is 1; expected `int` >= 20"),
         ({"floor": 2.0}, "floor is 2.0; expected `float` <= 1.0"),

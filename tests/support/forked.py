@@ -22,7 +22,8 @@ from typing import Any
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _IMPORTED = [
-    "densecell_batch.nets.build", "densecell_batch.cli.segment", "densecell_batch.cli.train", "densecell_batch.cli.watch",
+    "densecell_batch.nets.build",  # TensorFlow, as the program imports it: without its greetings
+    "densecell_batch.cli.segment", "densecell_batch.cli.train", "densecell_batch.cli.watch",
     "densecell_batch.inference.segmenter", "densecell_batch.runs.batch", "densecell_batch.training.restarts",
     "densecell_batch.watch.watcher",
 ]  # fmt: skip

@@ -143,14 +143,14 @@ def fit_member(
 def _folding(
     net: Any, architecture: Architecture, recipe: Recipe, train: list[LabelledVolume], seed: int
 ) -> Callable[[list[Any]], Arrays]:
-    """The plain net of the trainable values of a net; with statistics of windows that are always the same."""
-    measure, windows = (
-        statistics_function(net),
-        _flat_for(architecture, recipe.plain_sampler(train, architecture, seed)),
-    )
+    """The plain net of the trainable values of a net; with statistics of windows that are always the same, if any."""
+    if not recipe.normalized:
+        return lambda weights: folded(net, architecture, weights, [])
+    measure = statistics_function(net)
+    windows = _flat_for(architecture, recipe.plain_sampler(train, architecture, seed))
 
     def plain(weights: list[Any]) -> Arrays:
-        images = (windows(recipe.steps + i)[0] for i in range(_MEASURED if recipe.normalized else 0))
+        images = (windows(recipe.steps + i)[0] for i in range(_MEASURED))
         return folded(net, architecture, weights, [measure(weights, each) for each in images])
 
     return plain

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,12 +21,22 @@ __all__ = ["schemas"]
 def schemas() -> dict[str, str]:
     """File name -> JSON schema, as text."""
     kinds = {f"report-{OF_REPORTS}": Report, f"bundle-{OF_BUNDLES}": Manifest}
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {
-        f"{name}.schema.json": json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}, indent=2
-        )
-        + "\n"
+        f"{name}.schema.json": json.dumps(draft | _unindented(msgspec.json.schema(kind)), indent=2) + "\n"
         for name, kind in kinds.items()
+    }
+
+
+def _unindented(part: Any) -> Any:
+    """A schema whose descriptions are docstrings without the indentation of the code, as msgspec 0.23 writes them."""
+    if isinstance(part, list):
+        return [_unindented(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: inspect.cleandoc(value) if key == "description" and isinstance(value, str) else _unindented(value)
+        for key, value in part.items()
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from densecell_batch.errors import StackError
 
-__all__ = ["available_memory", "cpu_features", "cpu_name", "need_memory", "nvidia_present", "threads"]
+__all__ = ["amd_present", "available_memory", "cpu_features", "cpu_name", "need_memory", "nvidia_present", "threads"]
 
 
 def available_memory() -> int:
@@ -102,3 +102,8 @@ def cpu_features() -> tuple[str, ...]:
 def nvidia_present() -> str | None:
     """Where an NVIDIA device shows itself, if there is one."""
     return next((path for path in ("/proc/driver/nvidia/version", "/dev/nvidia0") if Path(path).exists()), None)
+
+
+def amd_present() -> bool:
+    """Whether there is a graphics card of AMD whose driver computes."""
+    return Path("/dev/kfd").exists()

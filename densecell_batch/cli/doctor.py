@@ -47,20 +47,28 @@ def _findings(device: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _computing(device: str) -> Iterator[tuple[str, str, str]]:
+    from densecell_batch.nets.engines import ENGINES, is_installed
     from densecell_batch.runs.report import versions
 
+    found, there = versions(), [name for name in ENGINES if is_installed(name)]
+    told = [f"{name} {found.get(name) or found.get(f'{name}-cpu', '')}".strip() for name in there]
+    if there == ["openvino"]:
+        told.append("training, GPUs and `models import` need TensorFlow: pip install tensorflow keras")
+    yield ("ok" if there else "FAIL"), "backend", "; ".join(told) or "none; pip install openvino"
+    if not there:
+        return
     try:
-        from densecell_batch.inference.device import choose_precision, select_device
-        from densecell_batch.nets.backend import backend
+        from densecell_batch.inference.segmenter import Segmenter
+        from densecell_batch.models.golden import verify_bundle
+        from densecell_batch.models.registry import DEFAULT_MODEL
         from densecell_batch.system import available_memory
 
-        found = versions()
-        version = found.get(backend()) or found.get(f"{backend()}-cpu", "")
-        yield "ok", "backend", f"{backend()} {version}, Keras {found.get('keras', '?')}"
-        chosen = select_device(device)
-        yield "ok", "device", str(chosen)
-        precision = choose_precision("auto", chosen)
-        yield "ok", "precision", f"auto takes {precision.name}: {precision.reason}"
+        segmenter = Segmenter(DEFAULT_MODEL, device=device)
+        yield "ok", "device", str(segmenter.device)
+        precision = segmenter.precision
+        yield "ok", "precision", f"auto takes {segmenter.engine} in {precision.name}: {precision.reason}"
+        difference = verify_bundle(segmenter.bundle, segmenter.engine)
+        yield "ok", "nets", f"{DEFAULT_MODEL} gives what was recorded of it, to {difference:.1g}"
     except DensecellError as error:
         yield "FAIL", "device", str(error)
     except ImportError as error:

@@ -88,17 +88,14 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
     from densecell_batch.inference.segmenter import Segmenter
     from densecell_batch.inference.volume import segment_volume
     from densecell_batch.io.reading import open_stack
-    from densecell_batch.nets.ensemble import combine
-    from densecell_batch.nets.predictor import Predictor
     from densecell_batch.storage.opening import Reach
     from densecell_batch.system import need_memory
 
     segmenter = Segmenter(name, fit="off")  # the scores tell
     bundle, path = segmenter.bundle, Path(str(images))
-    weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    chosen = [(bundle.name, weights)]
+    chosen = [(bundle.name, [*range(len(bundle.members))])]
     if members:
-        chosen += [(f"member {i}", [w]) for i, w in enumerate(weights)]
+        chosen += [(f"member {i}", [i]) for i in range(len(bundle.members))]
     made = []
     with open_stack(path, reach=Reach.of(path, links=True)) as stack:
         need_memory(path, 6 * stack.info.n_voxels)
@@ -108,10 +105,6 @@ def _segmented(name: str, images: Path | None, members: bool) -> tuple[list[tupl
         prepared = segmenter.prepared(stack, preparation)
         plan = segmenter.plan_of(prepared)
         for label, which in chosen:
-            predictor = Predictor(bundle.architecture, which, segmenter.precision.name, offsets=bundle.class_offsets)
-
-            def look(tile: np.ndarray, predictor: Predictor = predictor) -> tuple[np.ndarray, np.ndarray | None]:
-                return combine(predictor(tile))
-
+            look = segmenter.predictor_of(which).together
             made.append((label, segment_volume(prepared, plan, look, bundle.classes).labels))
     return made, [c.name for c in bundle.classes]

@@ -55,6 +55,8 @@ OF_THE_RESULT = (
     Option(["--tile"], type=TILE, help="Output region of a tile, instead of the largest that fits the memory."),
     Option(["--memory"], type=MEMORY, help="Memory to use, such as 4G.  [default: half of what is free]"),
     Option(["--device"], type=Choice(["auto", "cpu", "gpu"]), default="auto", show_default=True),
+    Option(["--engine"], type=Choice(["auto", "openvino", "tensorflow", "jax"]), default="auto", show_default=True,
+           help="What computes the nets; auto: TensorFlow on a GPU, OpenVINO on a processor."),
     Option(["--format", "file_format"], type=Choice(["imagej", "ome-tiff"]), default="imagej", show_default=True,
            help="Of all images written."),
     Option(["--no-preview"], is_flag=True, help="Write no preview picture."),

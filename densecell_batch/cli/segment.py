@@ -119,13 +119,14 @@ def take_hooks(
 
 def _dry_run(stacks: list[Path], out: Path, segmenter: RunSegmenter) -> int:
     """Say for each stack what would be done; a line on stdout as in a real run, with "plan" as its verdict."""
-    from densecell_batch.inference.device import convolution_rates
     from densecell_batch.io.reading import open_stack
+    from densecell_batch.nets.architecture import flop_per_voxel
     from densecell_batch.runs.batch import verdict_line
     from densecell_batch.runs.checks import check_image, check_result_names
     from densecell_batch.runs.paths import StackPaths
 
-    rate = convolution_rates(segmenter.precision.name)[segmenter.precision.name]
+    (rate,) = segmenter.rates(segmenter.precision.name).values()
+    gflops = rate * flop_per_voxel(segmenter.bundle.architecture) / 1e9
     failed = 0
     for path in stacks:
         try:
@@ -146,7 +147,7 @@ def _dry_run(stacks: list[Path], out: Path, segmenter: RunSegmenter) -> int:
             f"{' x '.join(map(str, info.shape))} {info.dtype}, {info.voxel_size or 'no voxel size'}; "
             f"{plan.grid.n_tiles} tiles of "
             f"{z} x {y} x {x}, redundancy {plan.grid.redundancy:.2f}; about {plan.memory / 2**30:.1f} GiB; about "
-            f"{duration(plan.gflop / rate)} on {segmenter.device.kind} in {plan.precision}"
+            f"{duration(plan.gflop / gflops)} on {segmenter.device.kind} in {plan.precision}"
         )
         click.echo(verdict_line("plan", path, text))
     return 1 if failed else 0

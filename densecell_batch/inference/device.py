@@ -10,16 +10,25 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from densecell_batch.errors import DeviceError
-from densecell_batch.system import cpu_features, cpu_name, nvidia_present, threads
+from densecell_batch.nets.engines import ENGINES, is_installed, missing
+from densecell_batch.system import amd_present, cpu_features, cpu_name, nvidia_present, threads
 
-__all__ = ["PRECISIONS", "DeviceInfo", "Precision", "choose_precision", "convolution_rates", "select_device"]
+__all__ = [
+    "PRECISIONS",
+    "DeviceInfo",
+    "Precision",
+    "choose_precision",
+    "convolution_rates",
+    "select_device",
+    "select_engine",
+]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -50,8 +59,57 @@ class Precision:
     reason: str
 
 
+def select_engine(engine: str = "auto", device: str = "auto") -> tuple[str, DeviceInfo]:
+    """Choose what computes, and on which device, before any net is built. TensorFlow is imported only if it may be it.
+
+    Parameters
+    ----------
+    engine
+        "openvino", "tensorflow", "jax", or "auto": the backend of Keras on a GPU that it can use, else OpenVINO where
+        that is installed.
+    device
+        As for `select_device`.
+
+    Returns
+    -------
+    engine : str
+        One of `nets.engines.ENGINES`.
+    device : DeviceInfo
+
+    Raises
+    ------
+    DeviceError
+        If the engine is not installed, or cannot use the device that is asked for.
+    """
+    if engine != "auto" and not is_installed(engine):
+        raise DeviceError(missing(engine))
+    if engine == "openvino" and device == "gpu":
+        raise DeviceError(
+            "--engine openvino computes on processors; leave it away for --device gpu, or give --engine tensorflow"
+        )
+    processor = DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
+    if engine == "openvino":
+        return engine, processor
+    if engine == "auto" and is_installed("openvino"):
+        if device == "cpu" or (device == "auto" and not (nvidia_present() or amd_present())):
+            return "openvino", processor
+        if not any(map(is_installed, ENGINES[1:])):
+            _tell_of_unused_gpu(device, "no engine that is installed here")
+            return "openvino", processor
+    from densecell_batch.nets.backend import backend, use_backend
+
+    if engine != "auto":
+        use_backend(engine)
+    elif not any(map(is_installed, ENGINES)):
+        raise DeviceError(missing("openvino"))
+    found = select_device(device)
+    if found.kind == "cpu" and engine == "auto" and is_installed("openvino"):
+        return "openvino", found
+    return backend(), found
+
+
 def select_device(device: str = "auto") -> DeviceInfo:
-    """Choose the device, before any net is built.
+    """Choose the device for the backend of Keras, before any net is built.
 
     Parameters
     ----------
@@ -72,11 +130,15 @@ def select_device(device: str = "auto") -> DeviceInfo:
         _hide_gpus()
     if gpu is not None:
         return gpu
+    _tell_of_unused_gpu(device, "the installed backend")
+    return DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
+
+
+def _tell_of_unused_gpu(device: str, by: str) -> None:
+    """Say loudly that there is a GPU that `by` cannot use; raise DeviceError if a GPU was asked for."""
     nvidia = nvidia_present()
     if device == "gpu":
-        found = (
-            f"the NVIDIA device at {nvidia} cannot be used by the installed backend" if nvidia else "no GPU was found"
-        )
+        found = f"the NVIDIA device at {nvidia} cannot be used by {by}" if nvidia else "no GPU was found"
         raise DeviceError(
             f"--device gpu: {found}; install the GPU libraries (pip install 'densecell-batch[gpu]'), start the "
             "container with --gpus all (docker) or --nv (apptainer), or run with --device cpu; `densecell-batch "
@@ -89,16 +151,26 @@ def select_device(device: str = "auto") -> DeviceInfo:
             "--gpus all / --nv; --device cpu silences this",
             nvidia,
         )
-    return DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
 
 
-def choose_precision(precision: str, device: DeviceInfo) -> Precision:
+def choose_precision(
+    precision: str, device: DeviceInfo, rates: Callable[..., dict[str, float]] | None = None
+) -> Precision:
     """Resolve "auto"; any other name is taken as it is.
+
+    Parameters
+    ----------
+    precision
+        Of `PRECISIONS`.
+    device
+        What computes.
+    rates
+        (precision, ...) -> how fast it computes in each; by default, convolutions of the backend of Keras.
 
     Raises
     ------
     DeviceError
-        If float16 is asked for on a CPU: TensorFlow has no float16 pooling there.
+        If float16 is asked for on a CPU: no engine has it there.
     """
     if precision == "float16" and device.kind == "cpu":
         raise DeviceError("--precision float16 needs a GPU; on this CPU use float32, bfloat16 or auto")
@@ -111,10 +183,11 @@ def choose_precision(precision: str, device: DeviceInfo) -> Precision:
         return Precision("float32", "GPU without bfloat16")
     if not {"avx512_bf16", "amx_bf16"} & set(device.features):
         return Precision("float32", "processor without AVX512-BF16 or AMX")
-    rates = convolution_rates("float32", "bfloat16")
-    ratio = rates["bfloat16"] / rates["float32"]
+    measured = (rates or convolution_rates)("float32", "bfloat16")
+    ratio = measured["bfloat16"] / measured["float32"]
     name = "bfloat16" if ratio >= _WORTHWHILE else "float32"
-    return Precision(name, f"bfloat16 convolutions run at {ratio:.2f} times the float32 rate here")
+    what = "convolutions run" if rates is None else "the nets run"
+    return Precision(name, f"in bfloat16 {what} at {ratio:.2f} times the float32 rate here")
 
 
 def _usable_gpu() -> DeviceInfo | None:

@@ -83,6 +83,7 @@ class InferenceOptions:
     scale: Annotated[Literal["auto", "off"] | tuple[Factor, Factor, Factor], SHAPES] = "auto"  # (z, y, x)
     roi: Annotated[tuple[Span, Span, Span] | None, SHAPES] = None  # region (z, y, x) that is segmented
     device: Annotated[Literal["auto", "cpu", "gpu"], TOLD] = "auto"
+    engine: Annotated[Literal["auto", "openvino", "tensorflow", "jax"], TOLD] = "auto"
     memory: Annotated[Side | None, UNTOLD] = None  # bytes; None: half of what is free
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ Triple = tuple[int, int, int]
 Bands = tuple[tuple[int, int], ...]
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_PROGRAM_BYTES = 900 * 2**20  # Python, TensorFlow and its kernels before any tile
+_PROGRAM_BYTES = {"openvino": 350 * 2**20, "keras": 900 * 2**20}  # Python, an engine and its kernels before any tile
 _FILL_BYTES = 36  # for each voxel of a slice in which fill is mirrored
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
 _BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order
@@ -53,6 +53,7 @@ def plan_tiles(
     *,
     stitch: str = "crop",
     precision: str = "float32",
+    engine: str = "keras",
     members: int = 1,
     budget: int = 4 * 2**30,
     tile: Triple | None = None,
@@ -69,8 +70,8 @@ def plan_tiles(
         The nets, and the input window (z, y, x) of their training.
     stitch
         "crop", "blend", or "deepest" for the published windows.
-    precision, members
-        What the nets compute in, and how many there are.
+    precision, engine, members
+        What the nets compute in, what computes them, and how many there are.
     budget
         Bytes that the process may take.
     tile
@@ -104,7 +105,10 @@ def plan_tiles(
         wanted = (None, None) if tile is None else tile[1:]
         ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
         xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
-    costs = partial(_memory, architecture=architecture, precision=precision, keep_probabilities=keep, fill=fill)
+    program = _PROGRAM_BYTES.get(engine, _PROGRAM_BYTES["keras"])
+    costs = partial(
+        _memory, architecture=architecture, precision=precision, program=program, keep_probabilities=keep, fill=fill
+    )
     grid, bands, memory = _best([_first_fitting(z, ys, xs, partial(costs, z), budget) for z in zs], budget)
     if tile is None:  # else it is as it was asked for
         _check_memory(memory, budget, stitch, shape, window)
@@ -277,6 +281,7 @@ def _memory(
     rows_read: int,
     architecture: Architecture,
     precision: str,
+    program: int,
     keep_probabilities: bool,
     fill: bool,
 ) -> int:
@@ -293,4 +298,4 @@ def _memory(
     source += _FILL_BYTES * float(y.length) * x.length * fill
     # A slice at a time is put together of its bands, and its objects are found.
     assembly = float(y.length) * x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
-    return int(_PROGRAM_BYTES + max(net + 4 * outputs + canvas + source, assembly))
+    return int(program + max(net + 4 * outputs + canvas + source, assembly))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from math import ceil
@@ -13,15 +13,15 @@ import numpy as np
 
 from densecell_batch.calibration import VoxelSize, check_voxel_size
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_device
+from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_engine
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
+from densecell_batch.inference.rates import net_rates
 from densecell_batch.inference.trial import try_stack
 from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.fetching import find_bundle
-from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.examine import examine, expected_grid
 from densecell_batch.prepare.mask import Mask
@@ -54,6 +54,9 @@ class Segmenter:
         What the nets compute in: "auto", "float32", "bfloat16" or "float16".
     device
         "auto", "cpu" or "gpu".
+    engine
+        What computes the nets: "openvino", on processors; "tensorflow" or "jax"; or "auto" for the fastest that is
+        there.
     outside
         "auto": constant fill that touches the border, and blank slices, are no tissue: they get the label 255. "off":
         everything is tissue.
@@ -104,6 +107,7 @@ class Segmenter:
         uncertainty: bool = False,
         precision: str = "auto",
         device: str = "auto",
+        engine: str = "auto",
         outside: str = "auto",
         contrast: str = "auto",
         fit: str = "warn",
@@ -128,25 +132,39 @@ class Segmenter:
             roi=roi,
             tile=tile,
             device=device,  # type: ignore[arg-type]
+            engine=engine,  # type: ignore[arg-type]
             memory=memory,
         )
 
     @cached_property
+    def _computing(self) -> tuple[str, DeviceInfo]:
+        return select_engine(self.options.engine, self.options.device)
+
+    @property
+    def engine(self) -> str:
+        """What computes the nets: "openvino", "tensorflow" or "jax"; raises DeviceError as `device` does."""
+        return self._computing[0]
+
+    @property
     def device(self) -> DeviceInfo:
-        """What the nets run on; raises DeviceError if the one asked for is not usable."""
-        return select_device(self.options.device)
+        """What the nets run on; raises DeviceError if what was asked for is not usable."""
+        return self._computing[1]
 
     @cached_property
     def precision(self) -> Precision:
         """What the nets compute in."""
-        precision = choose_precision(self.options.precision, self.device)
-        _log.info("device %s; precision %s (%s)", self.device, precision.name, precision.reason)
+        precision = choose_precision(self.options.precision, self.device, self.rates)
+        _log.info("engine %s; device %s; precision %s (%s)", self.engine, self.device, precision.name, precision.reason)
         return precision
+
+    def rates(self, *precisions: str) -> dict[str, float]:
+        """Voxels that a member computes in a second, in each precision; measured once on a machine."""
+        return net_rates(self.bundle, self.engine, self.device, precisions)
 
     @cached_property
     def predictor(self) -> Predictor:
         """The nets with their weights; raises OptionError if these do not fit into the memory, before they are read."""
-        # Once as arrays, and once as variables of the backend.
+        # Once as arrays, and once as the engine keeps them.
         needed, budget = 2 * self.bundle.weight_bytes, self._budget
         if needed > budget:
             raise OptionError(
@@ -154,13 +172,17 @@ class Segmenter:
                 f"its nets need about {needed / 2**30:.2f} GiB; give more --memory, on a "
                 "machine that has it"
             )
-        weights = [self.bundle.weights(i) for i in range(len(self.bundle.members))]
+        return self.predictor_of(range(len(self.bundle.members)))
+
+    def predictor_of(self, members: Iterable[int]) -> Predictor:
+        """Some of the nets, computed as all are."""
         return Predictor(
             self.bundle.architecture,
-            weights,
+            [self.bundle.weights(i) for i in members],
             self.precision.name,
             may_split=self.options.stitch != "deepest",
             offsets=self.bundle.class_offsets,
+            engine=self.engine,
         )
 
     @property
@@ -240,6 +262,7 @@ class Segmenter:
             self.bundle.window,
             stitch=options.stitch,
             precision=self.precision.name,
+            engine=self.engine,
             members=len(self.bundle.members),
             budget=self._budget,
             tile=options.tile,
@@ -258,7 +281,7 @@ class Segmenter:
 
     def look(self, tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """What the ensemble says of a normalized tile (z, y, x): probabilities and, if asked for, disagreement."""
-        return combine(self.predictor(tile), self.options.ensemble, with_disagreement=self.options.uncertainty)
+        return self.predictor.together(tile, self.options.ensemble, with_disagreement=self.options.uncertainty)
 
     def __call__(
         self, volume: np.ndarray, voxel_size: VoxelSize | None = None, *, mask: np.ndarray | None = None

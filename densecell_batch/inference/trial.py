@@ -201,7 +201,9 @@ def _tiles(prepared: SeenVolume, corners: list[Triple], window: Triple) -> Itera
 def _differences(predictor: Predictor, tile: np.ndarray) -> np.ndarray:
     """How far members differ about a tile, in bits; a single net, about the tile and the tile turned."""
     if len(predictor) > 1:
-        return _bits(predictor(tile))
+        disagreement = predictor.together(tile, with_disagreement=True)[1]
+        assert disagreement is not None
+        return disagreement
     flipped, turned = tile[:, ::-1], tile.swapaxes(1, 2)
     answers = [next(iter(predictor(np.ascontiguousarray(way)))) for way in (tile, flipped, turned)]
     back = [answers[0], answers[1][:, ::-1], answers[2].swapaxes(1, 2)]

@@ -13,7 +13,6 @@ from densecell_batch.inference.restore import Restorer
 from densecell_batch.inference.stitch import FinishedSlice
 from densecell_batch.inference.streaming import Look, segment_slices
 from densecell_batch.models.classes import ClassInfo
-from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.prepared import Prepared, SeenArray
 
@@ -141,14 +140,13 @@ def predict_labels(
     """
     seen = SeenArray(image, image.shape if result is None else result)
     net, labels = predictor.architecture, np.empty(seen.result_shape, np.uint8)
-    plan = plan_tiles(seen.shape, net, window, precision=predictor.precision, members=len(predictor))
+    plan = plan_tiles(
+        seen.shape, net, window, precision=predictor.precision, engine=predictor.engine, members=len(predictor)
+    )
 
     def keep(finished: FinishedSlice) -> None:
         labels[finished.z] = finished.labels
 
-    def look(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        return combine(predictor(tile))
-
     depth, height, _ = seen.result_shape
-    segment_prepared(seen, plan, look, net.n_classes, keep, (0, depth), (0, height))
+    segment_prepared(seen, plan, predictor.together, net.n_classes, keep, (0, depth), (0, height))
     return labels

@@ -10,6 +10,7 @@ from densecell_batch.errors import BundleError
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.npz import check_golden
 from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.engines import for_processor
 from densecell_batch.nets.predictor import Predictor, Triple
 
 __all__ = ["GOLDEN_TOLERANCE", "golden_pair", "verify_bundle"]
@@ -49,8 +50,6 @@ def golden_pair(
     BundleError
         If the window is so deep that even a small input needs gigabytes.
     """
-    from densecell_batch.nets.ensemble import combine
-
     # The smallest sides that the net takes without loss and that leave a few voxels of output at every scale.
     sides = []
     for side in window[1:]:
@@ -62,12 +61,12 @@ def golden_pair(
     for axis in (1, 2):
         noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
     image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
-    probabilities, _ = combine(Predictor(architecture, members, may_split=False, offsets=offsets)(image))
+    probabilities, _ = Predictor(architecture, members, may_split=False, offsets=offsets).together(image)
     return image, probabilities
 
 
-def verify_bundle(bundle: ModelBundle) -> float:
-    """Run the golden pair of a bundle in float32.
+def verify_bundle(bundle: ModelBundle, engine: str | None = None) -> float:
+    """Run the golden pair of a bundle in float32, by an engine, or by the one for processors.
 
     Returns
     -------
@@ -79,12 +78,11 @@ def verify_bundle(bundle: ModelBundle) -> float:
     BundleError
         If it exceeds `GOLDEN_TOLERANCE`, or a member does not have the recorded hash.
     """
-    from densecell_batch.nets.ensemble import combine
-
     image, expected = bundle.golden()
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    predictor = Predictor(bundle.architecture, weights, may_split=False, offsets=bundle.class_offsets)
-    probabilities, _ = combine(predictor(image))
+    offsets, engine = bundle.class_offsets, engine or for_processor()
+    predictor = Predictor(bundle.architecture, weights, may_split=False, offsets=offsets, engine=engine)
+    probabilities, _ = predictor.together(image)
     if probabilities.shape != expected.shape:
         raise BundleError(
             f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives "

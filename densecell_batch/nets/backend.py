@@ -12,7 +12,7 @@ from typing import Any
 
 from densecell_batch.errors import DeviceError
 
-__all__ = ["backend", "choose_kernels", "compiled", "quiet_stderr", "value_and_gradients"]
+__all__ = ["backend", "choose_kernels", "compiled", "quiet_stderr", "use_backend", "value_and_gradients"]
 
 
 def choose_kernels() -> None:
@@ -69,6 +69,22 @@ def backend() -> str:
         import keras
 
     return str(keras.backend.backend())
+
+
+def use_backend(name: str) -> None:
+    """Let Keras compute with "tensorflow" or "jax"; for once and all in this process.
+
+    Raises
+    ------
+    DeviceError
+        If it computes with another one already.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = name
+    if backend() != name:
+        raise DeviceError(
+            f"this process computes with {backend()} already, and cannot change to {name}: start another one"
+        )
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,15 +16,12 @@ with quiet_stderr():
 from densecell_batch.errors import OptionError
 from densecell_batch.nets.architecture import (
     Architecture,
-    Hybrid2D3D,
-    ResidualUNet,
     layer_name,
     tensor_shapes,
     too_small,
 )
-from densecell_batch.nets.hybrid_2d3d import hybrid_2d3d
-from densecell_batch.nets.residual_unet import residual_unet
-from densecell_batch.nets.unet_2d import unet_2d
+from densecell_batch.nets.families import logits
+from densecell_batch.nets.layers import KerasGraph
 
 __all__ = ["assign_weights", "build_net", "extract_weights", "ops"]
 
@@ -63,11 +60,8 @@ def build_net(
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
-        if isinstance(architecture, Hybrid2D3D):
-            return hybrid_2d3d(architecture, shape, normalized=normalized)
-        if isinstance(architecture, ResidualUNet):
-            return residual_unet(architecture, shape, normalized=normalized)
-        return unet_2d(architecture, shape[1:], normalized=normalized)
+        image, outputs = logits(KerasGraph(normalized), architecture, shape)
+        return keras.Model(image, outputs, name=architecture.family)
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -1,46 +1,101 @@
-"""Layers that the families share. Every layer has the canonical name of its tensors, "/" written as "."."""
+"""The families as Keras layers. Every layer has the canonical name of its tensors, "/" written as "."."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import layers, ops
 
 from densecell_batch.nets.architecture import layer_name
+from densecell_batch.nets.graph import Sides
 
-__all__ = ["BatchNorm", "conv", "crop_concat", "crop_to", "predictor", "upsample"]
+__all__ = ["BatchNorm", "KerasGraph"]
 
 
-def conv(
-    x: keras.KerasTensor,
-    filters: int,
-    kernel: tuple[int, ...],
-    name: str,
-    *,
-    padding: str = "same",
-    stride: int = 1,
-    normalized: bool = False,
-    relu: bool = True,
-) -> keras.KerasTensor:
-    """Convolution with bias and, by default, ReLU; Glorot-uniform kernel, zero bias. Of stride 2, a kernel of 3 sees a
-    voxel and the two that follow.
+class KerasGraph:
+    """Operations on Keras tensors, with the channels last (`nets.graph.Graph` says what they do).
 
-    To train, a batch normalization may stand in the place of the bias (`training.batchnorm` folds it in).
+    Kernels start as Glorot-uniform, biases as 0.
+
+    Parameters
+    ----------
+    normalized
+        Whether batch normalizations stand in the place of biases, to train (`training.batchnorm` folds them in).
     """
-    layer = keras.layers.Conv3D if len(kernel) == 3 else keras.layers.Conv2D
-    activation = "relu" if relu and not normalized else None
-    if stride == 2 and any(side % 2 for side in x.shape[1:-1]):
-        # "same" would add a voxel before odd sides, too: what is halved again would lie elsewhere than in larger tiles.
-        x = ops.pad(x, ((0, 0), *((0, 1 + side % 2) for side in x.shape[1:-1]), (0, 0)))
-        padding = "valid"
-    x = layer(filters, kernel, stride, padding, activation=activation, use_bias=not normalized, name=layer_name(name))(
-        x
-    )
-    if not normalized:
-        return x
-    x = BatchNorm(name=f"{layer_name(name)}.norm")(x)
-    return ops.relu(x) if relu else x
+
+    def __init__(self, normalized: bool = False) -> None:
+        self.normalized = normalized
+
+    def image(self, shape: Sides) -> Any:
+        return keras.Input((*shape, 1), name="image")
+
+    def sides(self, x: Any) -> Sides:
+        return tuple(x.shape[1:-1])
+
+    def channels(self, x: Any) -> int:
+        return int(x.shape[-1])
+
+    def conv(
+        self, x: Any, filters: int, kernel: Sides, name: str, *, padded: bool = True, stride: int = 1, relu: bool = True
+    ) -> Any:
+        layer = layers.Conv3D if len(kernel) == 3 else layers.Conv2D
+        padding, activation = "same" if padded else "valid", "relu" if relu and not self.normalized else None
+        if stride == 2 and any(side % 2 for side in self.sides(x)):
+            # "same" would add a voxel before odd sides, too: what is halved again would lie elsewhere than in larger
+            # tiles.
+            x = ops.pad(x, ((0, 0), *((0, 1 + side % 2) for side in self.sides(x)), (0, 0)))
+            padding = "valid"
+        keyed = layer_name(name)
+        made = layer(filters, kernel, stride, padding, activation=activation, use_bias=not self.normalized, name=keyed)
+        x = made(x)
+        if not self.normalized:
+            return x
+        x = BatchNorm(name=f"{keyed}.norm")(x)
+        return ops.relu(x) if relu else x
+
+    def upsample(self, x: Any, filters: int, factors: Sides, name: str) -> Any:
+        layer = layers.Conv3DTranspose if len(factors) == 3 else layers.Conv2DTranspose
+        return layer(filters, factors, strides=factors, padding="valid", name=layer_name(name))(x)
+
+    def predictor(self, x: Any, n_classes: int, name: str, *, relu: bool) -> Any:
+        # Logits rounded to bfloat16 are the largest part of its disagreement with float32 (docs/design/0002-precision).
+        n_axes = len(self.sides(x))
+        layer = layers.Conv3D if n_axes == 3 else layers.Conv2D
+        activation = "relu" if relu else None
+        return layer(n_classes, (1,) * n_axes, activation=activation, dtype="float32", name=layer_name(name))(x)
+
+    def pool(self, x: Any, factors: Sides, name: str) -> Any:
+        layer = layers.MaxPooling3D if len(factors) == 3 else layers.MaxPooling2D
+        return layer(factors, name=name)(x)
+
+    def enlarge(self, x: Any, factor: int, name: str) -> Any:
+        return layers.UpSampling2D(factor, dtype="float32", name=name)(x)
+
+    def relu(self, x: Any) -> Any:
+        return ops.relu(x)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return ops.add(a, b)
+
+    def concat(self, parts: Sequence[Any]) -> Any:
+        return ops.concatenate(list(parts), axis=-1)
+
+    def crop(self, x: Any, starts: Sides, sides: Sides) -> Any:
+        return x[(slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))]
+
+    def as_dtype_of(self, x: Any, other: Any) -> Any:
+        return ops.cast(x, other.dtype)
+
+    def wide(self, x: Any) -> Any:
+        return ops.cast(x, "float32")
+
+    def slices(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, *x.shape[2:]))
+
+    def volume(self, x: Any, depth: int) -> Any:
+        return ops.reshape(x, (-1, depth, *x.shape[1:]))
 
 
 class BatchNorm(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
@@ -89,34 +144,3 @@ def _normalized(x: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any
     y, mean, unbiased = tf.compat.v1.nn.fused_batch_norm(flat, gamma, beta, epsilon=epsilon, is_training=True)[:3]
     n = tf.cast(tf.size(flat) // x.shape[-1], "float32")  # the kernel divides by n - 1
     return tf.reshape(y, shape), mean, unbiased * ((n - 1) / n)
-
-
-def predictor(x: keras.KerasTensor, n_classes: int, name: str, *, relu: bool) -> keras.KerasTensor:
-    """Logits, a 1x1 convolution; always in float32.
-
-    Logits rounded to bfloat16 are the largest part of its disagreement with float32 (docs/design/0002-precision.md).
-    """
-    spatial = len(x.shape) - 2
-    layer = keras.layers.Conv3D if spatial == 3 else keras.layers.Conv2D
-    activation = "relu" if relu else None
-    return layer(n_classes, (1,) * spatial, activation=activation, dtype="float32", name=layer_name(name))(x)
-
-
-def upsample(x: keras.KerasTensor, filters: int, factors: tuple[int, ...], name: str) -> keras.KerasTensor:
-    """Transposed convolution whose kernel is its stride, with bias and no activation."""
-    layer = keras.layers.Conv3DTranspose if len(factors) == 3 else keras.layers.Conv2DTranspose
-    return layer(filters, factors, strides=factors, padding="valid", name=layer_name(name))(x)
-
-
-def crop_to(x: keras.KerasTensor, sides: tuple[int, ...]) -> keras.KerasTensor:
-    """Centre-crop the spatial axes of (n, ..., c) to `sides`; the low side loses (a - b) // 2 (spec of ref. 1)."""
-    starts = [(a - b) // 2 for a, b in zip(x.shape[1:-1], sides, strict=True)]
-    if all(a == b for a, b in zip(x.shape[1:-1], sides, strict=True)):
-        return x
-    return x[(slice(None), *(slice(s, s + b) for s, b in zip(starts, sides, strict=True)))]
-
-
-def crop_concat(skip: keras.KerasTensor, up: keras.KerasTensor) -> keras.KerasTensor:
-    """Crop both to the smaller of each side, then concatenate [skip, up] along the channels."""
-    sides = tuple(min(a, b) for a, b in zip(skip.shape[1:-1], up.shape[1:-1], strict=True))
-    return ops.concatenate([crop_to(skip, sides), crop_to(up, sides)], axis=-1)

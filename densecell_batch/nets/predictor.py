@@ -1,7 +1,6 @@
 """The one place where a net meets a tile: normalized voxels in, probabilities out.
 
-One graph is traced for an input shape and all members run through it, each with its own weights as arguments. The
-backend of Keras decides what compiles it: TensorFlow (default) or JAX.
+An engine compiles the nets for each shape of a tile (`nets.engines`); when memory runs out, tiles are cut.
 """
 
 from __future__ import annotations
@@ -9,12 +8,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.nets.architecture import Architecture, UNet2D
+from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.engines import CompiledNets, make_engine
+from densecell_batch.nets.ensemble import combine
 
 __all__ = ["Predictor"]
 
@@ -23,6 +23,8 @@ _COMPILED = 4  # shapes that are kept: a process of months sees many, and each t
 _log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
+Parts = tuple[np.ndarray, ...]  # (z, y, x, ...) each
+Ask = Callable[[CompiledNets, np.ndarray], Parts]
 
 
 class Predictor:
@@ -40,11 +42,15 @@ class Predictor:
         Whether a tile that does not fit in memory may be cut into smaller ones.
     offsets
         Added to the logit of each class, of every member (`ModelBundle.class_offsets`); None for nothing.
+    engine
+        What computes: "openvino", "tensorflow", "jax", or "keras" for the backend of Keras that is configured.
 
     Raises
     ------
     OptionError
         If there are not as many offsets as classes.
+    DeviceError
+        If the engine is not installed.
     """
 
     def __init__(
@@ -55,24 +61,30 @@ class Predictor:
         *,
         may_split: bool = True,
         offsets: Sequence[float] | None = None,
+        engine: str = "keras",
     ) -> None:
         if offsets is not None and len(offsets) != architecture.n_classes:
             raise OptionError(f"{len(offsets)} offsets for a net of {architecture.n_classes} classes; expected as many")
         self.architecture, self.precision, self._may_split = architecture, precision, may_split
-        self._members, self._offsets = members, None if offsets is None else np.asarray(offsets, np.float32)
-        self._variables: list[list[Any]] = []
-        self._net: Any = None  # of the last shape; its variables say the order of the tensors
-        self._forward: dict[Triple, Callable[[list[Any], np.ndarray], np.ndarray]] = {}
+        self.engine = engine
+        added = None if offsets is None else np.asarray(offsets, np.float32)
+        self._engine = make_engine(engine, architecture, precision, added)
+        self._compiled: dict[Triple, CompiledNets] = {}
         self._too_large: set[Triple] = set()
+        self._take(members)
 
     def reload(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Take other members of the same architecture; what was compiled stays."""
-        self._members = members
-        if self._net is not None:
-            self._load()
+        """Take other members of the same architecture."""
+        self._take(members)
+        if self.engine == "openvino":  # its graphs hold the weights
+            self._compiled.clear()
+
+    def _take(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._n_members = len(members)
+        self._engine.load(members)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return self._n_members
 
     def __call__(self, tile: np.ndarray) -> Iterator[np.ndarray]:
         """Probabilities of one member after the other.
@@ -93,18 +105,32 @@ class Predictor:
             If the memory does not suffice, however small the tile.
         """
         for member in range(len(self)):
-            yield self._predict(tile, member)
+            yield self._compute(tile, lambda nets, part, i=member: (nets.member(part, i),))[0]  # type: ignore[misc]
 
-    def _predict(self, tile: np.ndarray, member: int) -> np.ndarray:
+    def together(
+        self, tile: np.ndarray, rule: str = "mean", *, with_disagreement: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """What the members say of a tile (z, y, x) together, as `nets.ensemble.combine`; raises as a call does."""
+        if rule != "mean":
+            return combine(self(tile), rule, with_disagreement=with_disagreement)
+
+        def ask(nets: CompiledNets, part: np.ndarray) -> Parts:
+            probabilities, disagreement = nets.mean(part, with_disagreement)
+            return (probabilities,) if disagreement is None else (probabilities, disagreement)
+
+        probabilities, *disagreement = self._compute(tile, ask)
+        return probabilities, disagreement[0] if disagreement else None
+
+    def _compute(self, tile: np.ndarray, ask: Ask) -> Parts:
         z, y, x = tile.shape
         shape = (z, y, x)
         if shape not in self._too_large:
             try:
-                return self._run(tile, member)
+                return ask(self._nets(shape), tile)
             except Exception as error:
                 if not _out_of_memory(error):
                     raise
-                self._forward.pop(shape, None)
+                self._compiled.pop(shape, None)
         halves = self._halves(shape) if self._may_split else None
         if halves is None:
             remedy = "run on a machine or device with more memory" + (
@@ -113,12 +139,12 @@ class Predictor:
             raise StackError(f"not enough memory for a tile of {z} x {y} x {x} voxels (z, y, x); {remedy}")
         if shape not in self._too_large:
             self._too_large.add(shape)
-            smaller = self._predict_shape(shape, halves)
+            smaller = self._smaller(shape, halves)
             _log.warning("not enough memory for a tile of %s voxels (z, y, x): going on with %s", shape, smaller)
-        return self._predict_halves(tile, member, *halves)
+        return self._in_halves(tile, ask, *halves)
 
     @staticmethod
-    def _predict_shape(shape: Triple, halves: tuple[int, int]) -> Triple:
+    def _smaller(shape: Triple, halves: tuple[int, int]) -> Triple:
         sides = list(shape)
         sides[halves[0]] = halves[1]
         return sides[0], sides[1], sides[2]
@@ -133,55 +159,25 @@ class Predictor:
         whole = (shape[axis] - lossless) % net.alignment == 0
         return (axis, side) if whole and side < shape[axis] else None
 
-    def _predict_halves(self, tile: np.ndarray, member: int, axis: int, side: int) -> np.ndarray:
+    def _in_halves(self, tile: np.ndarray, ask: Ask, axis: int, side: int) -> Parts:
         length = tile.shape[axis]
-        low = np.moveaxis(self._predict(tile.take(range(side), axis), member), axis, 0)
-        high = np.moveaxis(self._predict(tile.take(range(length - side, length), axis), member), axis, 0)
+        low = self._compute(tile.take(range(side), axis), ask)
+        high = self._compute(tile.take(range(length - side, length), axis), ask)
         n = length - 2 * self.architecture.margin
-        return np.moveaxis(np.concatenate([low[: n // 2], high[n // 2 - n :]]), 0, axis)
+        first, rest = range(n // 2), range(n // 2 - n, 0)  # of what would come out, from the low and the high half
+        return tuple(
+            np.concatenate([a.take(first, axis), b.take(rest, axis)], axis) for a, b in zip(low, high, strict=True)
+        )
 
-    def _run(self, tile: np.ndarray, member: int) -> np.ndarray:
-        z, y, x = tile.shape
-        forward = self._forward.get((z, y, x))
-        if forward is None:
-            if len(self._forward) >= _COMPILED:
-                self._forward.pop(next(iter(self._forward)))
+    def _nets(self, shape: Triple) -> CompiledNets:
+        nets = self._compiled.pop(shape, None)  # to become the last one used
+        if nets is None:
+            if len(self._compiled) >= _COMPILED:
+                self._compiled.pop(next(iter(self._compiled)))
                 gc.collect()  # a graph is a knot of references: with its memory it would stay for long
-            forward = self._build((z, y, x))
-        else:
-            del self._forward[z, y, x]  # to become the last one used
-        self._forward[z, y, x] = forward
-        batch = tile[..., None] if isinstance(self.architecture, UNet2D) else tile[None, ..., None]
-        probabilities = forward(self._variables[member], batch)
-        return probabilities if isinstance(self.architecture, UNet2D) else probabilities[0]
-
-    def _build(self, shape: Triple) -> Callable[[list[Any], np.ndarray], np.ndarray]:
-        """Trace the net for one input shape: (weights, (n, ..., 1) float32) -> probabilities as numpy float32."""
-        from densecell_batch.nets.backend import compiled
-        from densecell_batch.nets.build import build_net, ops
-
-        net = self._net = build_net(self.architecture, shape, self.precision)
-        if not self._variables:
-            self._load()
-
-        def forward(variables: list[Any], batch: Any) -> Any:
-            outputs, _ = net.stateless_call(variables, [], ops.cast(batch, self.precision), training=False)
-            logits = ops.cast(
-                outputs[0] if isinstance(outputs, list) else outputs, "float32"
-            )  # the deciding ones first
-            return ops.softmax(logits if self._offsets is None else logits + self._offsets, axis=-1)
-
-        run = compiled(forward)
-        return lambda variables, batch: np.asarray(run(variables, batch))
-
-    def _load(self) -> None:
-        """Tensors of each member, in the order of the net's variables and in its dtype."""
-        from densecell_batch.nets.build import assign_weights, ops
-
-        self._variables = []
-        for weights in self._members:
-            assign_weights(self._net, weights)
-            self._variables.append([ops.copy(v.value) for v in self._net.variables])
+            nets = self._engine.compiled(shape)
+        self._compiled[shape] = nets
+        return nets
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -190,5 +186,7 @@ def _out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or "RESOURCE_EXHAUSTED" in str(error)
+        or "bad_alloc" in str(error)
+        or "annot allocate memory" in str(error)
         or "ResourceExhausted" in type(error).__name__
     )

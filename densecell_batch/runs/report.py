@@ -178,6 +178,7 @@ class Begun(Order, frozen=True, kw_only=True):
     preprocessing: Preprocessing | UnsetType = UNSET
     warnings: tuple[str, ...] = ()
     device: str | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
     precision: Precision | UnsetType = UNSET
     tiles: Tiles | UnsetType = UNSET
     preparation: Found | UnsetType = UNSET
@@ -221,7 +222,7 @@ class Report(Begun, frozen=True, kw_only=True):
 
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of the libraries that compute."""
-    libraries = ("tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "scikit-image", "tifffile")
+    libraries = ("openvino", "tensorflow", "tensorflow-cpu", "jax", "keras", "numpy", "scikit-image", "tifffile")
     found = {"densecell-batch": __version__, "python": platform.python_version()}
     for name in libraries:
         try:
@@ -361,6 +362,7 @@ def begun(
         preprocessing=preprocessing,
         warnings=(*warnings, *preparation.warnings),
         device=str(segmenter.device),
+        engine=segmenter.engine,
         precision=Precision(name=precision.name, reason=precision.reason),
         tiles=Tiles(
             input=grid.input,

@@ -19,7 +19,6 @@ from densecell_batch.measure.compare import read_truth, same_shape
 from densecell_batch.models.bundle import ModelBundle, write_bundle
 from densecell_batch.models.golden import golden_pair, verify_bundle
 from densecell_batch.models.manifest import MAX_OFFSET, check_texts
-from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
@@ -194,17 +193,10 @@ def _answers(segmenter: Segmenter, images: Path, truth: np.ndarray, places: _Pla
         predictor: Predictor | None = None
         for member in range(n_members):
             _log.info("member %d of %d", member + 1, n_members)
-            weights = [bundle.weights(member)]
             if predictor is None:
-                predictor = Predictor(
-                    bundle.architecture, weights, segmenter.precision.name, offsets=bundle.class_offsets
-                )
+                predictor = segmenter.predictor_of([member])
             else:
-                predictor.reload(weights)
-
-            def look(tile: np.ndarray, of: Predictor = predictor) -> tuple[np.ndarray, np.ndarray | None]:
-                return combine(of(tile))
-
+                predictor.reload([bundle.weights(member)])
             for band in plan.bands:
                 rows = prepared.axes[1].owned(*band)
 
@@ -217,7 +209,9 @@ def _answers(segmenter: Segmenter, images: Path, truth: np.ndarray, places: _Pla
                     answers[member][:, there] = finished.probabilities[y, x].T
 
                 if rows[0] < rows[1]:
-                    segment_prepared(prepared, plan, look, n_classes, keep, slices, rows, keep_probabilities=True)
+                    segment_prepared(
+                        prepared, plan, predictor.together, n_classes, keep, slices, rows, keep_probabilities=True
+                    )
     return answers, inside
 
 

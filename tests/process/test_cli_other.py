@@ -61,13 +61,32 @@ def test_doctor_fails_without_the_gpu_asked_for():
     assert "FAIL\tdevice\t" in done.stdout
 
 
+def without(folder, *modules):
+    """The environment of a machine where modules are broken, or not there."""
+    for module in modules:
+        (folder / f"{module}.py").write_text(f"raise ImportError('No module named {module}')")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+
+
 def test_doctor_without_a_backend(tmp_path):
     """As on a machine where the installation is broken."""
-    (tmp_path / "keras.py").write_text("raise ImportError('No module named keras')")
-    done = densecell("doctor", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    done = densecell("doctor", **without(tmp_path, "openvino"))
     assert done.returncode == 3
-    assert "FAIL\tbackend\tNo module named keras" in done.stdout
+    assert "FAIL\tbackend\tNo module named openvino" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_processors_need_no_tensorflow(tmp_path):
+    """Whatever does not train: nothing even tries to import it."""
+    nowhere = without(tmp_path, "tensorflow", "keras", "jax")
+    for words in (
+        ["doctor", "--device", "cpu"],
+        ["models", "verify", "fly-vnc-2d3d"],
+        ["demo", "-o", tmp_path / "out"],
+    ):
+        done = densecell(*words, **nowhere)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out/fly-vnc-sample_report.json").read_text())["engine"] == "openvino"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

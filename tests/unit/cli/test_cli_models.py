@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def test_import_then_verify(tmp_path: Path, data: Path) -> None:
     verified = run("verify", out).stdout
     assert "member-1.safetensors: SHA-256 " in verified
     assert "66 tensors, 165,326 parameters" in verified
-    assert verified.endswith("golden pair: largest difference 0 of a probability, 0.0001 allowed\nab 2: ok\n")
+    (difference,) = re.findall(r"golden pair: largest difference (\S+) of a probability, 0.0001 allowed\n", verified)
+    assert float(difference) < 2e-6  # recorded with TensorFlow, computed with what this machine takes
+    assert verified.endswith("ab 2: ok\n")
 
 
 def test_import_says_how_it_named_the_classes(tmp_path: Path, data: Path) -> None:

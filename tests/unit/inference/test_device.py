@@ -15,7 +15,13 @@ from limits import memory_limit, run_in
 from densecell_batch import system
 from densecell_batch.errors import DeviceError
 from densecell_batch.inference import device
-from densecell_batch.inference.device import DeviceInfo, choose_precision, convolution_rates, select_device
+from densecell_batch.inference.device import (
+    DeviceInfo,
+    choose_precision,
+    convolution_rates,
+    select_device,
+    select_engine,
+)
 from densecell_batch.system import available_memory
 
 PLAIN = DeviceInfo("cpu", "a processor", ("avx2",), 2)
@@ -173,3 +179,55 @@ def test_memory_of_nested_control_groups(tmp_path, version):
     own.write_text("0::/of/the/host\n")
     assert system._left_in_cgroups(tmp_path / "none", own) == []
     assert system._left_in_cgroups(root, tmp_path / "none") == []
+
+
+CARD = DeviceInfo("gpu", "a card", ("compute capability 9.0",), 2)
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "installed", "nvidia", "usable", "expected"),
+    [
+        ("auto", "auto", "openvino tensorflow", False, False, ("openvino", "cpu")),
+        ("auto", "cpu", "openvino tensorflow", True, True, ("openvino", "cpu")),
+        ("auto", "auto", "openvino tensorflow", True, True, ("tensorflow", "gpu")),
+        ("auto", "auto", "openvino tensorflow", True, False, ("openvino", "cpu")),  # and a warning
+        ("auto", "gpu", "openvino tensorflow", False, True, ("tensorflow", "gpu")),  # of a kind that nobody looks for
+        ("auto", "auto", "openvino", True, True, ("openvino", "cpu")),  # and a warning
+        ("auto", "auto", "openvino", False, False, ("openvino", "cpu")),
+        ("auto", "auto", "tensorflow", False, False, ("tensorflow", "cpu")),
+        ("openvino", "auto", "openvino tensorflow", True, True, ("openvino", "cpu")),
+        ("tensorflow", "auto", "openvino tensorflow", False, False, ("tensorflow", "cpu")),
+        ("tensorflow", "auto", "openvino tensorflow", True, True, ("tensorflow", "gpu")),
+        ("tensorflow", "cpu", "openvino tensorflow", True, True, ("tensorflow", "cpu")),
+    ],
+)
+def test_choice_of_engine(monkeypatch, caplog, engine, asked, installed, nvidia, usable, expected):
+    monkeypatch.setattr(device, "is_installed", lambda name: name in installed.split())
+    monkeypatch.setattr(device, "nvidia_present", lambda: "/dev/nvidia0" if nvidia else None)
+    monkeypatch.setattr(device, "amd_present", lambda: False)
+    monkeypatch.setattr(device, "_usable_gpu", lambda: CARD if usable else None)
+    with caplog.at_level(logging.WARNING):
+        name, chosen = select_engine(engine, asked)
+    assert (name, chosen.kind) == expected
+    warned = asked == "auto" and nvidia and chosen.kind == "cpu" and engine == "auto"
+    assert ("NVIDIA device is present" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
+    ("engine", "asked", "installed", "told"),
+    [
+        ("jax", "auto", "openvino tensorflow", "pip install jax keras"),
+        ("openvino", "auto", "tensorflow", "pip install openvino"),
+        ("auto", "auto", "", "pip install openvino"),
+        ("openvino", "gpu", "openvino tensorflow", "computes on processors"),
+        ("auto", "gpu", "openvino", "--device gpu: no GPU was found"),
+        ("jax", "auto", "jax tensorflow", "cannot change to jax"),  # this process computes with TensorFlow
+    ],
+)
+def test_engines_that_cannot_be_had(monkeypatch, engine, asked, installed, told):
+    import densecell_batch.nets.build  # noqa: F401
+
+    monkeypatch.setattr(device, "is_installed", lambda name: name in installed.split())
+    monkeypatch.setattr(device, "nvidia_present", lambda: None)
+    with pytest.raises(DeviceError, match=re.escape(told)):
+        select_engine(engine, asked)

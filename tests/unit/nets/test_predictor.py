@@ -15,23 +15,28 @@ from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.published import read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D
 from densecell_batch.nets.build import build_net, extract_weights
-from densecell_batch.nets.ensemble import combine
 from densecell_batch.nets.predictor import Predictor
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.
 TIE = 1e-6
 
 
-def segment(volume, model, members, **options):
+@pytest.fixture(params=["keras", "openvino"])
+def engine(request):
+    """Whatever computes a net, it gives the same."""
+    return request.param
+
+
+def segment(volume, model, members, engine="keras", **options):
     """Labels and probabilities of a normalized volume, through plan, predictor and canvas."""
     plan = plan_tiles(volume.shape, model.architecture, model.window, **options)
-    predictor = Predictor(model.architecture, members, options.get("precision", "float32"))
+    predictor = Predictor(model.architecture, members, options.get("precision", "float32"), engine=engine)
     canvas = Canvas(plan.grid, plan.rule, model.architecture.n_classes, keep_probabilities=True)
     labels, probabilities = [], []
     for row in range(len(plan.grid.z.corners)):
         for tile in plan.grid.row(row):
             regions = [axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True)]
-            canvas.paint(tile, *combine(predictor(volume[np.ix_(*regions)])))
+            canvas.paint(tile, *predictor.together(volume[np.ix_(*regions)]))
         for finished in canvas.finished(row):
             labels.append(finished.labels.copy())
             probabilities.append(finished.probabilities.copy())
@@ -44,10 +49,10 @@ def models(data):
 
 
 @pytest.mark.parametrize("name", ["A", "B", "S", "ensemble_AB"])
-def test_published_probabilities_and_classes(data, published_input, models, name):
+def test_published_probabilities_and_classes(data, published_input, models, name, engine):
     members = ["A", "B"] if name == "ensemble_AB" else [name]
     labels, probabilities = segment(
-        published_input, models[members[0]], [models[m].weights for m in members], stitch="deepest"
+        published_input, models[members[0]], [models[m].weights for m in members], engine, stitch="deepest"
     )
     expected = np.load(data / "genenet/expected-probabilities.npz")[name]
     assert np.abs(probabilities - expected).max() < 2e-5
@@ -59,13 +64,13 @@ def test_published_probabilities_and_classes(data, published_input, models, name
     assert differs.sum() <= 2
 
 
-def test_published_unet(data):
+def test_published_unet(data, engine):
     import tifffile
 
     model = read_published(data / "published/unet-small_0")
     volume = tifffile.imread(data / "genenet/unet-input.tif").astype(np.float64)
     volume = ((volume - volume.mean()) / volume.std()).astype(np.float32)
-    _, probabilities = segment(volume, model, [model.weights], stitch="deepest")
+    _, probabilities = segment(volume, model, [model.weights], engine, stitch="deepest")
     expected = np.load(data / "genenet/unet-expected-probabilities.npz")["unet"]
     assert np.abs(probabilities - expected).max() < 2e-5
 
@@ -79,29 +84,29 @@ def model_a(models):
     return models["A"]
 
 
-def test_crop_equals_an_untiled_pass_where_context_is_complete(model_a):
+def test_crop_equals_an_untiled_pass_where_context_is_complete(model_a, engine):
     volume = noise(9, 400, 330)
-    whole, single = segment(volume, model_a, [model_a.weights])
-    tiled, several = segment(volume, model_a, [model_a.weights], tile=(5, 290, 290))
+    whole, single = segment(volume, model_a, [model_a.weights], engine)
+    tiled, several = segment(volume, model_a, [model_a.weights], engine, tile=(5, 290, 290))
     np.testing.assert_allclose(several, single, atol=1e-5)
     assert (whole == tiled).mean() > 0.9999
 
 
 @pytest.mark.parametrize("shape", [(9, 300, 190), (1, 64, 150), (3, 33, 31)])
 @pytest.mark.parametrize("stitch", ["crop", "blend"])
-def test_residual_nets_tile_without_a_trace(shape, stitch):
+def test_residual_nets_tile_without_a_trace(shape, stitch, engine):
     """Whole slices, tiles of one slice, and every slice for itself among copies of its neighbours."""
     net = ResidualUNet(3, 4, 2)
     model = SimpleNamespace(architecture=net, window=(3, 64, 64))
     members, volume = random_members(net, (3, 64, 64)), noise(*shape)
-    _, single = segment(volume, model, members, stitch=stitch)
+    _, single = segment(volume, model, members, engine, stitch=stitch)
     for tile in ((1, 128, 128), (4, 400, 128)):
-        _, several = segment(volume, model, members, stitch=stitch, tile=tile)
+        _, several = segment(volume, model, members, engine, stitch=stitch, tile=tile)
         if stitch == "crop":
             np.testing.assert_allclose(several, single, atol=1e-5)
     padded = np.concatenate([volume[1:2] if len(volume) > 1 else volume, volume, volume[-1:]])  # as it is mirrored
     for z in (0, len(volume) - 1):
-        _, alone = segment(padded[z : z + 3], model, members)
+        _, alone = segment(padded[z : z + 3], model, members, engine)
         np.testing.assert_allclose(alone[1], single[z], atol=1e-5)
 
 
@@ -121,11 +126,11 @@ def test_blend_equals_an_untiled_pass_where_context_is_complete(model_a):
     np.testing.assert_allclose(several[both], single[both], atol=1e-5)
 
 
-def test_2d_nets_tile_without_a_trace(data):
+def test_2d_nets_tile_without_a_trace(data, engine):
     model = read_published(data / "published/unet-small_0")
     volume = noise(2, 300, 260)
-    _, single = segment(volume, model, [model.weights])
-    _, several = segment(volume, model, [model.weights], tile=(1, 120, 120))
+    _, single = segment(volume, model, [model.weights], engine)
+    _, several = segment(volume, model, [model.weights], engine, tile=(1, 120, 120))
     np.testing.assert_allclose(several, single, atol=1e-5)
 
 
@@ -137,7 +142,7 @@ def test_volumes_smaller_than_a_tile(model_a, shape, stitch):
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
 
-def test_bfloat16_agrees_with_float32(data):
+def test_bfloat16_agrees_with_float32(data, engine):
     """On real EM, with a net that was trained on it, at least 99.5 % of the class map."""
     bundle = load_bundle(data / "fly-vnc-small.zip")
     with open_stack(SAMPLE) as stack:
@@ -145,7 +150,7 @@ def test_bfloat16_agrees_with_float32(data):
     volume = ((volume - volume.mean()) / volume.std()).astype(np.float32)
     labels = {}
     for precision in ("float32", "bfloat16"):
-        labels[precision], _ = segment(volume, bundle, [bundle.weights(0)], precision=precision)
+        labels[precision], _ = segment(volume, bundle, [bundle.weights(0)], engine, precision=precision)
     agreement = (labels["float32"] == labels["bfloat16"]).mean()
     print(f"bfloat16 agrees on {agreement:.2%}")
     assert agreement >= 0.995
@@ -161,10 +166,10 @@ class Cramped(Predictor):
 
     limit = 0
 
-    def _run(self, tile, member):
-        if tile.size > self.limit:
+    def _nets(self, shape):
+        if np.prod(shape) > self.limit:
             raise ExhaustedError("RESOURCE_EXHAUSTED: OOM when allocating tensor")
-        return super()._run(tile, member)
+        return super()._nets(shape)
 
 
 def random_members(architecture, window):
@@ -179,43 +184,47 @@ def random_members(architecture, window):
         (ResidualUNet(3, 4, 1), (4, 120, 88)),
     ],
 )
-def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog):
+def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog, engine):
     members, image = random_members(architecture, shape), noise(*shape)
-    (whole,) = Predictor(architecture, members)(image)
-    cramped = Cramped(architecture, members)
+    (whole,) = Predictor(architecture, members, engine=engine)(image)
+    cramped = Cramped(architecture, members, engine=engine)
     cramped.limit = 0.75 * image.size
     (cut,) = cramped(image)
     np.testing.assert_allclose(cut, whole, atol=1e-5)
     (again,) = cramped(image)
     np.testing.assert_array_equal(again, cut)
+    both, disagreement = cramped.together(image, with_disagreement=True)
+    np.testing.assert_allclose(both, whole, atol=1e-5)
+    assert disagreement.shape == whole.shape[:-1]
     assert caplog.text.count("not enough memory") == 1  # said once, remembered afterwards
 
 
 @pytest.mark.parametrize(("may_split", "remedy"), [(True, "more memory"), (False, "--stitch crop")])
-def test_no_memory_at_all(may_split, remedy):
+def test_no_memory_at_all(may_split, remedy, engine):
     architecture = Hybrid2D3D(3, 4)
-    cramped = Cramped(architecture, random_members(architecture, (5, 32, 32)), may_split=may_split)
+    cramped = Cramped(architecture, random_members(architecture, (5, 32, 32)), may_split=may_split, engine=engine)
     with pytest.raises(StackError, match=remedy):
         list(cramped(noise(5, 304, 304)))
 
 
-def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory():
+def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory(engine):
     architecture = Hybrid2D3D(3, 4)
     members = random_members(architecture, (5, 32, 32))
     del members[0]["predictor_3d/logits/bias"]
     with pytest.raises(KeyError):
-        list(Predictor(architecture, members)(noise(5, 32, 32)))
+        list(Predictor(architecture, members, engine=engine)(noise(5, 32, 32)))
 
 
 @pytest.mark.parametrize(
     ("architecture", "shape"), [(Hybrid2D3D(3, 4, pyramid_kernels=4), (5, 48, 48)), (UNet2D(3, 4, 2), (2, 104, 92))]
 )
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_offsets_are_added_to_log_probabilities_of_each_member(architecture, shape, precision):
+def test_offsets_are_added_to_log_probabilities_of_each_member(architecture, shape, precision, engine):
     offsets, image = [0.5, 0.0, -1.5], noise(*shape)
     members = [random_members(architecture, shape)[0] for _ in range(2)]
-    plain = [p.copy() for p in Predictor(architecture, members, precision)(image)]
-    for before, found in zip(plain, Predictor(architecture, members, precision, offsets=offsets)(image), strict=True):
+    plain = [p.copy() for p in Predictor(architecture, members, precision, engine=engine)(image)]
+    biased = Predictor(architecture, members, precision, offsets=offsets, engine=engine)
+    for before, found in zip(plain, biased(image), strict=True):
         weighted = before * np.exp(offsets)
         np.testing.assert_allclose(found, weighted / weighted.sum(-1, keepdims=True), atol=1e-5)
         assert found.dtype == np.float32
@@ -238,11 +247,56 @@ def test_golden_pair_is_reproducible(model_a):
     assert len(np.unique(np.argmax(probabilities, -1))) > 1
 
 
-def test_a_process_of_months_does_not_keep_every_shape():
+def test_a_process_of_months_does_not_keep_every_shape(engine):
     architecture = UNet2D(3, 4, 2)
-    predictor = Predictor(architecture, random_members(architecture, (2, 104, 92)))
+    predictor = Predictor(architecture, random_members(architecture, (2, 104, 92)), engine=engine)
     tiles = [noise(2, 104 + 4 * i, 92) for i in range(5)]
     first = [next(predictor(tile)) for tile in tiles]
-    assert len(predictor._forward) == 4
+    assert len(predictor._compiled) == 4
     np.testing.assert_array_equal(next(predictor(tiles[0])), first[0])  # dropped, and made again
-    assert len(predictor._forward) == 4
+    assert len(predictor._compiled) == 4
+
+
+@pytest.mark.parametrize("rule", ["mean", "vote"])
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [
+        (Hybrid2D3D(3, 4, pyramid_kernels=4), (5, 48, 54)),
+        (Hybrid2D3D(3, 4, 2, 1, (1, 2), 6, pyramid_unpools_z=False), (3, 50, 48)),
+        (UNet2D(3, 4, 2), (2, 104, 92)),
+        (ResidualUNet(3, 4, 2), (4, 61, 83)),
+        (ResidualUNet(3, 4, 1, neighbours=0), (1, 64, 32)),
+    ],
+)
+def test_engines_agree(architecture, shape, rule):
+    """In float32 all but the last digits; ties of classes apart, which random members hardly have."""
+    members, image = [random_members(architecture, shape)[0] for _ in range(3)], noise(*shape)
+    predictors = [Predictor(architecture, members, engine=engine) for engine in ("keras", "openvino")]
+    for ours, theirs in zip(*(p(image) for p in predictors), strict=True):
+        assert ours.dtype == theirs.dtype == np.float32
+        np.testing.assert_allclose(theirs, ours, atol=2e-6)
+    (mean, bits), (mean_2, bits_2) = (p.together(image, rule, with_disagreement=True) for p in predictors)
+    np.testing.assert_allclose(mean_2, mean, atol=2e-6)
+    np.testing.assert_allclose(bits_2, bits, atol=1e-5)
+    assert bits_2.min() >= 0
+    assert predictors[1].together(image)[1] is None
+
+
+def test_what_was_given_out_stays():
+    """An engine that computes in place must not overwrite it."""
+    architecture = ResidualUNet(3, 4, 1)
+    predictor = Predictor(architecture, random_members(architecture, (3, 64, 64)), engine="openvino")
+    first, _ = predictor.together(noise(3, 64, 64))
+    kept = first.copy()
+    predictor.together(-noise(3, 64, 64))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_other_members_take_the_place_of_those_that_were_there(engine):
+    architecture = UNet2D(3, 4, 2)
+    (one,), (other,) = (random_members(architecture, (2, 104, 92)) for _ in range(2))
+    predictor, image = Predictor(architecture, [one], engine=engine), noise(2, 104, 92)
+    before = next(predictor(image))
+    predictor.reload([other])
+    np.testing.assert_array_equal(next(predictor(image)), next(Predictor(architecture, [other], engine=engine)(image)))
+    assert np.abs(next(predictor(image)) - before).max() > 0.01

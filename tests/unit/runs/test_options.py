@@ -19,7 +19,7 @@ def test_what_shapes_the_result():
         "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
         "voxel_size", "file_format", "outside", "mask", "contrast", "fit", "defects", "scale", "roi",
     }  # fmt: skip
-    assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "preview"}
+    assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "engine", "preview"}
 
 
 @pytest.mark.parametrize(("options", "message"), [

@@ -78,7 +78,7 @@ def test_offsets_are_found_and_used(files: dict[str, Any], tmp_path: Path):
     assert made.name == "better"
     assert made.members == bundle.members
     assert made.class_offsets is not None
-    assert verify_bundle(made) == 0
+    assert verify_bundle(made) < 1e-6
     before, after = ((labels_of(model, files["crop"]) == files["true"]).mean() for model in (bundle, made))
     print(f"{before:.4f} of the labels were right, {after:.4f} are")
     assert after > 0.99 > before + 0.01

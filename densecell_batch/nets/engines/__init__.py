@@ -1,0 +1,90 @@
+"""What computes a net, apart from what the net is. Engines are imported when they are asked for: each is heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+
+from densecell_batch.errors import DeviceError
+from densecell_batch.nets.architecture import Architecture
+
+__all__ = ["ENGINES", "CompiledNets", "Engine", "for_processor", "is_installed", "make_engine", "missing"]
+
+ENGINES = ("openvino", "tensorflow", "jax")
+
+Triple = tuple[int, int, int]
+
+
+class CompiledNets(Protocol):
+    """The members of an ensemble for tiles of one shape."""
+
+    def member(self, tile: np.ndarray, i: int) -> np.ndarray:
+        """Probabilities (z, y', x', class) float32 of member i about a tile (z, y, x) float32."""
+
+    def mean(self, tile: np.ndarray, with_disagreement: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """The mean of the members' probabilities, and their disagreement (z, y', x') float32 in bits, as
+        `nets.ensemble.combine` computes them.
+        """
+
+
+class Engine(Protocol):
+    """What compiles nets."""
+
+    def load(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take the tensors of each member, under canonical names; what was compiled before is not to be used on."""
+
+    def compiled(self, shape: Triple) -> CompiledNets:
+        """The nets for tiles of one shape (z, y, x)."""
+
+
+def is_installed(name: str) -> bool:
+    """Whether an engine can be imported, as far as one can say without importing it."""
+    needed = {"openvino": ("openvino",)}.get(name, ("keras", name))
+    try:
+        return all(find_spec(module) is not None for module in needed)
+    except (ImportError, ValueError):  # of a finder, or of a module that was put there by hand
+        return False
+
+
+def missing(name: str) -> str:
+    """What to say of an engine that is not installed."""
+    packages = {"tensorflow": "tensorflow keras", "jax": "jax keras"}.get(name, name)
+    return f"the engine {name} is not installed here: pip install {packages}"
+
+
+def for_processor() -> str:
+    """The engine that is taken where there is no GPU."""
+    return "openvino" if is_installed("openvino") else "keras"
+
+
+def make_engine(name: str, architecture: Architecture, precision: str, offsets: np.ndarray | None) -> Engine:
+    """An engine for nets of an architecture.
+
+    Parameters
+    ----------
+    name
+        One of `ENGINES`, or "keras": the backend of Keras that is configured.
+    architecture
+        What all members are.
+    precision
+        "float32", "bfloat16" or "float16": what the nets compute in.
+    offsets
+        Added to the logit of each class (class,) float32; None for nothing.
+
+    Raises
+    ------
+    DeviceError
+        If it is not installed.
+    """
+    if name != "keras" and not is_installed(name):
+        raise DeviceError(missing(name))
+    if name == "openvino":
+        from densecell_batch.nets.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(architecture, precision, offsets)
+    from densecell_batch.nets.engines.keras import KerasEngine
+
+    return KerasEngine(architecture, precision, offsets)

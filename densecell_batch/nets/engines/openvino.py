@@ -1,0 +1,225 @@
+"""OpenVINO computes a net: for processors, without TensorFlow. A graph is made of an architecture and its tensors.
+
+References
+----------
+.. [1] OpenVINO documentation, "Available operation sets", opset13; "CPU device", properties of compiled models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import openvino
+from openvino import opset13 as op
+from openvino.opset1 import max_pool  # later ones say where the largest was, too
+
+from densecell_batch.errors import DeviceError
+from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.families import logits
+from densecell_batch.nets.graph import Sides
+from densecell_batch.system import threads
+
+__all__ = ["OpenVinoEngine"]
+
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_CHANNEL = 1  # axis
+
+Triple = tuple[int, int, int]
+Run = Callable[[np.ndarray], list[np.ndarray]]  # a tile (z, y, x) -> what was asked for
+
+
+class OpenVinoEngine:
+    """Nets as graphs of OpenVINO (`nets.engines.make_engine` says what it takes), in float32 or bfloat16."""
+
+    def __init__(self, architecture: Architecture, precision: str, offsets: np.ndarray | None) -> None:
+        if precision not in _PRECISIONS:
+            raise DeviceError(f"OpenVINO computes in {' or '.join(_PRECISIONS)} on a processor, not in {precision}")
+        self._architecture, self._offsets = architecture, offsets
+        self._core, self._members = openvino.Core(), []  # type: openvino.Core, list[Mapping[str, np.ndarray]]
+        self._properties = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads(),  # of the control group: OpenVINO counts those of the machine
+            "ENABLE_HYPER_THREADING": True,
+            "ENABLE_CPU_PINNING": False,  # several processes may share a machine
+            "NUM_STREAMS": 1,
+        }
+
+    def load(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """Take the tensors of each member: graphs hold them as constants."""
+        self._members = list(members)
+
+    def compiled(self, shape: Triple) -> _OpenVinoNets:
+        """The nets for one shape; what is asked of them is compiled when it is first asked."""
+        return _OpenVinoNets(self, shape)
+
+    def member(self, shape: Triple, i: int) -> Run:
+        """The probabilities of one member."""
+        tile = op.parameter(shape, np.float32)
+        return self._compiled(tile, [_channels_last(self._probabilities(tile, shape, i))])
+
+    def mean(self, shape: Triple, with_disagreement: bool) -> Run:
+        """What all members say together, in one graph."""
+        tile = op.parameter(shape, np.float32)
+        members = [self._probabilities(tile, shape, i) for i in range(len(self._members))]
+        n = op.constant(np.float32(len(members)))
+        mean = op.divide(reduce(op.add, members), n)
+        wanted = [_channels_last(mean)]
+        if with_disagreement:
+            of_members = op.divide(reduce(op.add, [_entropy(p) for p in members]), n)
+            wanted.append(op.relu(op.subtract(_entropy(mean), of_members)))
+        return self._compiled(tile, wanted)
+
+    def _probabilities(self, tile: Any, shape: Triple, i: int) -> Any:
+        """Of a member (z, class, y', x')."""
+        g = _OpenVinoGraph(tile, self._members[i])
+        _, (deciding, *_) = logits(g, self._architecture, shape)
+        x = deciding if len(g.sides(deciding)) == 2 else g.slices(deciding)
+        if self._offsets is not None:
+            x = op.add(x, op.constant(self._offsets.reshape(1, -1, 1, 1)))
+        return op.softmax(x, _CHANNEL)
+
+    def _compiled(self, tile: Any, outputs: list[Any]) -> Run:
+        model = openvino.Model([op.result(x) for x in outputs], [tile])
+        request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+        shapes = [tuple(x.output(0).shape) for x in outputs]
+
+        def run(voxels: np.ndarray) -> list[np.ndarray]:
+            made = [np.empty(shape, np.float32) for shape in shapes]  # computed in place: what was given out stays
+            for i, array in enumerate(made):
+                request.set_output_tensor(i, openvino.Tensor(array, shared_memory=True))
+            request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(voxels, np.float32), shared_memory=True))
+            request.infer()
+            return made
+
+        return run
+
+
+class _OpenVinoNets:
+    """The graphs for one shape of tiles."""
+
+    def __init__(self, engine: OpenVinoEngine, shape: Triple) -> None:
+        self._engine, self._shape = engine, shape
+        self._runs: dict[tuple[str, int], Run] = {}
+
+    def member(self, tile: np.ndarray, i: int) -> np.ndarray:
+        """Probabilities of one member."""
+        return self._run("member", i)(tile)[0]
+
+    def mean(self, tile: np.ndarray, with_disagreement: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of all members."""
+        probabilities, *disagreement = self._run("mean", with_disagreement)(tile)
+        return probabilities, disagreement[0] if disagreement else None
+
+    def _run(self, what: str, detail: int) -> Run:
+        if (what, detail) not in self._runs:
+            self._runs[what, detail] = getattr(self._engine, what)(self._shape, detail)
+        return self._runs[what, detail]
+
+
+def _channels_last(x: Any) -> Any:
+    return op.transpose(x, op.constant([0, 2, 3, 1]))
+
+
+def _entropy(p: Any) -> Any:
+    """(z, class, y, x) -> (z, y, x), in bits; 0 log 0 is 0."""
+    bits = op.multiply(
+        op.log(op.add(p, op.constant(np.finfo(np.float32).tiny))), op.constant(np.float32(-1 / np.log(2)))
+    )
+    return op.reduce_sum(op.multiply(p, bits), op.constant([_CHANNEL]), False)
+
+
+class _OpenVinoGraph:
+    """Operations on nodes of OpenVINO, with the channels before the spatial axes; `nets.graph.Graph` says what they do.
+
+    Parameters
+    ----------
+    tile
+        The node of the voxels (z, y, x).
+    weights
+        Tensors under canonical names.
+    """
+
+    normalized = False
+
+    def __init__(self, tile: Any, weights: Mapping[str, np.ndarray]) -> None:
+        self._tile, self._weights = tile, weights
+
+    def image(self, shape: Sides) -> Any:
+        return _reshaped(self._tile, (1, 1, *shape) if len(shape) == 3 else (-1, 1, *shape))
+
+    def sides(self, x: Any) -> Sides:
+        return tuple(x.output(0).shape)[2:]
+
+    def channels(self, x: Any) -> int:
+        return int(x.output(0).shape[_CHANNEL])
+
+    def conv(
+        self, x: Any, filters: int, kernel: Sides, name: str, *, padded: bool = True, stride: int = 1, relu: bool = True
+    ) -> Any:
+        before = after = [side // 2 if padded else 0 for side in kernel]
+        if stride == 2:
+            before, after = [0] * len(kernel), [1 + side % 2 for side in self.sides(x)]
+        n = len(kernel)
+        x = op.convolution(x, self._kernel(name), [stride] * n, before, after, [1] * n)
+        x = op.add(x, self._bias(name, n))
+        return op.relu(x) if relu else x
+
+    def upsample(self, x: Any, filters: int, factors: Sides, name: str) -> Any:
+        x = op.convolution_backprop_data(x, self._kernel(name), list(factors))
+        return op.add(x, self._bias(name, len(factors)))
+
+    def predictor(self, x: Any, n_classes: int, name: str, *, relu: bool) -> Any:
+        return self.conv(x, n_classes, (1,) * len(self.sides(x)), name, relu=relu)
+
+    def pool(self, x: Any, factors: Sides, name: str) -> Any:
+        n, sides = len(factors), list(factors)
+        return max_pool(x, sides, [0] * n, [0] * n, sides, "floor")
+
+    def enlarge(self, x: Any, factor: int, name: str) -> Any:
+        raise NotImplementedError("only to train")
+
+    def relu(self, x: Any) -> Any:
+        return op.relu(x)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return op.add(a, b)
+
+    def concat(self, parts: Sequence[Any]) -> Any:
+        return op.concat(list(parts), _CHANNEL)
+
+    def crop(self, x: Any, starts: Sides, sides: Sides) -> Any:
+        if self.sides(x) == sides:
+            return x
+        stops = [start + side for start, side in zip(starts, sides, strict=True)]
+        axes = list(range(2, 2 + len(sides)))
+        parts = (op.constant(np.array(v, np.int64)) for v in (starts, stops, [1] * len(sides), axes))
+        return op.slice(x, *parts)
+
+    def as_dtype_of(self, x: Any, other: Any) -> Any:
+        return x
+
+    def wide(self, x: Any) -> Any:
+        return x
+
+    def slices(self, x: Any) -> Any:
+        _, c, _, *sides = x.output(0).shape
+        return _reshaped(op.transpose(x, op.constant([0, 2, 1, 3, 4])), (-1, c, *sides))
+
+    def volume(self, x: Any, depth: int) -> Any:
+        _, c, *sides = x.output(0).shape
+        return op.transpose(_reshaped(x, (-1, depth, c, *sides)), op.constant([0, 2, 1, 3, 4]))
+
+    def _kernel(self, name: str) -> Any:
+        kernel = self._weights[f"{name}/kernel"]  # (..., in, out), transposed ones (..., out, in)
+        n = kernel.ndim - 2
+        return op.constant(np.ascontiguousarray(kernel.transpose(n + 1, n, *range(n)), np.float32))
+
+    def _bias(self, name: str, n_axes: int) -> Any:
+        return op.constant(self._weights[f"{name}/bias"].astype(np.float32).reshape(1, -1, *[1] * n_axes))
+
+
+def _reshaped(x: Any, shape: Sequence[int]) -> Any:
+    return op.reshape(x, op.constant(np.array(shape, np.int64)), False)

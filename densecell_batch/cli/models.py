@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group()
 def models() -> None:
-    """List, show, import, pack, verify, fetch and calibrate model bundles."""
+    """List, show, import, pack, verify, fetch, calibrate and quantize model bundles."""
 
 
 @models.command("list")
@@ -148,6 +148,44 @@ def calibrate(model: str, images: Path, labels: Path, out: Path, **options: Any)
     click.echo(f"mean IoU, held out: {held_out.before:.4f} without, {held_out.after:.4f} with these offsets:")
     for line in _offsets(bundle):
         click.echo(f"  {line}")
+    click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
+
+
+@models.command()
+@click.argument("model")
+@click.option(
+    "--images",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="STACK",
+    help="Tissue for which the model is. Repeatable.",
+)
+@click.option(
+    "--labels",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="STACK",
+    help="The class of each voxel of the images, to measure the mean IoU, too. One for each of them.",
+)
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="The new bundle: a folder, or a .zip."
+)
+@click.option("--name", help="Of the new bundle.  [default: that of the file]")
+@click.option("--ignore-label", "ignore", type=int, help="Label of voxels that do not count.")
+def quantize(model: str, images: tuple[Path, ...], labels: tuple[Path, ...], out: Path, **options: Any) -> None:
+    """Measure how MODEL, a name or a path, is computed in eight bits, and make a bundle that knows it.
+
+    Processors are up to twice as fast then. `--precision auto` takes eight bits where the classes are as good as in
+    float32; what was measured is printed, and stands in the bundle.
+    """
+    from densecell_batch.training.quantize import describe
+    from densecell_batch.training.quantize import quantize as quantized
+
+    stop_on_signals()
+    bundle = quantized(model, images, labels, out, **options)
+    assert bundle.quantization is not None
+    click.echo(describe(bundle.quantization))
     click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
 
 

@@ -30,11 +30,11 @@ __all__ = [
     "select_engine",
 ]
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _log = logging.getLogger(__name__)
 
-# bfloat16 has to be this much faster to be worth its rounding.
+# What rounds has to be this much faster to be worth it.
 _WORTHWHILE = 1.2
 
 
@@ -55,7 +55,7 @@ class DeviceInfo:
 class Precision:
     """What the nets compute in, and why."""
 
-    name: str  # "float32", "bfloat16" or "float16"
+    name: str  # of `PRECISIONS`, but "auto"
     reason: str
 
 
@@ -154,7 +154,7 @@ def _tell_of_unused_gpu(device: str, by: str) -> None:
 
 
 def choose_precision(
-    precision: str, device: DeviceInfo, rates: Callable[..., dict[str, float]] | None = None
+    precision: str, device: DeviceInfo, rates: Callable[..., dict[str, float]] | None = None, *, int8: str = "absent"
 ) -> Precision:
     """Resolve "auto"; any other name is taken as it is.
 
@@ -166,14 +166,22 @@ def choose_precision(
         What computes.
     rates
         (precision, ...) -> how fast it computes in each; by default, convolutions of the backend of Keras.
+    int8
+        Whether the nets can compute in eight bits here: "near" if they are then as good as in float32, "far" if not,
+        "absent" if they cannot.
 
     Raises
     ------
     DeviceError
-        If float16 is asked for on a CPU: no engine has it there.
+        If it cannot be had: float16 on a CPU, or int8 where it is absent.
     """
     if precision == "float16" and device.kind == "cpu":
-        raise DeviceError("--precision float16 needs a GPU; on this CPU use float32, bfloat16 or auto")
+        raise DeviceError("--precision float16 needs a GPU; on this CPU use float32, bfloat16, int8 or auto")
+    if precision == "int8" and int8 == "absent":
+        raise DeviceError(
+            "--precision int8 needs a processor, --engine openvino, and a model that knows how its nets are rounded: "
+            "`densecell-batch models quantize` makes one; or use --precision auto"
+        )
     if precision != "auto":
         return Precision(precision, "asked for")
     if device.kind == "gpu":
@@ -181,13 +189,17 @@ def choose_precision(
         if capability >= 8:
             return Precision("bfloat16", f"GPU of {device.features[0]}")
         return Precision("float32", "GPU without bfloat16")
-    if not {"avx512_bf16", "amx_bf16"} & set(device.features):
-        return Precision("float32", "processor without AVX512-BF16 or AMX")
-    measured = (rates or convolution_rates)("float32", "bfloat16")
-    ratio = measured["bfloat16"] / measured["float32"]
-    name = "bfloat16" if ratio >= _WORTHWHILE else "float32"
+    others = ["bfloat16"] if {"avx512_bf16", "amx_bf16"} & set(device.features) else []
+    if int8 == "near":
+        others.append("int8")
+    if not others:
+        return Precision("float32", "processor without AVX512-BF16 or AMX, and nets that are not quantized")
+    measured = (rates or convolution_rates)("float32", *others)
+    times = {name: measured[name] / measured["float32"] for name in others}
     what = "convolutions run" if rates is None else "the nets run"
-    return Precision(name, f"in bfloat16 {what} at {ratio:.2f} times the float32 rate here")
+    told = " and ".join(f"in {name} {what} at {ratio:.2f} times" for name, ratio in times.items())
+    best = max(others, key=lambda name: times[name])
+    return Precision(best if times[best] >= _WORTHWHILE else "float32", f"{told} the float32 rate here")
 
 
 def _usable_gpu() -> DeviceInfo | None:

@@ -74,7 +74,7 @@ class InferenceOptions:
     ensemble: Annotated[Literal["mean", "vote"], SHAPES] = "mean"
     probabilities: Annotated[bool, SHAPES] = False
     uncertainty: Annotated[bool, SHAPES] = False
-    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SHAPES] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16", "int8"], SHAPES] = "auto"
     tile: Annotated[tuple[Side, Side, Side] | None, SHAPES] = None  # output region (z, y, x)
     outside: Annotated[Literal["auto", "off"], SHAPES] = "auto"
     contrast: Annotated[Literal["auto", "stack", "slice", "match", "none"], SHAPES] = "auto"

@@ -25,7 +25,7 @@ STITCHES = ("crop", "deepest", "blend")
 Triple = tuple[int, int, int]
 Bands = tuple[tuple[int, int], ...]
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}
 _PROGRAM_BYTES = {"openvino": 350 * 2**20, "keras": 900 * 2**20}  # Python, an engine and its kernels before any tile
 _FILL_BYTES = 36  # for each voxel of a slice in which fill is mirrored
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
@@ -40,7 +40,7 @@ class Plan:
 
     grid: TileGrid
     rule: str  # of `stitch.Canvas`
-    precision: str  # "float32", "bfloat16" or "float16"
+    precision: str  # of `device.PRECISIONS`
     bands: Bands  # rows [start, stop) along y that are computed at a time; all, if memory allows
     memory: int  # bytes, estimate of the peak
     gflop: float  # billions of floating-point operations of all members on all tiles

@@ -21,6 +21,7 @@ from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.registry import cache_dir
 from densecell_batch.nets.architecture import Architecture, architecture_to_dict, flop_per_voxel
 from densecell_batch.nets.predictor import Predictor
+from densecell_batch.nets.quantization import with_ranges
 from densecell_batch.storage.atomic import write_file
 
 __all__ = ["net_rates"]
@@ -76,12 +77,13 @@ def _read(path: Path) -> dict[str, float]:
 
 def _measured(bundle: ModelBundle, engine: str, precisions: Sequence[str]) -> dict[str, float]:
     """The precisions take turns and the best time counts, so that other work on the machine tells on none."""
-    architecture, members = bundle.architecture, [bundle.weights(0)]
+    architecture, weights = bundle.architecture, bundle.weights(0)
     shape = _timed_shape(architecture, bundle.window[0])
     tile = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     voxels = prod(architecture.output_shape(shape))
     best = dict.fromkeys(precisions, float("inf"))
-    predictors = {p: Predictor(architecture, members, p, engine=engine) for p in precisions}
+    rounded = weights if bundle.quantization is None else with_ranges(weights, bundle.quantization.ranges[0])
+    predictors = {p: Predictor(architecture, [rounded], p, engine=engine) for p in precisions}
     for predictor in predictors.values():
         predictor.together(tile)  # compiles
     for precision, predictor in [*predictors.items()] * _TURNS:

@@ -23,6 +23,7 @@ from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.nets.predictor import Predictor
+from densecell_batch.nets.quantization import with_ranges
 from densecell_batch.prepare.examine import examine, expected_grid
 from densecell_batch.prepare.mask import Mask
 from densecell_batch.prepare.preparation import Aim, Preparation, Steps
@@ -51,7 +52,7 @@ class Segmenter:
     uncertainty
         Whether to compute the disagreement of the members, in bits.
     precision
-        What the nets compute in: "auto", "float32", "bfloat16" or "float16".
+        What the nets compute in: "auto", "float32", "bfloat16", "float16" or "int8".
     device
         "auto", "cpu" or "gpu".
     engine
@@ -153,7 +154,9 @@ class Segmenter:
     @cached_property
     def precision(self) -> Precision:
         """What the nets compute in."""
-        precision = choose_precision(self.options.precision, self.device, self.rates)
+        rounded = self.bundle.quantization if self.engine == "openvino" else None
+        int8 = "absent" if rounded is None else "near" if rounded.is_near else "far"
+        precision = choose_precision(self.options.precision, self.device, self.rates, int8=int8)
         _log.info("engine %s; device %s; precision %s (%s)", self.engine, self.device, precision.name, precision.reason)
         return precision
 
@@ -174,11 +177,16 @@ class Segmenter:
             )
         return self.predictor_of(range(len(self.bundle.members)))
 
+    def weights(self, i: int) -> dict[str, np.ndarray]:
+        """The tensors of a member, with all that its precision needs."""
+        weights, rounded = self.bundle.weights(i), self.bundle.quantization
+        return with_ranges(weights, rounded.ranges[i]) if self.precision.name == "int8" and rounded else weights
+
     def predictor_of(self, members: Iterable[int]) -> Predictor:
         """Some of the nets, computed as all are."""
         return Predictor(
             self.bundle.architecture,
-            [self.bundle.weights(i) for i in members],
+            [self.weights(i) for i in members],
             self.precision.name,
             may_split=self.options.stitch != "deepest",
             offsets=self.bundle.class_offsets,

@@ -38,12 +38,14 @@ from densecell_batch.models.manifest import (
     Member,
     MemberEntry,
     OwnRecords,
+    Quantization,
     check_fields,
     check_offsets,
     check_texts,
     entries,
     is_whole,
     own_records,
+    quantization_from,
     short,
     voxel_size_entry,
     voxel_size_from,
@@ -102,6 +104,7 @@ class ModelBundle:
     provenance: JsonObject  # where the weights come from
     own_data: OwnRecords | None = None  # what the data of its training is like; None where nobody recorded it
     class_offsets: tuple[float, ...] | None = None  # added to the logits of each class; None for nothing
+    quantization: Quantization | None = None  # what int8 needs; None where nobody measured it
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
@@ -125,9 +128,7 @@ class ModelBundle:
             count = f"has {len(self.members)}" if self.members else "is empty"
             raise BundleError(f"members {count}; expected at least one, and at most {MAX_MEMBERS}")
         if self.normalization != "stack":
-            raise BundleError(
-                f"normalization is {short(self.normalization)}; expected 'stack', the only one known here"
-            )
+            raise BundleError(f"normalization is {short(self.normalization)}; expected 'stack', the only one known")
         problem = window_problem(self.architecture, self.window)
         if problem:
             raise BundleError(problem)
@@ -262,6 +263,7 @@ def write_bundle(
     provenance: Mapping[str, Any],
     own_data: OwnRecords | None = None,
     class_offsets: Sequence[float] | None = None,
+    quantization: Quantization | None = None,
     may_exist: bool = False,
 ) -> ModelBundle:
     """Write a bundle: a zip if `path` ends in .zip, else a folder. Equal input gives equal bytes.
@@ -296,8 +298,9 @@ def write_bundle(
         file = f"member-{i}.safetensors"
         _check_tensors(architecture, tensors, f"{path}: {file}")
         files[file] = save({key: np.ascontiguousarray(tensors[key]) for key in tensor_shapes(architecture)})
+    newer = any(extra is not None for extra in (own_data, class_offsets, quantization))
     manifest = Manifest(
-        schema_version=1 if own_data is None and class_offsets is None else SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION if newer else 1,
         name=name,
         version=version,
         licence=licence,
@@ -310,8 +313,9 @@ def write_bundle(
         members=[MemberEntry(file=file, sha256=hashlib.sha256(found).hexdigest()) for file, found in files.items()],
         scores=dict(scores),
         provenance=dict(provenance),
-        own_data=own_data or (UNSET if class_offsets is None else OwnRecords()),
+        own_data=own_data or (OwnRecords() if newer else UNSET),
         class_offsets=UNSET if class_offsets is None else tuple(class_offsets),
+        quantization=UNSET if quantization is None else quantization,
     )
     try:
         text = json.dumps(to_builtins(manifest), indent=2, ensure_ascii=False, allow_nan=False)
@@ -389,11 +393,13 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
         raise BundleError(f"{place} {error}") from error
     fields = {field: value for field, value in manifest.items() if field != "schema_version"}
     try:
+        architecture = architecture_from_dict(fields["architecture"])
+        members = tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256")))
         return ModelBundle(
             path,
             **fields
             | {
-                "architecture": architecture_from_dict(fields["architecture"]),
+                "architecture": architecture,
                 "classes": tuple(
                     ClassInfo(name, tuple(colour) if isinstance(colour, list) else (colour,))
                     for name, colour in entries(fields["classes"], "classes", ("name", "colour"))
@@ -402,7 +408,8 @@ def _from_manifest(path: Path, manifest: Any) -> ModelBundle:
                 "window": tuple(fields["window"]),
                 "own_data": own_records(fields.get("own_data")),
                 "class_offsets": tuple(fields["class_offsets"]) if "class_offsets" in fields else None,
-                "members": tuple(Member(*pair) for pair in entries(fields["members"], "members", ("file", "sha256"))),
+                "quantization": quantization_from(fields.get("quantization"), architecture, len(members)),
+                "members": members,
             },
         )
     except (OptionError, BundleError) as error:

@@ -13,6 +13,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import BundleError
+from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.quantization import quantized_layers
 from densecell_batch.prepare.contrast import LEVELS
 from densecell_batch.prepare.fit import OwnData
 from densecell_batch.printable import printable
@@ -30,24 +32,29 @@ __all__ = [
     "Member",
     "MemberEntry",
     "OwnRecords",
+    "Quantization",
     "check_fields",
     "check_offsets",
     "check_texts",
     "entries",
     "is_whole",
     "own_records",
+    "quantization_from",
     "short",
     "voxel_size_entry",
     "voxel_size_from",
 ]
 
-SCHEMA_VERSION = 2  # 1 has no `own_data` and no `class_offsets`, and is read for ever
+SCHEMA_VERSION = 2  # 1 has no `own_data`, `class_offsets` and `quantization`, and is read for ever
 MAX_MANIFEST_BYTES = 2**22  # those of ours have some thousand
 MAX_MEMBERS = 100
+LEAST_AGREEMENT = 0.995  # of the class map of int8 with that of float32, for `--precision auto`
+MOST_LOST = 0.003  # of the mean IoU
 MAX_OFFSET = 10.0  # of a class, added to its logit: e**10 is 22,026 times as likely
 _MOST_FEATURES = 100
 _FEATURE = re.compile(r"[a-z]{1,20}_[0-9]{1,4}(\.[0-9]{1,2})?px")
 MOST_SCALED = 6  # times as many voxels, or as few
+_WIDEST = 1e6  # of a range
 _FAR = 1000  # standard deviations, bits
 LONGEST = {"version": 64, "licence": 500, "citation": 4000}  # texts, in characters
 
@@ -105,6 +112,20 @@ class OwnRecords(Struct, frozen=True, kw_only=True):
             raise ValueError(f"expected numbers below {_FAR}, and some windows")
 
 
+class Quantization(Struct, frozen=True, kw_only=True):
+    """What eight bits need, and how near to float32 they are (`nets.quantization`)."""
+
+    ranges: tuple[dict[str, tuple[float, float]], ...]  # of each member: layer -> what its input lies between
+    agreement: float  # share of the voxels that have the class which they have in float32
+    mean_iou: tuple[float, float] | None = None  # of float32 and of int8 on labels; None where there were none
+
+    @property
+    def is_near(self) -> bool:
+        """Whether int8 may take the place of float32 without being asked for."""
+        before, after = self.mean_iou or (0.0, 0.0)
+        return self.agreement >= LEAST_AGREEMENT and after >= before - MOST_LOST
+
+
 class Manifest(Struct, frozen=True, kw_only=True):
     """`bundle.json`, field by field (contract). What a stranger wrote is checked in words of its own by `bundle`."""
 
@@ -123,13 +144,14 @@ class Manifest(Struct, frozen=True, kw_only=True):
     provenance: JsonObject  # where the weights come from
     own_data: OwnRecords | UnsetType = UNSET  # what the data of the training is like; schema 2
     class_offsets: tuple[float, ...] | UnsetType = UNSET  # added to the logits, one for each class; schema 2, optional
+    quantization: Quantization | UnsetType = UNSET  # of int8; schema 2, optional
 
 
 # Type of the JSON value of a field, and what a message calls it.
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
 _LISTS = {"classes", "window", "members", "class_offsets"}
-_OBJECTS = {"architecture", "scores", "provenance", "own_data"}
-_OPTIONAL = ("class_offsets",)  # of schema 2
+_OBJECTS = {"architecture", "scores", "provenance", "own_data", "quantization"}
+_OPTIONAL = ("class_offsets", "quantization")  # of schema 2
 
 
 def check_texts(name: str, version: str, licence: str, citation: str) -> None:
@@ -210,6 +232,30 @@ def check_offsets(offsets: Sequence[Any], n_classes: int) -> None:
             f"class_offsets is {short([*offsets])}; expected {n_classes} numbers from -{MAX_OFFSET:g} to "
             f"{MAX_OFFSET:g}, one for each class"
         )
+
+
+def quantization_from(value: JsonObject | None, architecture: Architecture, n_members: int) -> Quantization | None:
+    """What a manifest says of int8, held to the layers of the nets.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be, or does not go with the nets.
+    """
+    if value is None:
+        return None
+    try:
+        found = msgspec.convert(value, Quantization)
+    except ValueError as error:
+        raise BundleError(f"quantization cannot be understood ({printable(str(error)[:200])})") from error
+    shares = (found.agreement, *(found.mean_iou or ()))
+    if not all(0 <= share <= 1 for share in shares):
+        raise BundleError(f"quantization has the shares {short(shares)}; expected numbers from 0 to 1")
+    if [{*ranges} for ranges in found.ranges] != [{*quantized_layers(architecture)}] * n_members:
+        raise BundleError(f"quantization does not have a range for each layer of {n_members} members, and no others")
+    if not all(-_WIDEST <= low <= 0 <= high <= _WIDEST for ranges in found.ranges for low, high in ranges.values()):
+        raise BundleError(f"quantization has a range that is none; expected two numbers about 0, up to {_WIDEST:g}")
+    return found
 
 
 def entries(values: list[Any], field: str, keys: tuple[str, str]) -> Iterator[tuple[Any, Any]]:

@@ -342,6 +342,7 @@ def model_of(segmenter: RunSegmenter) -> Model:
                 bundle.normalization,
                 *([] if bundle.own_data is None else [msgspec.to_builtins(bundle.own_data)]),
                 *([] if bundle.class_offsets is None else [bundle.class_offsets]),
+                *([] if bundle.quantization is None else [msgspec.to_builtins(bundle.quantization.ranges)]),
             ]
         ),
     )

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch._version import __version__
-from densecell_batch.errors import OptionError, OutputError, StackError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.stitch import FinishedSlice
 from densecell_batch.inference.volume import segment_prepared
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.compare import read_truth, same_shape
-from densecell_batch.models.bundle import ModelBundle, write_bundle
-from densecell_batch.models.golden import golden_pair, verify_bundle
-from densecell_batch.models.manifest import MAX_OFFSET, check_texts
+from densecell_batch.models.bundle import ModelBundle
+from densecell_batch.models.derived import check_free, derive, name_of
+from densecell_batch.models.golden import golden_pair
+from densecell_batch.models.manifest import MAX_OFFSET
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
@@ -112,11 +112,8 @@ def calibrate(
     """
     segmenter = Segmenter(model, fit="off", probabilities=True)  # the labels tell
     bundle = segmenter.bundle
-    name = out.name.removesuffix(".zip") if name is None else name
-    check_texts(name, bundle.version, bundle.licence, bundle.citation)
-    if out.exists() or not out.absolute().parent.is_dir():  # known before the work
-        found = "exists already; remove it" if out.exists() else "there is no folder for it; make one"
-        raise OutputError(f"{out}: {found} or choose another name")
+    name = name_of(out, name, bundle)
+    check_free(out)
     truth, counted = read_truth(labels, ignore, mask)
     need_memory(labels, 8 * truth.size)
     _check_labels(labels, truth, counted, bundle)
@@ -196,7 +193,7 @@ def _answers(segmenter: Segmenter, images: Path, truth: np.ndarray, places: _Pla
             if predictor is None:
                 predictor = segmenter.predictor_of([member])
             else:
-                predictor.reload([bundle.weights(member)])
+                predictor.reload([segmenter.weights(member)])
             for band in plan.bands:
                 rows = prepared.axes[1].owned(*band)
 
@@ -232,35 +229,14 @@ def _write(
             f"{MAX_OFFSET:g}: calibrate the model that it was made of"
         )
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    worse = sum(after < before for before, after in held_out.bands)
-    made = write_bundle(
-        out,
-        name=name,
-        version=bundle.version,
-        licence=bundle.licence,
-        citation=bundle.citation,
-        architecture=bundle.architecture,
-        classes=bundle.classes,
-        voxel_size=bundle.voxel_size,
-        window=bundle.window,
-        members=weights,
-        golden=golden_pair(bundle.architecture, weights, bundle.window, offsets=found),
-        scores={
-            "calibration": {
-                "mean_iou_held_out": round(held_out.after, 4),
-                "mean_iou_before": round(held_out.before, 4),
-                "bands": len(held_out.bands),
-                "bands_that_are_worse": worse,
-            },
-            "before_calibration": dict(bundle.scores),
+    scores = {
+        "calibration": {
+            "mean_iou_held_out": round(held_out.after, 4),
+            "mean_iou_before": round(held_out.before, 4),
+            "bands": len(held_out.bands),
+            "bands_that_are_worse": sum(after < before for before, after in held_out.bands),
         },
-        provenance={
-            "calibrated by": f"densecell-batch {__version__}",
-            "calibrated on": fitted,
-            "calibrated from": {"name": bundle.name, "version": bundle.version, "provenance": dict(bundle.provenance)},
-        },
-        own_data=bundle.own_data,
-        class_offsets=found,
-    )
-    verify_bundle(made)
-    return made
+        "before_calibration": dict(bundle.scores),
+    }
+    golden = golden_pair(bundle.architecture, weights, bundle.window, offsets=found)
+    return derive(bundle, out, name, "calibrated", fitted, scores=scores, golden=golden, class_offsets=found)

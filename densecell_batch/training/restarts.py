@@ -31,8 +31,9 @@ from densecell_batch.measure.metrics import Scores, score
 from densecell_batch.models.bundle import ModelBundle, load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.golden import golden_pair, verify_bundle
-from densecell_batch.models.manifest import check_texts
+from densecell_batch.models.manifest import Quantization, check_texts
 from densecell_batch.nets.architecture import Architecture, architecture_to_dict
+from densecell_batch.nets.engines import is_installed
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import render_curves
 from densecell_batch.plots.overlay import render_preview
@@ -42,6 +43,7 @@ from densecell_batch.storage.atomic import make_folder, write_file
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, seconds_per_step
 from densecell_batch.training.own_data import own_records
+from densecell_batch.training.quantize import Looked, measure_quantization
 from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 
@@ -311,8 +313,20 @@ def _write(
             "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
         },
         own_data=own_records(train, evaluation, ensemble, run.recipe.window, run.scale),
+        quantization=_quantization(run, weights, train, evaluation),
         may_exist=True,  # an earlier one of this very run, made when fewer members were kept, say
     )
     bundle = load_bundle(path)
     verify_bundle(bundle)
     return bundle
+
+
+def _quantization(
+    run: TrainingRun, weights: list[Arrays], train: list[LabelledVolume], evaluation: LabelledVolume
+) -> Quantization | None:
+    """What int8 needs, measured on the evaluation volume; None where the engine for it is missing."""
+    if not is_installed("openvino"):
+        return None
+    truth, counted = evaluation.truth
+    looked, images = [Looked(evaluation.image, truth, counted)], [volume.image for volume in train]
+    return measure_quantization(run.architecture, weights, run.recipe.window, looked, observed=images)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture, UNet2D
 from densecell_batch.nets.backend import compiled
 from densecell_batch.nets.build import assign_weights, build_net, ops
@@ -24,6 +25,8 @@ class KerasEngine:
     """Nets as functions that the backend of Keras compiles (`nets.engines.make_engine` says what it takes)."""
 
     def __init__(self, architecture: Architecture, precision: str, offsets: np.ndarray | None) -> None:
+        if precision == "int8":
+            raise DeviceError("Keras does not compute in int8: that is for OpenVINO")
         self.architecture = architecture
         self._precision, self._offsets = precision, offsets
         self._members: Sequence[Mapping[str, np.ndarray]] = ()

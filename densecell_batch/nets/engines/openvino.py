@@ -7,7 +7,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -20,11 +20,12 @@ from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.families import logits
 from densecell_batch.nets.graph import Sides
+from densecell_batch.nets.quantization import quantized_layers, range_of
 from densecell_batch.system import threads
 
-__all__ = ["OpenVinoEngine"]
+__all__ = ["OpenVinoEngine", "observed_ranges"]
 
-_PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+_PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not int8
 _CHANNEL = 1  # axis
 
 Triple = tuple[int, int, int]
@@ -32,12 +33,13 @@ Run = Callable[[np.ndarray], list[np.ndarray]]  # a tile (z, y, x) -> what was a
 
 
 class OpenVinoEngine:
-    """Nets as graphs of OpenVINO (`nets.engines.make_engine` says what it takes), in float32 or bfloat16."""
+    """Nets as graphs of OpenVINO (`nets.engines.make_engine` says what it takes), in float32, bfloat16 or int8."""
 
     def __init__(self, architecture: Architecture, precision: str, offsets: np.ndarray | None) -> None:
         if precision not in _PRECISIONS:
             raise DeviceError(f"OpenVINO computes in {' or '.join(_PRECISIONS)} on a processor, not in {precision}")
         self._architecture, self._offsets = architecture, offsets
+        self._graph = _Int8Graph if precision == "int8" else _OpenVinoGraph
         self._core, self._members = openvino.Core(), []  # type: openvino.Core, list[Mapping[str, np.ndarray]]
         self._properties = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -74,7 +76,7 @@ class OpenVinoEngine:
 
     def _probabilities(self, tile: Any, shape: Triple, i: int) -> Any:
         """Of a member (z, class, y', x')."""
-        g = _OpenVinoGraph(tile, self._members[i])
+        g = self._graph(tile, self._members[i])
         _, (deciding, *_) = logits(g, self._architecture, shape)
         x = deciding if len(g.sides(deciding)) == 2 else g.slices(deciding)
         if self._offsets is not None:
@@ -95,6 +97,31 @@ class OpenVinoEngine:
             return made
 
         return run
+
+
+def observed_ranges(
+    architecture: Architecture, weights: Mapping[str, np.ndarray], windows: Iterable[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """What the inputs of the layers of a member lie between while it looks at windows (z, y, x) of real tissue, for
+    those that are computed in eight bits; 0 lies between them, too.
+    """
+    names = quantized_layers(architecture)
+    lows, highs = np.zeros(len(names)), np.zeros(len(names))
+    runs: dict[Triple, Any] = {}
+    for window in windows:
+        z, y, x = window.shape
+        if (z, y, x) not in runs:
+            tile = op.parameter((z, y, x), np.float32)
+            g = _WatchedGraph(tile, weights)
+            logits(g, architecture, (z, y, x))
+            watched = [g.inputs[name] for name in names]
+            ends = [op.result(end(x, _all_axes(x), False)) for end in (op.reduce_min, op.reduce_max) for x in watched]
+            runs[z, y, x] = openvino.Core().compile_model(
+                openvino.Model(ends, [tile]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+            )
+        low, high = np.array([float(end) for end in runs[z, y, x]([window]).values()]).reshape(2, -1)
+        lows, highs = np.minimum(lows, low), np.maximum(highs, high)
+    return {name: (float(low), float(high)) for name, low, high in zip(names, lows, highs, strict=True)}
 
 
 class _OpenVinoNets:
@@ -163,12 +190,12 @@ class _OpenVinoGraph:
         if stride == 2:
             before, after = [0] * len(kernel), [1 + side % 2 for side in self.sides(x)]
         n = len(kernel)
-        x = op.convolution(x, self._kernel(name), [stride] * n, before, after, [1] * n)
+        x = op.convolution(self._input(x, name), self._kernel(name), [stride] * n, before, after, [1] * n)
         x = op.add(x, self._bias(name, n))
         return op.relu(x) if relu else x
 
     def upsample(self, x: Any, filters: int, factors: Sides, name: str) -> Any:
-        x = op.convolution_backprop_data(x, self._kernel(name), list(factors))
+        x = op.convolution_backprop_data(self._input(x, name), self._kernel(name), list(factors))
         return op.add(x, self._bias(name, len(factors)))
 
     def predictor(self, x: Any, n_classes: int, name: str, *, relu: bool) -> Any:
@@ -212,6 +239,10 @@ class _OpenVinoGraph:
         _, c, *sides = x.output(0).shape
         return op.transpose(_reshaped(x, (-1, depth, c, *sides)), op.constant([0, 2, 1, 3, 4]))
 
+    def _input(self, x: Any, name: str) -> Any:
+        """What a layer gets."""
+        return x
+
     def _kernel(self, name: str) -> Any:
         kernel = self._weights[f"{name}/kernel"]  # (..., in, out), transposed ones (..., out, in)
         n = kernel.ndim - 2
@@ -219,6 +250,46 @@ class _OpenVinoGraph:
 
     def _bias(self, name: str, n_axes: int) -> Any:
         return op.constant(self._weights[f"{name}/bias"].astype(np.float32).reshape(1, -1, *[1] * n_axes))
+
+
+class _WatchedGraph(_OpenVinoGraph):
+    """Remembers what each layer gets."""
+
+    def __init__(self, tile: Any, weights: Mapping[str, np.ndarray]) -> None:
+        super().__init__(tile, weights)
+        self.inputs: dict[str, Any] = {}
+
+    def _input(self, x: Any, name: str) -> Any:
+        self.inputs[name] = x
+        return x
+
+
+class _Int8Graph(_OpenVinoGraph):
+    """Rounds what layers get, and their kernels, to eight bits where it knows the range; OpenVINO makes a net of whole
+    numbers of that.
+    """
+
+    def _input(self, x: Any, name: str) -> Any:
+        limits = range_of(self._weights, name)
+        if limits is None or limits[0] == limits[1]:
+            return x
+        low, high = (op.constant(np.float32(limit)) for limit in limits)
+        return op.fake_quantize(x, low, high, low, high, 256)
+
+    def _kernel(self, name: str) -> Any:
+        kernel = super()._kernel(name)
+        if range_of(self._weights, name) is None:
+            return kernel
+        tensor, axis = self._weights[f"{name}/kernel"], -2 if "upsample_conv" in name else -1
+        n, out = tensor.ndim - 2, tensor.shape[axis]
+        largest = np.abs(np.moveaxis(tensor, axis, 0)).reshape(out, -1).max(1) + np.finfo(np.float32).tiny
+        shape = (1, out, *[1] * n) if axis == -2 else (out, 1, *[1] * n)
+        high, low = (op.constant((sign * largest).astype(np.float32).reshape(shape)) for sign in (1, -1))
+        return op.fake_quantize(kernel, low, high, low, high, 255)
+
+
+def _all_axes(x: Any) -> Any:
+    return op.constant(list(range(len(x.output(0).shape))))
 
 
 def _reshaped(x: Any, shape: Sequence[int]) -> Any:

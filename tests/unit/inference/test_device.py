@@ -33,23 +33,37 @@ def gpu(capability):
 
 
 @pytest.mark.parametrize(
-    ("asked", "info", "rates", "expected"),
+    ("asked", "info", "rates", "int8", "expected"),
     [
-        ("bfloat16", PLAIN, None, "bfloat16"),
-        ("float32", BF16, None, "float32"),
-        ("auto", PLAIN, None, "float32"),
-        ("auto", BF16, {"float32": 200, "bfloat16": 400}, "bfloat16"),
-        ("auto", BF16, {"float32": 380, "bfloat16": 200}, "float32"),  # measured: flag there, half the rate
-        ("auto", BF16, {"float32": 200, "bfloat16": 210}, "float32"),  # not worth its rounding
-        ("auto", gpu("9.0"), None, "bfloat16"),
-        ("auto", gpu("12.1"), None, "bfloat16"),
-        ("auto", gpu("7.5"), None, "float32"),
-        ("float16", gpu("7.5"), None, "float16"),
+        ("bfloat16", PLAIN, None, "absent", "bfloat16"),
+        ("float32", BF16, None, "near", "float32"),
+        ("auto", PLAIN, None, "absent", "float32"),
+        ("auto", BF16, {"float32": 200, "bfloat16": 400}, "absent", "bfloat16"),
+        ("auto", BF16, {"float32": 380, "bfloat16": 200}, "absent", "float32"),  # measured: flag there, half the rate
+        ("auto", BF16, {"float32": 200, "bfloat16": 210}, "absent", "float32"),  # not worth its rounding
+        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 700}, "near", "int8"),
+        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 300}, "near", "bfloat16"),
+        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 700}, "far", "bfloat16"),
+        ("auto", PLAIN, {"float32": 200, "int8": 400}, "near", "int8"),
+        ("auto", PLAIN, {"float32": 200, "int8": 210}, "near", "float32"),
+        ("auto", PLAIN, None, "far", "float32"),
+        ("int8", PLAIN, None, "far", "int8"),
+        ("auto", gpu("9.0"), None, "absent", "bfloat16"),
+        ("auto", gpu("12.1"), None, "absent", "bfloat16"),
+        ("auto", gpu("7.5"), None, "absent", "float32"),
+        ("float16", gpu("7.5"), None, "absent", "float16"),
     ],
 )
-def test_choice_of_precision(monkeypatch, asked, info, rates, expected):
-    monkeypatch.setattr(device, "convolution_rates", lambda *dtypes: rates)
-    assert choose_precision(asked, info).name == expected
+def test_choice_of_precision(asked, info, rates, int8, expected):
+    def measured(*precisions):
+        return {precision: rates[precision] for precision in precisions}
+
+    assert choose_precision(asked, info, measured, int8=int8).name == expected
+
+
+def test_int8_needs_nets_that_know_how():
+    with pytest.raises(DeviceError, match="models quantize"):
+        choose_precision("int8", BF16)
 
 
 def test_float16_needs_a_gpu():

@@ -20,10 +20,12 @@ from safetensors.numpy import load_file, save_file
 from densecell_batch.errors import BundleError, OutputError
 from densecell_batch.models.bundle import load_bundle, pack_bundle, read_manifest, shape_differences, write_bundle
 from densecell_batch.models.classes import ClassInfo
-from densecell_batch.models.manifest import Member
+from densecell_batch.models.manifest import Member, Quantization
 from densecell_batch.nets.architecture import UNet2D, tensor_shapes
+from densecell_batch.nets.quantization import quantized_layers
 
 HASH = "0" * 64
+RANGES = [dict.fromkeys(quantized_layers(NET), (-1.0, 2.0))] * 2
 SCHEMAS = Path(__file__).parents[3] / "docs" / "schemas"
 
 
@@ -146,13 +148,41 @@ MANIFESTS: list[tuple[dict[str, Any], str]] = [
         )
     ),
     ({"class_offsets": [0, 0]}, r"unknown fields: class_offsets; expected exactly .*, provenance$"),
-    ({"schema_version": 2, "own_data": {}, "extra": 1}, r"unknown fields: extra; .*, and class_offsets if need be$"),
+    (
+        {"schema_version": 2, "own_data": {}, "extra": 1},
+        r"unknown fields: extra; .*, and class_offsets, quantization if need be$",
+    ),
     *(
         (
             {"schema_version": 2, "own_data": {}, "class_offsets": value},
             r"class_offsets is .*expected (a list|2 numbers)",
         )
         for value in (None, 0, {}, [], [0], [0, 0, 0], [0, True], [0, "1"], [0, None], [0, 10.1], [-1e300, 0])
+    ),
+    ({"quantization": {}}, r"unknown fields: quantization; expected exactly .*, provenance$"),
+    *(
+        (
+            {"schema_version": 2, "own_data": {}, "quantization": value},
+            r"bundle\.json:? .*quantization (is|has|does|cannot)",
+        )
+        for value in (
+            None,
+            [],
+            {},
+            {"ranges": RANGES},
+            {"ranges": RANGES, "agreement": 1.5},
+            {"ranges": RANGES, "agreement": "all"},
+            {"ranges": RANGES, "agreement": 0.5, "mean_iou": [0.5]},
+            {"ranges": RANGES, "agreement": 0.5, "mean_iou": [0.5, -1]},
+            {"ranges": [], "agreement": 0.5},
+            {"ranges": RANGES[:1], "agreement": 0.5},
+            {"ranges": [{}] * 2, "agreement": 0.5},
+            {"ranges": [{**RANGES[0], "more": [0, 1]}] * 2, "agreement": 0.5},
+            *(
+                {"ranges": [dict.fromkeys(RANGES[0], r)] * 2, "agreement": 0.5}
+                for r in ([0], [1, 2], [-2, -1], [0, 1e300])
+            ),
+        )
     ),
     ({"schema_version": True}, r"schema version True"),
     ({"licence": ...}, r"lacks licence; expected exactly schema_version, name"),
@@ -225,6 +255,28 @@ def test_offsets_make_it_schema_2(tmp_path: Path, offsets: tuple[float, ...] | N
     jsonschema.validate(
         manifest, json.loads((SCHEMAS / f"bundle-{manifest['schema_version']}.schema.json").read_text())
     )
+
+
+@pytest.mark.parametrize(
+    ("agreement", "scores", "near"),
+    [
+        (0.996, (0.7, 0.7), True),
+        (0.994, (0.7, 0.7), False),
+        (0.996, (0.7, 0.69), False),
+        (1.0, (0.7, 0.8), True),
+        (0.996, None, True),
+        (0.5, None, False),
+    ],
+)
+def test_what_is_known_of_int8(
+    tmp_path: Path, agreement: float, scores: tuple[float, float] | None, near: bool
+) -> None:
+    found = Quantization(ranges=tuple(RANGES), agreement=agreement, mean_iou=scores)
+    bundle = write_bundle(tmp_path / "b.zip", **fields(quantization=found))
+    assert bundle.quantization == found
+    assert bundle.quantization.is_near == near
+    manifest = read_manifest(pack_bundle(bundle.path, tmp_path / "packed.zip").path)
+    jsonschema.validate(manifest, json.loads((SCHEMAS / "bundle-2.schema.json").read_text()))
 
 
 def test_offsets_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from bundles import fields
 
 from densecell_batch import RunSegmenter
 from densecell_batch.models.bundle import write_bundle
+from densecell_batch.models.manifest import Quantization
+from densecell_batch.nets.quantization import quantized_layers
 from densecell_batch.runs.identity import Identity
 
 
@@ -36,3 +38,10 @@ def test_the_same_work(bundle, changes):
 def test_other_offsets_are_other_work(bundle):
     one, other = (of(replace(bundle, class_offsets=(0.0, x))) for x in (0.5, 0.6))
     assert not one.is_same(other)
+
+
+def test_other_ranges_of_int8_are_other_work(bundle):
+    ranges = [(dict.fromkeys(quantized_layers(bundle.architecture), (0.0, top)),) for top in (1.0, 2.0)]
+    one, other = (of(replace(bundle, quantization=Quantization(ranges=r, agreement=1.0))) for r in ranges)
+    assert not one.is_same(other)
+    assert not one.is_same(of(bundle))

@@ -25,7 +25,15 @@ import numpy as np
 
 # The published code (TensorFlow 1.15 graph, 10x400x400 uint8), on 2 cores with this rate of the float32 matrix product.
 PUBLISHED_VOXELS, PUBLISHED_GFLOP = 11_500, 197
-ROWS = [("bfloat16", "crop"), ("float32", "crop"), ("float32", "deepest")]
+ROWS = [
+    ("openvino", "int8", "crop"),
+    ("openvino", "bfloat16", "crop"),
+    ("openvino", "float32", "crop"),
+    ("openvino", "float32", "deepest"),
+    ("tensorflow", "bfloat16", "crop"),
+    ("tensorflow", "float32", "crop"),
+    ("tensorflow", "float32", "deepest"),
+]
 
 
 def seconds(function, repeats: int) -> float:
@@ -45,12 +53,13 @@ def peak() -> float:
 
 
 def matmul_rate(precision: str) -> float:
-    """GFLOP/s of a matrix product."""
+    """GFLOP/s of a matrix product, by TensorFlow; of int8 that of bfloat16, to be compared with."""
     import keras
 
     from densecell_batch.nets.backend import compiled
 
-    matrix = keras.ops.cast(np.random.default_rng(0).standard_normal((4096, 4096)), precision)
+    dtype = "bfloat16" if precision == "int8" else precision
+    matrix = keras.ops.cast(np.random.default_rng(0).standard_normal((4096, 4096)), dtype)
     product = compiled(lambda a: keras.ops.sum(keras.ops.matmul(a, a)))
     return 2 * 4096**3 / seconds(lambda: float(product(matrix)), 5) / 1e9
 
@@ -59,16 +68,24 @@ def random_bundle(folder: Path, n_kernels: int, window: tuple[int, int, int]):
     """A bundle with one member of random weights."""
     from densecell_batch.models.bundle import write_bundle
     from densecell_batch.models.classes import ClassInfo
-    from densecell_batch.nets.architecture import Hybrid2D3D
-    from densecell_batch.nets.build import build_net, extract_weights
+    from densecell_batch.models.manifest import Quantization
+    from densecell_batch.nets.architecture import Hybrid2D3D, tensor_shapes
+    from densecell_batch.nets.engines.openvino import observed_ranges
 
     architecture = Hybrid2D3D(7, n_kernels, pyramid_kernels=n_kernels)
     classes = tuple(ClassInfo(f"class {i}", (36 * i, 255 - 36 * i, 128)) for i in range(7))
-    weights = extract_weights(build_net(architecture, window), architecture)
+    rng, shapes = np.random.default_rng(0), tensor_shapes(architecture)
+    weights = {
+        n: rng.standard_normal(s, np.float32) * np.sqrt(2 / np.prod(s[:-1]), dtype=np.float32)
+        for n, s in shapes.items()
+    }
     golden = np.zeros(window, np.float32), np.zeros((*architecture.output_shape(window), 7), np.float32)
+    noise = np.random.default_rng(0).standard_normal((window[0], 64, 64)).astype(np.float32)
+    quantization = Quantization(ranges=(observed_ranges(architecture, weights, [noise]),), agreement=1.0)
     return write_bundle(
         folder / "bundle", name="random", version="0", licence="none", citation="none", architecture=architecture,
         classes=classes, voxel_size=None, window=window, members=[weights], golden=golden, scores={}, provenance={},
+        quantization=quantization,
     )  # fmt: skip
 
 
@@ -87,7 +104,7 @@ def random_stack(path: Path, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
+def inference_row(engine: str, precision: str, stitch: str, shape: tuple[int, int, int]) -> dict[str, float]:
     """One row of the first table."""
     from densecell_batch.nets.architecture import flop_per_voxel
     from densecell_batch.runs.options import RunOptions, RunSegmenter
@@ -96,11 +113,10 @@ def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> d
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         segmenter = RunSegmenter(
-            random_bundle(folder, 64, (5, 300, 300)), RunOptions(stitch=stitch, precision=precision, overwrite=True)
+            random_bundle(folder, 64, (5, 300, 300)),
+            RunOptions(stitch=stitch, engine=engine, precision=precision, overwrite=True),
         )
         stack = random_stack(folder / "stack.tif", shape)
-        matmul = matmul_rate(precision)
-        published = PUBLISHED_VOXELS * matmul_rate("float32") / PUBLISHED_GFLOP
         side = 300 if stitch == "deepest" else 296
         tile = np.random.default_rng(0).standard_normal((5, side, side)).astype(np.float32)
         bare = 5 * 296**2 / seconds(lambda: next(segmenter.predictor(tile)), 3)
@@ -108,7 +124,9 @@ def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> d
         segment_stack(stack, folder / "out", segmenter)  # traces the graph of the tile
         cold = np.prod(shape) / (time.perf_counter() - start)
         whole = np.prod(shape) / seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))
-        plan = segmenter.plan(shape)
+        plan, used = segmenter.plan(shape), peak()
+    matmul = matmul_rate(precision)  # last: it takes TensorFlow, whose memory is not that of the row
+    published = PUBLISHED_VOXELS * matmul_rate("float32") / PUBLISHED_GFLOP
     return {
         "matmul GFLOP/s": matmul,
         "bare voxels/s": bare,
@@ -118,7 +136,7 @@ def inference_row(precision: str, stitch: str, shape: tuple[int, int, int]) -> d
         "of bare/redundancy": whole * plan.grid.redundancy / bare,
         "efficiency": whole * flop_per_voxel(segmenter.bundle.architecture) / matmul / 1e9,
         "times published": whole / published,
-        "peak GiB": peak(),
+        "peak GiB": used,
         "estimated GiB": plan.memory / 2**30,
     }
 
@@ -175,11 +193,11 @@ def main() -> None:
         kind, *rest = options.row
         row = inference_row if kind == "inference" else growth_row
         values = [int(v) if v.isdigit() else v for v in rest]
-        print(json.dumps(row(*values[:2], tuple(values[2:])) if kind == "inference" else row(*values)))
+        print(json.dumps(row(*values[:3], tuple(values[3:])) if kind == "inference" else row(*values)))
         return
     shape = (5, 96, 96) if options.quick else (21, 400, 400)
     side, counts = (256, (5, 20)) if options.quick else (1024, (20, 200))
-    speed = {f"{p} {s}": measured_in_child("inference", p, s, *shape) for p, s in ROWS}
+    speed = {" ".join(row): measured_in_child("inference", *row, *shape) for row in ROWS}
     table(f"Published 2D-3D net, full size, {' x '.join(map(str, shape))} uint8", speed)
     print("times published: as if the published code gained from this processor what the float32 matrix product gains")
     growth = {f"{n} slices": measured_in_child("growth", n, side) for n in counts}

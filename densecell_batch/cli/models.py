@@ -260,6 +260,7 @@ def _description(bundle: ModelBundle, manifest: JsonObject) -> list[tuple[str, s
         ("window", " x ".join(map(str, bundle.window)) + " (z, y, x)"),
         ("normalization", bundle.normalization),
         *([] if bundle.class_offsets is None else [("offsets", "\n".join(_offsets(bundle)))]),
+        *([] if bundle.quantization is None else [("int8", f"{bundle.quantization.agreement:.2%} as in float32")]),
         ("members", "\n".join(f"{member.file} {member.sha256}" for member in bundle.members)),
         ("scores", _as_json(bundle.scores, indent=1)),
         ("provenance", _as_json(bundle.provenance, indent=1)),

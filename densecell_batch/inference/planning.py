@@ -26,7 +26,7 @@ Triple = tuple[int, int, int]
 Bands = tuple[tuple[int, int], ...]
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 2}
-_PROGRAM_BYTES = {"openvino": 350 * 2**20, "keras": 900 * 2**20}  # Python, an engine and its kernels before any tile
+_PROGRAM_BYTES = {"openvino": 600 * 2**20, "keras": 900 * 2**20}  # Python, an engine and its kernels before any tile
 _FILL_BYTES = 36  # for each voxel of a slice in which fill is mirrored
 _SMALLEST = 64  # voxels in y and x that a tile adds to its halo, at least
 _BANDS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)  # numbers of bands that are tried, in this order

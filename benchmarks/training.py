@@ -1,13 +1,16 @@
 """What our training reaches in so many seconds of the processor, and what a plain 2D U-Net does.
 
-    python benchmarks/training.py FOLDER... --out OUT [--nets ours peer peer-half] [--seeds 0 1 2] [--seconds 300 1440]
+    python benchmarks/training.py FOLDER... --out OUT [--nets ours ours-half peer peer-half] [--seeds 0 1 2]
+        [--seconds 300 1440]
     python benchmarks/training.py --out OUT --table
 
 Each FOLDER is a tissue: train-images.tif, train-labels.tif, eval-images.tif, eval-labels.tif, and classes.txt with a
-name in each line, if its classes have names. `ours` is `densecell-batch train` with its defaults (but --floor 0);
-`peer` is benchmarks/peer_unet.py, which needs PyTorch, `peer-half` the same at half of the pixels. The seconds are the
-processor's, of all threads together, for the steps of the training alone, trials of scales included; start-up and
-evaluations come on top. Results that are in OUT are not measured again: a run that was stopped goes on.
+name in each line, if its classes have names. `ours` is `densecell-batch train` with its defaults (but --floor 0),
+`ours-half` with --scale 0.5; `peer` is benchmarks/peer_unet.py, which needs PyTorch, `peer-half` the same at half of
+the pixels. The seconds are the processor's, of all threads together, for the steps of the training alone, trials of
+scales included; start-up and evaluations come on top. Results that are in OUT/results.jsonl are not measured again: a
+run that was stopped goes on, and so does the whole table from a copy of benchmarks/results/training.jsonl, on a machine
+like that of its rows.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from densecell_batch.measure.metrics import score
 from densecell_batch.models.classes import ClassInfo, named_classes, parse_classes
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 
-NETS = ("ours", "peer", "peer-half")
+NETS = ("ours", "ours-half", "peer", "peer-half")
 NO_TORCH = (
     "--nets peer and peer-half need PyTorch, which is not installed here; `pip install torch` brings it, or give "
     "--nets ours"
@@ -102,7 +105,8 @@ def train_ours(job: Job, folder: Path) -> tuple[Row, np.ndarray]:
     from densecell_batch.training.train import train
 
     (images, labels), evaluation, rows = job.tissue.pair("train"), job.tissue.pair("eval"), []
-    options = TrainingOptions(minutes=job.seconds / 60, seed=job.seed, floor=0.0)
+    scale: Any = 0.5 if job.net == "ours-half" else "auto"
+    options = TrainingOptions(minutes=job.seconds / 60, seed=job.seed, floor=0.0, scale=scale)
     with ProcessorMeter() as meter:
         bundle = train(
             [images], [labels], evaluation, folder, job.tissue.classes, options,
@@ -154,7 +158,7 @@ def carry_out(job: Job, out: Path) -> Row:
     folder = job.folder(out)
     if folder.exists():  # of a run that was stopped: its seconds were not all metered
         shutil.rmtree(folder)
-    row, probabilities = (train_ours if job.net == "ours" else train_peer)(job, folder)
+    row, probabilities = (train_ours if job.net.startswith("ours") else train_peer)(job, folder)
     np.save(folder / "probabilities.npy", probabilities.astype(np.float16))
     return {"tissue": job.tissue.name, "net": job.net, "seeds": [job.seed], "seconds": job.seconds, **row}
 
@@ -264,7 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=["ours", "peer", "peer-half"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", nargs="+", type=float, default=[300.0, 1440.0])
     parser.add_argument("--table", action="store_true", help="only print what is there")
@@ -277,7 +281,7 @@ def main() -> None:
     if not options.table:
         if not options.folders:
             parser.error("give a FOLDER of labelled slices, or --table")
-        if set(options.nets) != {"ours"} and importlib.util.find_spec("torch") is None:
+        if any(net.startswith("peer") for net in options.nets) and importlib.util.find_spec("torch") is None:
             parser.error(NO_TORCH)
         measure(options)
     print(table(options.out))

@@ -8,7 +8,19 @@ from pathlib import Path
 
 from densecell_batch.errors import StackError
 
-__all__ = ["amd_present", "available_memory", "cpu_features", "cpu_name", "need_memory", "nvidia_present", "threads"]
+__all__ = [
+    "CPU_FEATURES",
+    "amd_present",
+    "available_memory",
+    "cpu_features",
+    "cpu_name",
+    "need_memory",
+    "nvidia_present",
+    "threads",
+]
+
+# Instruction sets that decide how fast nets are.
+CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "avx512_vnni", "avx_vnni", "amx_int8")
 
 
 def available_memory() -> int:
@@ -96,7 +108,7 @@ def cpu_name() -> str:
 def cpu_features() -> tuple[str, ...]:
     """Those of its instruction sets that decide how fast nets are."""
     flags = set(_cpuinfo().get("flags", "").split())
-    return tuple(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)
+    return tuple(flag for flag in CPU_FEATURES if flag in flags)
 
 
 def nvidia_present() -> str | None:

@@ -67,7 +67,7 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
         yield "ok", "device", str(segmenter.device)
         precision = segmenter.precision
         yield "ok", "precision", f"auto takes {segmenter.engine} in {precision.name}: {precision.reason}"
-        difference = verify_bundle(segmenter.bundle, segmenter.engine)
+        difference = verify_bundle(segmenter.bundle)
         yield "ok", "nets", f"{DEFAULT_MODEL} gives what was recorded of it, to {difference:.1g}"
     except DensecellError as error:
         yield "FAIL", "device", str(error)

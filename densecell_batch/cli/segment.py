@@ -60,7 +60,7 @@ def run_segment(
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.runs.batch import segment_batch, without_outputs
     from densecell_batch.runs.options import RunOptions, RunSegmenter
-    from densecell_batch.system import available_memory
+    from densecell_batch.system import amd_present, available_memory, nvidia_present
 
     if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
         raise OptionError(
@@ -79,7 +79,9 @@ def run_segment(
     elif n_workers > 1 and not dry_run:
         if flags.get("shard") or flags.get("assemble") or flags.get("overwrite"):
             raise OptionError("--workers goes neither with --shard, --assemble nor --overwrite")
-        RunSegmenter(bundle, RunOptions(**flags))  # complains once, not in each worker
+        first = RunSegmenter(bundle, RunOptions(**flags))  # complains once, not in each worker
+        if first.options.device == "cpu" or not (nvidia_present() or amd_present()):
+            _ = first.precision  # measured by one, not by all at once on the same cores
         stop_on_signals()
         reasons = run_workers(n_workers)
         flags["assemble"] = True

@@ -44,7 +44,7 @@ class DeviceInfo:
 
     kind: str  # "cpu" or "gpu"
     name: str  # as the system names it
-    features: tuple[str, ...]  # CPU: of avx2, avx512f, avx512_bf16, amx_bf16 those there are; GPU: compute capability
+    features: tuple[str, ...]  # CPU: those of `system.CPU_FEATURES` that are there; GPU: compute capability
     threads: int  # CPU cores that this process may use
 
     def __str__(self) -> str:
@@ -190,10 +190,10 @@ def choose_precision(
             return Precision("bfloat16", f"GPU of {device.features[0]}")
         return Precision("float32", "GPU without bfloat16")
     others = ["bfloat16"] if {"avx512_bf16", "amx_bf16"} & set(device.features) else []
-    if int8 == "near":
-        others.append("int8")
+    if int8 == "near" and {"avx512_vnni", "avx_vnni", "amx_int8"} & set(device.features):
+        others.append("int8")  # elsewhere pairs of products are added in 16 bits, which may overflow
     if not others:
-        return Precision("float32", "processor without AVX512-BF16 or AMX, and nets that are not quantized")
+        return Precision("float32", "processor or nets that can neither do bfloat16 nor int8")
     measured = (rates or convolution_rates)("float32", *others)
     times = {name: measured[name] / measured["float32"] for name in others}
     what = "convolutions run" if rates is None else "the nets run"

@@ -106,9 +106,11 @@ def plan_tiles(
         ys = _wide_axes(shape[1], architecture, stitch, wanted[0])
         xs, rule = _undominated(_wide_axes(shape[2], architecture, stitch, wanted[1])), stitch
     program = _PROGRAM_BYTES.get(engine, _PROGRAM_BYTES["keras"])
+    held = members + 3 if engine == "openvino" else 4  # probabilities of a tile, of all classes, at a time
     costs = partial(
-        _memory, architecture=architecture, precision=precision, program=program, keep_probabilities=keep, fill=fill
-    )
+        _memory, architecture=architecture, precision=precision, program=program, held=held,
+        keep_probabilities=keep, fill=fill,
+    )  # fmt: skip
     grid, bands, memory = _best([_first_fitting(z, ys, xs, partial(costs, z), budget) for z in zs], budget)
     if tile is None:  # else it is as it was asked for
         _check_memory(memory, budget, stitch, shape, window)
@@ -282,6 +284,7 @@ def _memory(
     architecture: Architecture,
     precision: str,
     program: int,
+    held: int,
     keep_probabilities: bool,
     fill: bool,
 ) -> int:
@@ -298,4 +301,4 @@ def _memory(
     source += _FILL_BYTES * float(y.length) * x.length * fill
     # A slice at a time is put together of its bands, and its objects are found.
     assembly = float(y.length) * x.length * (20 + 8 * architecture.n_classes * keep_probabilities)
-    return int(program + max(net + 4 * outputs + canvas + source, assembly))
+    return int(program + max(net + held * outputs + canvas + source, assembly))

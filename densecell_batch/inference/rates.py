@@ -19,19 +19,21 @@ from densecell_batch.identity import digest
 from densecell_batch.inference.device import DeviceInfo
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.registry import cache_dir
-from densecell_batch.nets.architecture import Architecture, architecture_to_dict, flop_per_voxel
+from densecell_batch.nets.architecture import Architecture, architecture_to_dict, flop_per_voxel, forward_bytes
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.nets.quantization import with_ranges
 from densecell_batch.storage.atomic import write_file
+from densecell_batch.storage.opening import read_small
 
 __all__ = ["net_rates"]
 
 _GFLOP = 15  # of a tile that is timed: some tenths of a second
 _SIDES = 64, 256  # of what comes out of it, at least and at most
 _TURNS = 3
+_LARGEST = 4 * 2**30  # bytes that a net may take for it
 _FORMAT = 1  # of what is remembered
 
-Rate = Annotated[float, Meta(gt=0)]
+Rate = Annotated[float, Meta(ge=1, le=1e12)]
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ def _version(engine: str) -> str:
 
 def _read(path: Path) -> dict[str, float]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Rate])
+        return msgspec.json.decode(read_small(path), type=dict[str, Rate])
     except (OSError, ValueError):  # not there, or not ours
         return {}
 
@@ -79,6 +81,8 @@ def _measured(bundle: ModelBundle, engine: str, precisions: Sequence[str]) -> di
     """The precisions take turns and the best time counts, so that other work on the machine tells on none."""
     architecture, weights = bundle.architecture, bundle.weights(0)
     shape = _timed_shape(architecture, bundle.window[0])
+    if forward_bytes(architecture, shape) > _LARGEST:
+        return dict.fromkeys(precisions, 1.0)  # whoever plans the tiles will say what is needed
     tile = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     voxels = prod(architecture.output_shape(shape))
     best = dict.fromkeys(precisions, float("inf"))
@@ -90,7 +94,7 @@ def _measured(bundle: ModelBundle, engine: str, precisions: Sequence[str]) -> di
         start = time.perf_counter()
         predictor.together(tile)
         best[precision] = min(best[precision], time.perf_counter() - start)
-    rates = {precision: voxels / seconds for precision, seconds in best.items()}
+    rates = {precision: max(1.0, voxels / seconds) for precision, seconds in best.items()}
     told = ", ".join(f"{rate:,.0f} voxels/s in {precision}" for precision, rate in rates.items())
     _log.info("measured how fast a net of this model is with %s: %s", engine, told)
     return rates

@@ -266,7 +266,7 @@ def write_bundle(
     quantization: Quantization | None = None,
     may_exist: bool = False,
 ) -> ModelBundle:
-    """Write a bundle: a zip if `path` ends in .zip, else a folder. Equal input gives equal bytes.
+    """Write a bundle of what `ModelBundle` has: a zip if `path` ends in .zip, else a folder. Equal input, equal bytes.
 
     Parameters
     ----------
@@ -281,8 +281,6 @@ def write_bundle(
     may_exist
         Whether it may take the place of an earlier zip.
 
-    Other parameters are the fields of `ModelBundle`.
-
     Raises
     ------
     BundleError
@@ -292,13 +290,12 @@ def write_bundle(
     """
     from safetensors.numpy import save
 
-    path = Path(path)
     files: dict[str, bytes] = {}
     for i, tensors in enumerate(members):
         file = f"member-{i}.safetensors"
         _check_tensors(architecture, tensors, f"{path}: {file}")
         files[file] = save({key: np.ascontiguousarray(tensors[key]) for key in tensor_shapes(architecture)})
-    newer = any(extra is not None for extra in (own_data, class_offsets, quantization))
+    newer = (own_data, class_offsets, quantization) != (None, None, None)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION if newer else 1,
         name=name,

@@ -24,6 +24,7 @@ def golden_pair(
     window: Triple,
     seed: int = 0,
     offsets: Sequence[float] | None = None,
+    engine: str = "keras",
 ) -> tuple[np.ndarray, np.ndarray]:
     """A small input and what the ensemble (mean, float32) says of it, to be kept in a bundle.
 
@@ -37,6 +38,8 @@ def golden_pair(
         Of the random input.
     offsets
         Of the classes (`ModelBundle.class_offsets`); None for nothing.
+    engine
+        What computes it.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def golden_pair(
     for axis in (1, 2):
         noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
     image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
-    probabilities, _ = Predictor(architecture, members, may_split=False, offsets=offsets).together(image)
+    probabilities, _ = Predictor(architecture, members, may_split=False, offsets=offsets, engine=engine).together(image)
     return image, probabilities
 
 

@@ -141,6 +141,7 @@ def import_published(
         If `destination` exists or cannot be written.
     """
     from densecell_batch.models.golden import golden_pair
+    from densecell_batch.nets.engines import for_processor
 
     if not paths:
         raise PublishedModelError("no model given; expected at least one folder or zip")
@@ -166,7 +167,7 @@ def import_published(
         voxel_size=voxel_size,
         window=first.window,
         members=members,
-        golden=golden_pair(first.architecture, members, first.window),
+        golden=golden_pair(first.architecture, members, first.window, engine=for_processor()),
         scores={"members": [model.scores for model in models]},
         provenance={
             "imported from": [

@@ -65,8 +65,14 @@ def quiet_stderr() -> Iterator[None]:
 
 def backend() -> str:
     """Name of the Keras backend: "tensorflow" (default, tested, shipped) or "jax"."""
-    with quiet_stderr():  # where nobody has imported it yet
-        import keras
+    try:
+        with quiet_stderr():  # where nobody has imported it yet
+            import keras
+    except ImportError as error:
+        raise DeviceError(
+            f"training and GPUs need Keras with TensorFlow or JAX, which cannot be imported here ({error}): pip "
+            "install tensorflow keras"
+        ) from error
 
     return str(keras.backend.backend())
 

@@ -20,6 +20,11 @@ __all__ = ["Predictor"]
 
 _COMPILED = 4  # shapes that are kept: a process of months sees many, and each takes memory
 
+_NO_MEMORY = (
+    *("RESOURCE_EXHAUSTED", "ResourceExhausted"),  # TensorFlow, JAX
+    *("Failed to allocate", "not allocate memory", "annot allocate memory", "bad_alloc", "could not create a memory"),
+)
+
 _log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
@@ -130,7 +135,7 @@ class Predictor:
             except Exception as error:
                 if not _out_of_memory(error):
                     raise
-                self._compiled.pop(shape, None)
+                self._compiled.clear()  # whatever shapes are kept, they take memory
         halves = self._halves(shape) if self._may_split else None
         if halves is None:
             remedy = "run on a machine or device with more memory" + (
@@ -182,11 +187,6 @@ class Predictor:
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether an error of a backend says that memory ran out."""
-    # Each backend has its own class, and importing both to compare would cost more than reading the name.
-    return (
-        isinstance(error, MemoryError)
-        or "RESOURCE_EXHAUSTED" in str(error)
-        or "bad_alloc" in str(error)
-        or "annot allocate memory" in str(error)
-        or "ResourceExhausted" in type(error).__name__
-    )
+    # Each engine has its own class, or none, and importing all to compare would cost more than reading the words.
+    text = f"{type(error).__name__} {error}"
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)

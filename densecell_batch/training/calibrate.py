@@ -19,6 +19,7 @@ from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.derived import check_free, derive, name_of
 from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.manifest import MAX_OFFSET
+from densecell_batch.nets.engines import for_processor
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
@@ -238,5 +239,7 @@ def _write(
         },
         "before_calibration": dict(bundle.scores),
     }
-    golden = golden_pair(bundle.architecture, weights, bundle.window, offsets=found)
-    return derive(bundle, out, name, "calibrated", fitted, scores=scores, golden=golden, class_offsets=found)
+    golden = golden_pair(bundle.architecture, weights, bundle.window, offsets=found, engine=for_processor())
+    # How near int8 is was measured without these offsets.
+    changes = {"scores": scores, "golden": golden, "class_offsets": found, "quantization": None}
+    return derive(bundle, out, name, "calibrated", fitted, **changes)

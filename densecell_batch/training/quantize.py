@@ -29,7 +29,7 @@ from densecell_batch.system import need_memory
 __all__ = ["Looked", "describe", "measure_quantization", "quantize"]
 
 _WINDOWS = 16  # of tissue, over which ranges are observed
-_WIDEST = 256  # of their sides
+_WIDEST = 256  # of their sides, if the net takes as little
 
 _log = logging.getLogger(__name__)
 
@@ -77,8 +77,11 @@ def measure_quantization(
     """
     from densecell_batch.nets.engines.openvino import observed_ranges
 
+    least = 2 * architecture.margin + architecture.residue + 2 * architecture.alignment
+    widest = max(_WIDEST, least)
+    seen = (window[0], min(window[1], widest), min(window[2], widest))
     images = observed or [volume.image for volume in volumes]
-    windows = [part for image in images for part in _windows(image, window, -(-_WINDOWS // len(images)))]
+    windows = [part for image in images for part in _windows(image, seen, -(-_WINDOWS // len(images)))]
     ranges = tuple(observed_ranges(architecture, weights, windows) for weights in members)
     rounded = [with_ranges(weights, found) for weights, found in zip(members, ranges, strict=True)]
     plain = Predictor(architecture, members, "float32", offsets=offsets, engine="openvino")
@@ -156,7 +159,7 @@ def quantize(
     if labels and len(labels) != len(images):
         raise OptionError(f"{len(labels)} stacks of labels for {len(images)} of images; expected one for each, or none")
     segmenter = Segmenter(model, fit="off", engine="openvino", precision="float32")
-    bundle = segmenter.bundle
+    bundle, _ = segmenter.bundle, segmenter.engine  # which complains before the work
     name = name_of(out, name, bundle)
     check_free(out)
     volumes, sums = [], []
@@ -185,20 +188,29 @@ def _looked(segmenter: Segmenter, path: Path, labels: Path | None, ignore: int |
         preparation = segmenter.examine(stack)
         for warning in preparation.warnings:
             _log.warning("%s: %s", path, warning)
-        prepared = segmenter.prepared(stack, preparation)
+        zoom = [seen / length for seen, length in zip(preparation.grid, _sides(preparation.box), strict=True)]
+        prepared = segmenter.prepared(stack, preparation.of_all((zoom[0], zoom[1], zoom[2])))
         depth, height, _ = prepared.shape
-        need_memory(path, 8 * int(np.prod(prepared.shape)))
+        need_memory(path, 8 * (int(np.prod(prepared.shape)) + stack.info.n_voxels))
         image = np.stack([prepared.read(z, (0, height)) for z in range(depth)])
+        if truth is not None:
+            outside = [prepared.outside(z, (0, truth.shape[1])) for z in range(len(truth))]
+            counted = np.ones(truth.shape, bool) if counted is None else counted.copy()
+            for z, where in enumerate(outside):
+                if where is not None:
+                    counted[z] &= ~where
         return Looked(image, truth, counted), stack.sha256()
+
+
+def _sides(box: Sequence[tuple[int, int]]) -> list[int]:
+    return [stop - start for start, stop in box]
 
 
 def _windows(image: np.ndarray, window: tuple[int, int, int], n: int) -> Iterable[np.ndarray]:
     """Parts of a volume of the size of a window, spread over it; beyond its edges it is mirrored."""
-    z, y, x = window
-    sides = (z, min(y, _WIDEST), min(x, _WIDEST))
     depth, height, width = image.shape
-    for corner in spread_windows((depth, height, width), sides, n):
-        places = [mirror(np.arange(c, c + s), length) for c, s, length in zip(corner, sides, image.shape, strict=True)]
+    for corner in spread_windows((depth, height, width), window, n):
+        places = [mirror(np.arange(c, c + s), length) for c, s, length in zip(corner, window, image.shape, strict=True)]
         yield image[np.ix_(*places)]
 
 

@@ -324,9 +324,13 @@ def _write(
 def _quantization(
     run: TrainingRun, weights: list[Arrays], train: list[LabelledVolume], evaluation: LabelledVolume
 ) -> Quantization | None:
-    """What int8 needs, measured on the evaluation volume; None where the engine for it is missing."""
+    """What int8 needs, measured on the evaluation volume; None where that cannot be: a bundle goes without it, too."""
     if not is_installed("openvino"):
         return None
     truth, counted = evaluation.truth
     looked, images = [Looked(evaluation.image, truth, counted)], [volume.image for volume in train]
-    return measure_quantization(run.architecture, weights, run.recipe.window, looked, observed=images)
+    try:
+        return measure_quantization(run.architecture, weights, run.recipe.window, looked, observed=images)
+    except Exception as error:
+        _log.warning("int8 could not be measured (%s): `models quantize` can, later", error)
+        return None

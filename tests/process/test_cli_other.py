@@ -12,6 +12,7 @@ import tifffile
 from forked import run
 
 from densecell_batch import __version__
+from densecell_batch.data import SAMPLE
 
 
 def densecell(*arguments, **environment):
@@ -72,18 +73,17 @@ def test_doctor_without_a_backend(tmp_path):
     """As on a machine where the installation is broken."""
     done = densecell("doctor", **without(tmp_path, "openvino"))
     assert done.returncode == 3
-    assert "FAIL\tbackend\tNo module named openvino" in done.stdout
+    assert "FAIL\tdevice\tthe engine openvino is not installed here, or cannot be imported" in done.stdout
+    assert "No module named openvino" in done.stdout
     assert "Traceback" not in done.stderr
 
 
 def test_processors_need_no_tensorflow(tmp_path):
     """Whatever does not train: nothing even tries to import it."""
     nowhere = without(tmp_path, "tensorflow", "keras", "jax")
-    for words in (
-        ["doctor", "--device", "cpu"],
-        ["models", "verify", "fly-vnc-2d3d"],
-        ["demo", "-o", tmp_path / "out"],
-    ):
+    quantize = ["models", "quantize", "fly-vnc-2d3d", "--images", SAMPLE, "-o", tmp_path / "eight.zip"]
+    demo = ["demo", "-o", tmp_path / "out"]
+    for words in (["doctor", "--device", "cpu"], ["models", "verify", "fly-vnc-2d3d"], quantize, demo):
         done = densecell(*words, **nowhere)
         assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out/fly-vnc-sample_report.json").read_text())["engine"] == "openvino"
@@ -126,3 +126,12 @@ def test_a_log_does_not_replace_an_image(tmp_path):
     assert done.returncode == 1
     assert "is no text" in done.stderr
     assert image.read_bytes() == b"II*\0and more"
+
+
+def test_training_without_keras_is_an_error_in_words(tmp_path):
+    stacks = [word for what in ("images", "labels", "eval-images", "eval-labels") for word in (f"--{what}", SAMPLE)]
+    words = ["train", *stacks, "--classes", "a,b", "--name", "x", "-o", tmp_path / "run", "--minutes", "1"]
+    done = densecell(*words, **without(tmp_path, "tensorflow", "keras", "jax"))
+    assert done.returncode == 3
+    assert "pip install tensorflow keras" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -51,8 +51,8 @@ def is_installed(name: str) -> bool:
 
 def missing(name: str) -> str:
     """What to say of an engine that is not installed."""
-    packages = {"tensorflow": "tensorflow keras", "jax": "jax keras"}.get(name, name)
-    return f"the engine {name} is not installed here: pip install {packages}"
+    packages = {"tensorflow": "tensorflow keras", "keras": "tensorflow keras", "jax": "jax keras"}.get(name, name)
+    return f"the engine {name} is not installed here, or cannot be imported: pip install {packages}"
 
 
 def for_processor() -> str:
@@ -81,10 +81,12 @@ def make_engine(name: str, architecture: Architecture, precision: str, offsets: 
     """
     if name != "keras" and not is_installed(name):
         raise DeviceError(missing(name))
-    if name == "openvino":
-        from densecell_batch.nets.engines.openvino import OpenVinoEngine
+    try:
+        if name == "openvino":
+            from densecell_batch.nets.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(architecture, precision, offsets)
-    from densecell_batch.nets.engines.keras import KerasEngine
-
+            return OpenVinoEngine(architecture, precision, offsets)
+        from densecell_batch.nets.engines.keras import KerasEngine
+    except ImportError as error:
+        raise DeviceError(f"{missing(name)} ({error})") from error
     return KerasEngine(architecture, precision, offsets)

@@ -7,8 +7,10 @@ References
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ __all__ = ["OpenVinoEngine", "observed_ranges"]
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not int8
 _CHANNEL = 1  # axis
 
+_log = logging.getLogger(__name__)
+
 Triple = tuple[int, int, int]
 Run = Callable[[np.ndarray], list[np.ndarray]]  # a tile (z, y, x) -> what was asked for
 
@@ -41,8 +45,10 @@ class OpenVinoEngine:
         self._architecture, self._offsets = architecture, offsets
         self._graph = _Int8Graph if precision == "int8" else _OpenVinoGraph
         self._core, self._members = openvino.Core(), []  # type: openvino.Core, list[Mapping[str, np.ndarray]]
+        self._lock, self._last = Lock(), None  # type: Lock, Any
+        self._hint = _PRECISIONS[precision]
         self._properties = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_PRECISION_HINT": self._hint,
             "INFERENCE_NUM_THREADS": threads(),  # of the control group: OpenVINO counts those of the machine
             "ENABLE_HYPER_THREADING": True,
             "ENABLE_CPU_PINNING": False,  # several processes may share a machine
@@ -85,18 +91,36 @@ class OpenVinoEngine:
 
     def _compiled(self, tile: Any, outputs: list[Any]) -> Run:
         model = openvino.Model([op.result(x) for x in outputs], [tile])
-        request = self._core.compile_model(model, "CPU", self._properties).create_infer_request()
+        compiled = self._core.compile_model(model, "CPU", self._properties)
+        _tell_if_other(compiled, self._hint)
+        request = compiled.create_infer_request()
         shapes = [tuple(x.output(0).shape) for x in outputs]
 
         def run(voxels: np.ndarray) -> list[np.ndarray]:
             made = [np.empty(shape, np.float32) for shape in shapes]  # computed in place: what was given out stays
-            for i, array in enumerate(made):
-                request.set_output_tensor(i, openvino.Tensor(array, shared_memory=True))
-            request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(voxels, np.float32), shared_memory=True))
-            request.infer()
+            whole = np.ascontiguousarray(voxels, np.float32)  # has to live until all is computed
+            with self._lock:
+                self._only(compiled)
+                for i, array in enumerate(made):
+                    request.set_output_tensor(i, openvino.Tensor(array, shared_memory=True))
+                request.set_input_tensor(openvino.Tensor(whole, shared_memory=True))
+                request.infer()
             return made
 
         return run
+
+    def _only(self, compiled: Any) -> None:
+        """Free what another graph keeps of its features: one at a time has its memory."""
+        if self._last is not compiled and hasattr(self._last, "release_memory"):  # not before OpenVINO 2025
+            self._last.release_memory()
+        self._last = compiled
+
+
+def _tell_if_other(compiled: Any, wanted: str) -> None:
+    """Say so if a processor has no instructions for a precision: OpenVINO computes in float32 then."""
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if found != wanted:
+        _log.warning("this processor cannot compute in %s: the nets are computed in %s", wanted, found)
 
 
 def observed_ranges(
@@ -116,9 +140,8 @@ def observed_ranges(
             logits(g, architecture, (z, y, x))
             watched = [g.inputs[name] for name in names]
             ends = [op.result(end(x, _all_axes(x), False)) for end in (op.reduce_min, op.reduce_max) for x in watched]
-            runs[z, y, x] = openvino.Core().compile_model(
-                openvino.Model(ends, [tile]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-            )
+            properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads()}
+            runs[z, y, x] = openvino.Core().compile_model(openvino.Model(ends, [tile]), "CPU", properties)
         low, high = np.array([float(end) for end in runs[z, y, x]([window]).values()]).reshape(2, -1)
         lows, highs = np.minimum(lows, low), np.maximum(highs, high)
     return {name: (float(low), float(high)) for name, low, high in zip(names, lows, highs, strict=True)}

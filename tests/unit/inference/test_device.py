@@ -22,10 +22,12 @@ from densecell_batch.inference.device import (
     select_device,
     select_engine,
 )
-from densecell_batch.system import available_memory
+from densecell_batch.system import CPU_FEATURES, available_memory
 
 PLAIN = DeviceInfo("cpu", "a processor", ("avx2",), 2)
 BF16 = DeviceInfo("cpu", "a processor", ("avx2", "avx512f", "avx512_bf16"), 2)
+VNNI = DeviceInfo("cpu", "a processor", ("avx2", "avx_vnni"), 2)
+BOTH = DeviceInfo("cpu", "a processor", (*BF16.features, "avx512_vnni"), 2)
 
 
 def gpu(capability):
@@ -41,11 +43,12 @@ def gpu(capability):
         ("auto", BF16, {"float32": 200, "bfloat16": 400}, "absent", "bfloat16"),
         ("auto", BF16, {"float32": 380, "bfloat16": 200}, "absent", "float32"),  # measured: flag there, half the rate
         ("auto", BF16, {"float32": 200, "bfloat16": 210}, "absent", "float32"),  # not worth its rounding
-        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 700}, "near", "int8"),
-        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 300}, "near", "bfloat16"),
-        ("auto", BF16, {"float32": 200, "bfloat16": 400, "int8": 700}, "far", "bfloat16"),
-        ("auto", PLAIN, {"float32": 200, "int8": 400}, "near", "int8"),
-        ("auto", PLAIN, {"float32": 200, "int8": 210}, "near", "float32"),
+        ("auto", BOTH, {"float32": 200, "bfloat16": 400, "int8": 700}, "near", "int8"),
+        ("auto", BOTH, {"float32": 200, "bfloat16": 400, "int8": 300}, "near", "bfloat16"),
+        ("auto", BOTH, {"float32": 200, "bfloat16": 400, "int8": 700}, "far", "bfloat16"),
+        ("auto", VNNI, {"float32": 200, "int8": 400}, "near", "int8"),
+        ("auto", VNNI, {"float32": 200, "int8": 210}, "near", "float32"),
+        ("auto", PLAIN, None, "near", "float32"),  # its sums of products may overflow
         ("auto", PLAIN, None, "far", "float32"),
         ("int8", PLAIN, None, "far", "int8"),
         ("auto", gpu("9.0"), None, "absent", "bfloat16"),
@@ -101,7 +104,7 @@ def test_the_cpu_is_the_one_that_linux_describes():
     info, described = select_device("cpu"), Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     flags = re.search(r"^flags\s*: (.*)", described, re.M)[1].split()
     assert info.name == re.search(r"^model name\s*: (.*)", described, re.M)[1]
-    assert info.features == tuple(f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags)
+    assert info.features == tuple(f for f in CPU_FEATURES if f in flags)
     assert info.threads == len(os.sched_getaffinity(0))
 
 

@@ -472,7 +472,7 @@ OPTIONS = [
     (["--voxel-size", "1e999,10,10"], 2, "along z is inf"),
     (["--stitch", "average"], 2, "'average' is not one of"),
     (["--ensemble", "median"], 2, "'median' is not one of"),
-    (["--precision", "int8"], 2, "'int8' is not one of"),
+    (["--precision", "int4"], 2, "'int4' is not one of"),
     (["--format", "png"], 2, "'png' is not one of"),
     (["--device", "tpu"], 2, "'tpu' is not one of"),
     (["--device", "gpu"], 3, "no GPU was found|cannot be used"),

@@ -468,7 +468,7 @@ def import_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     """Import tiny models without running them."""
     from densecell_batch.models import golden as module
 
-    def golden(architecture: Any, members: Any, window: Any) -> tuple[np.ndarray, np.ndarray]:
+    def golden(architecture: Any, members: Any, window: Any, **_: Any) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(window, np.float32), np.zeros((*architecture.output_shape(window), 2), np.float32)
 
     monkeypatch.setattr(module, "golden_pair", golden)

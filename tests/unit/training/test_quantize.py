@@ -85,3 +85,15 @@ def test_what_cannot_be(files, tmp_path):
     with pytest.raises(OptionError, match=r"wrong\.tif: it has the label 9, the model has the classes 0 to 4"):
         run(files["model"], "--images", images, "--labels", wrong, "-o", tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_what_lies_outside_is_not_counted(files, tmp_path):
+    """A stack with a rim of fill: the nets see the tissue, and labels belong to all of it."""
+    crop, true = (np.pad(tifffile.imread(files[kind]), ((0, 0), (40, 8), (24, 56))) for kind in ("images", "labels"))
+    for name, volume in (("rim.tif", crop), ("labels.tif", true)):
+        tifffile.imwrite(tmp_path / name, volume, photometric="minisblack", metadata={"axes": "ZYX"})
+    words = ["--images", tmp_path / "rim.tif", "--labels", tmp_path / "labels.tif", "-o", tmp_path / "a.zip"]
+    run(files["model"], *words)
+    before, after = load_bundle(tmp_path / "a.zip").quantization.mean_iou
+    assert before > 0.9  # but for the rim of the tissue, the labels are what float32 gives
+    assert after > 0.8

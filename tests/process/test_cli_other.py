@@ -135,3 +135,14 @@ def test_training_without_keras_is_an_error_in_words(tmp_path):
     assert done.returncode == 3
     assert "pip install tensorflow keras" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_nobody_is_counted(tmp_path):
+    """OpenVINO comes with a package that makes files in the user's home and sends what it counts."""
+    (tmp_path / "home").mkdir()
+    code = "import densecell_batch.nets.engines.openvino, sys; sys.exit(sys.modules['openvino_telemetry'] is not None)"
+    places = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "home")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **places}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "home").iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Protocol
@@ -12,6 +13,9 @@ from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture
 
 __all__ = ["ENGINES", "CompiledNets", "Engine", "for_processor", "is_installed", "make_engine", "missing"]
+
+# Where this package is there, importing OpenVINO makes files in the user's home, to count users: it shall not be.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 ENGINES = ("openvino", "tensorflow", "jax")
 

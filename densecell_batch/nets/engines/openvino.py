@@ -111,7 +111,7 @@ class OpenVinoEngine:
 
     def _only(self, compiled: Any) -> None:
         """Free what another graph keeps of its features: one at a time has its memory."""
-        if self._last is not compiled and hasattr(self._last, "release_memory"):  # not before OpenVINO 2025
+        if self._last is not None and self._last is not compiled:
             self._last.release_memory()
         self._last = compiled
 

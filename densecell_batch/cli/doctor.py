@@ -53,7 +53,7 @@ def _computing(device: str) -> Iterator[tuple[str, str, str]]:
     found, there = versions(), [name for name in ENGINES if is_installed(name)]
     told = [f"{name} {found.get(name) or found.get(f'{name}-cpu', '')}".strip() for name in there]
     if there == ["openvino"]:
-        told.append("training, GPUs and `models import` need TensorFlow: pip install tensorflow keras")
+        told.append("training and GPUs need TensorFlow: pip install tensorflow keras")
     yield ("ok" if there else "FAIL"), "backend", "; ".join(told) or "none; pip install openvino"
     if not there:
         return

@@ -87,15 +87,14 @@ def select_engine(engine: str = "auto", device: str = "auto") -> tuple[str, Devi
         raise DeviceError(
             "--engine openvino computes on processors; leave it away for --device gpu, or give --engine tensorflow"
         )
-    processor = DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
     if engine == "openvino":
-        return engine, processor
+        return engine, _processor()
     if engine == "auto" and is_installed("openvino"):
         if device == "cpu" or (device == "auto" and not (nvidia_present() or amd_present())):
-            return "openvino", processor
+            return "openvino", _processor()
         if not any(map(is_installed, ENGINES[1:])):
             _tell_of_unused_gpu(device, "no engine that is installed here")
-            return "openvino", processor
+            return "openvino", _processor()
     from densecell_batch.nets.backend import backend, use_backend
 
     if engine != "auto":
@@ -131,6 +130,10 @@ def select_device(device: str = "auto") -> DeviceInfo:
     if gpu is not None:
         return gpu
     _tell_of_unused_gpu(device, "the installed backend")
+    return _processor()
+
+
+def _processor() -> DeviceInfo:
     return DeviceInfo("cpu", cpu_name(), cpu_features(), threads())
 
 

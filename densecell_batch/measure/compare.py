@@ -22,6 +22,7 @@ from densecell_batch.measure.metrics import (
     score,
     variation_of_information,
 )
+from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
 
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_CLASSES",
     "Comparison",
     "as_table",
+    "check_classes",
     "compare",
     "n_classes_of",
     "read_classes",
@@ -137,6 +139,17 @@ def _highest(labels: np.ndarray) -> int:
 def n_classes_of(truth: np.ndarray, *found: np.ndarray) -> int:
     """As many classes as occur, from 0 on; what is outside in class maps that were found is none."""
     return max(int(truth.max()), *(_highest(labels) for labels in found)) + 1
+
+
+def check_classes(path: Path, truth: np.ndarray, counted: np.ndarray | None, bundle: ModelBundle) -> None:
+    """See that the labels (z, y, x) that count are classes of a model; raises StackError if not."""
+    highest, n = int((truth if counted is None else truth[counted]).max()), len(bundle.classes)
+    if highest >= n:
+        names = ", ".join(f"{i} {c.name}" for i, c in enumerate(bundle.classes))
+        raise StackError(
+            f"{path}: it has the label {highest}; the classes of {bundle.name} are {names}: correct the labels, or "
+            "leave out such voxels with --ignore-label"
+        )
 
 
 def read_truth(

@@ -13,6 +13,11 @@ from densecell_batch.models.manifest import check_texts
 
 __all__ = ["check_free", "derive", "name_of"]
 
+_KEPT = (
+    *("version", "licence", "citation", "architecture", "classes", "voxel_size", "window", "scores"),
+    *("own_data", "class_offsets", "quantization"),
+)
+
 
 def name_of(out: Path, name: str | None, bundle: ModelBundle) -> str:
     """The name of a bundle that is to be written: as given, or after its file; raises BundleError if it is none."""
@@ -51,11 +56,7 @@ def derive(bundle: ModelBundle, out: Path, name: str, how: str, of: Any, **chang
     BundleError
         If what is given makes no valid bundle.
     """
-    kept = {
-        field: getattr(bundle, field)
-        for field in ("version", "licence", "citation", "architecture", "classes", "voxel_size", "window")
-    }
-    kept |= {"own_data": bundle.own_data, "class_offsets": bundle.class_offsets, "quantization": bundle.quantization}
+    kept = {field: getattr(bundle, field) for field in _KEPT}
     provenance = {
         f"{how} by": f"densecell-batch {__version__}",
         f"{how} on": of,
@@ -63,7 +64,7 @@ def derive(bundle: ModelBundle, out: Path, name: str, how: str, of: Any, **chang
     }
     made = write_bundle(
         out,
-        **kept | {"scores": bundle.scores, "golden": bundle.golden(), "provenance": provenance, "name": name} | changes,
+        **kept | {"golden": bundle.golden(), "provenance": provenance, "name": name} | changes,
         members=[bundle.weights(i) for i in range(len(bundle.members))],
     )
     verify_bundle(made)

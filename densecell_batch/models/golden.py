@@ -68,8 +68,8 @@ def golden_pair(
     return image, probabilities
 
 
-def verify_bundle(bundle: ModelBundle, engine: str | None = None) -> float:
-    """Run the golden pair of a bundle in float32, by an engine, or by the one for processors.
+def verify_bundle(bundle: ModelBundle) -> float:
+    """Run the golden pair of a bundle in float32, by the engine for processors.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def verify_bundle(bundle: ModelBundle, engine: str | None = None) -> float:
     """
     image, expected = bundle.golden()
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
-    offsets, engine = bundle.class_offsets, engine or for_processor()
+    offsets, engine = bundle.class_offsets, for_processor()
     predictor = Predictor(bundle.architecture, weights, may_split=False, offsets=offsets, engine=engine)
     probabilities, _ = predictor.together(image)
     if probabilities.shape != expected.shape:

@@ -14,12 +14,7 @@ with quiet_stderr():
     from keras import ops
 
 from densecell_batch.errors import OptionError
-from densecell_batch.nets.architecture import (
-    Architecture,
-    layer_name,
-    tensor_shapes,
-    too_small,
-)
+from densecell_batch.nets.architecture import Architecture, layer_name, tensor_shapes, too_small
 from densecell_batch.nets.families import logits
 from densecell_batch.nets.layers import KerasGraph
 

@@ -76,15 +76,10 @@ class Predictor:
         self._engine = make_engine(engine, architecture, precision, added)
         self._compiled: dict[Triple, CompiledNets] = {}
         self._too_large: set[Triple] = set()
-        self._take(members)
+        self.reload(members)
 
     def reload(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Take other members of the same architecture."""
-        self._take(members)
-        if self.engine == "openvino":  # its graphs hold the weights
-            self._compiled.clear()
-
-    def _take(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
         self._n_members = len(members)
         self._engine.load(members)
 

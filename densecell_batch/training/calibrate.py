@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import OptionError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.stitch import FinishedSlice
 from densecell_batch.inference.volume import segment_prepared
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.labels import OUTSIDE
-from densecell_batch.measure.compare import read_truth, same_shape
+from densecell_batch.measure.compare import check_classes, read_truth, same_shape
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.derived import check_free, derive, name_of
 from densecell_batch.models.golden import golden_pair
@@ -147,14 +147,8 @@ def calibrate(
 
 def _check_labels(path: Path, truth: np.ndarray, counted: np.ndarray | None, bundle: ModelBundle) -> None:
     """See that the labels are of the model's classes, and of two at least."""
+    check_classes(path, truth, counted, bundle)
     there = np.bincount((truth if counted is None else truth[counted]).ravel())
-    n = len(bundle.classes)
-    if len(there) > n:
-        names = ", ".join(f"{i} {c.name}" for i, c in enumerate(bundle.classes))
-        raise StackError(
-            f"{path}: it has the label {len(there) - 1}; the classes of {bundle.name} are {names}: correct the labels, "
-            "or leave out such voxels with --ignore-label"
-        )
     if np.count_nonzero(there) < 2:
         raise OptionError(
             f"{path}: all labels that count are {len(there) - 1}, {bundle.classes[len(there) - 1].name!r}; expected "

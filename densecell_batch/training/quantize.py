@@ -14,7 +14,7 @@ from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.tiling import mirror
 from densecell_batch.inference.volume import predict_labels
 from densecell_batch.io.reading import open_stack
-from densecell_batch.measure.compare import read_truth, same_shape
+from densecell_batch.measure.compare import check_classes, read_truth, same_shape
 from densecell_batch.measure.metrics import score
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.derived import check_free, derive, name_of
@@ -178,32 +178,24 @@ def _looked(segmenter: Segmenter, path: Path, labels: Path | None, ignore: int |
     with open_stack(path, reach=Reach.of(path, links=True)) as stack:
         if truth is not None:
             same_shape(np.broadcast_to(np.uint8(0), stack.info.shape), truth, path)
-            if int(truth.max()) >= len(segmenter.bundle.classes):
-                n = len(segmenter.bundle.classes)
-                raise OptionError(
-                    f"{labels}: it has the label {int(truth.max())}, the model has the classes 0 to {n - 1}; correct "
-                    "the labels, or leave out such voxels with --ignore-label"
-                )
+            check_classes(Path(str(labels)), truth, counted, segmenter.bundle)
         segmenter.check_memory(stack)
         preparation = segmenter.examine(stack)
         for warning in preparation.warnings:
             _log.warning("%s: %s", path, warning)
-        zoom = [seen / length for seen, length in zip(preparation.grid, _sides(preparation.box), strict=True)]
-        prepared = segmenter.prepared(stack, preparation.of_all((zoom[0], zoom[1], zoom[2])))
+        seen = zip(preparation.grid, preparation.box, strict=True)
+        z, y, x = (length / (stop - start) for length, (start, stop) in seen)
+        prepared = segmenter.prepared(stack, preparation.of_all((z, y, x)))
         depth, height, _ = prepared.shape
         need_memory(path, 8 * (int(np.prod(prepared.shape)) + stack.info.n_voxels))
         image = np.stack([prepared.read(z, (0, height)) for z in range(depth)])
         if truth is not None:
-            outside = [prepared.outside(z, (0, truth.shape[1])) for z in range(len(truth))]
-            counted = np.ones(truth.shape, bool) if counted is None else counted.copy()
-            for z, where in enumerate(outside):
+            counted = np.ones(truth.shape, bool) if counted is None else counted
+            for z in range(len(truth)):
+                where = prepared.outside(z, (0, truth.shape[1]))
                 if where is not None:
                     counted[z] &= ~where
         return Looked(image, truth, counted), stack.sha256()
-
-
-def _sides(box: Sequence[tuple[int, int]]) -> list[int]:
-    return [stop - start for start, stop in box]
 
 
 def _windows(image: np.ndarray, window: tuple[int, int, int], n: int) -> Iterable[np.ndarray]:

@@ -38,7 +38,7 @@ class Engine(Protocol):
     """What compiles nets."""
 
     def load(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Take the tensors of each member, under canonical names; what was compiled before is not to be used on."""
+        """Take the tensors of each member, under canonical names; what was compiled goes on with them."""
 
     def compiled(self, shape: Triple) -> CompiledNets:
         """The nets for tiles of one shape (z, y, x)."""

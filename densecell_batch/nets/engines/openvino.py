@@ -44,7 +44,7 @@ class OpenVinoEngine:
             raise DeviceError(f"OpenVINO computes in {' or '.join(_PRECISIONS)} on a processor, not in {precision}")
         self._architecture, self._offsets = architecture, offsets
         self._graph = _Int8Graph if precision == "int8" else _OpenVinoGraph
-        self._core, self._members = openvino.Core(), []  # type: openvino.Core, list[Mapping[str, np.ndarray]]
+        self._core, self.members = openvino.Core(), []  # type: openvino.Core, list[Mapping[str, np.ndarray]]
         self._lock, self._last = Lock(), None  # type: Lock, Any
         self._hint = _PRECISIONS[precision]
         self._properties = {
@@ -56,8 +56,8 @@ class OpenVinoEngine:
         }
 
     def load(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
-        """Take the tensors of each member: graphs hold them as constants."""
-        self._members = list(members)
+        """Take other members; graphs of those before are made anew when they are asked."""
+        self.members = list(members)
 
     def compiled(self, shape: Triple) -> _OpenVinoNets:
         """The nets for one shape; what is asked of them is compiled when it is first asked."""
@@ -71,7 +71,7 @@ class OpenVinoEngine:
     def mean(self, shape: Triple, with_disagreement: bool) -> Run:
         """What all members say together, in one graph."""
         tile = op.parameter(shape, np.float32)
-        members = [self._probabilities(tile, shape, i) for i in range(len(self._members))]
+        members = [self._probabilities(tile, shape, i) for i in range(len(self.members))]
         n = op.constant(np.float32(len(members)))
         mean = op.divide(reduce(op.add, members), n)
         wanted = [_channels_last(mean)]
@@ -82,7 +82,7 @@ class OpenVinoEngine:
 
     def _probabilities(self, tile: Any, shape: Triple, i: int) -> Any:
         """Of a member (z, class, y', x')."""
-        g = self._graph(tile, self._members[i])
+        g = self._graph(tile, self.members[i])
         _, (deciding, *_) = logits(g, self._architecture, shape)
         x = deciding if len(g.sides(deciding)) == 2 else g.slices(deciding)
         if self._offsets is not None:
@@ -151,7 +151,7 @@ class _OpenVinoNets:
     """The graphs for one shape of tiles."""
 
     def __init__(self, engine: OpenVinoEngine, shape: Triple) -> None:
-        self._engine, self._shape = engine, shape
+        self._engine, self._shape, self._members = engine, shape, engine.members
         self._runs: dict[tuple[str, int], Run] = {}
 
     def member(self, tile: np.ndarray, i: int) -> np.ndarray:
@@ -164,6 +164,9 @@ class _OpenVinoNets:
         return probabilities, disagreement[0] if disagreement else None
 
     def _run(self, what: str, detail: int) -> Run:
+        if self._members is not self._engine.members:  # graphs hold weights, and others were loaded
+            self._members = self._engine.members
+            self._runs.clear()
         if (what, detail) not in self._runs:
             self._runs[what, detail] = getattr(self._engine, what)(self._shape, detail)
         return self._runs[what, detail]

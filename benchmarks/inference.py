@@ -1,12 +1,13 @@
 """How close segmentation comes to what the processor can do, and whether memory stays flat.
 
-    python benchmarks/inference.py [--quick] [--json FILE]
+    python benchmarks/inference.py [--quick] [--free-nets] [--json FILE]
 
 Each row is measured in a process of its own, all in one run: the rate of a matrix product, the bare rate of one tile
 through the net, the rate of the whole pipeline (measure, read, predict, stitch, write; the graph traced before), the
 redundancy of the tiles, the efficiency (useful operations over the matrix rate) and the peak of resident memory. The
 net is the published 2D-3D net at full size with random weights; the stack is 21 x 400 x 400 uint8. A second table
-segments 20 and 200 slices of 1024 x 1024 with a small net.
+segments 20 and 200 slices of 1024 x 1024 with a small net. `--free-nets` shows instead what is left when the nets cost
+nothing, on 20 x 2048 x 2048 voxels, and where that time goes (parts that run beside each other overlap).
 """
 
 from __future__ import annotations
@@ -163,6 +164,71 @@ def growth_row(slices: int, side: int) -> dict[str, float]:
     return {"microseconds/voxel": 1e6 * spent / (slices * side * side), "peak GiB": peak(), "estimated GiB": estimate}
 
 
+class FreeNets:
+    """In the place of a `Predictor`: an answer that lies ready."""
+
+    def __init__(self, segmenter) -> None:
+        self._bundle, self._answers = segmenter.bundle, {}
+
+    def __len__(self) -> int:
+        return len(self._bundle.members)
+
+    def together(self, tile, with_probabilities=False, *, rule="mean", with_disagreement=False):
+        """What `Predictor.together` says of a tile."""
+        from densecell_batch.nets.ensemble import Answer
+
+        if tile.shape not in self._answers:
+            shape = self._bundle.architecture.output_shape(tile.shape)
+            labels = np.indices(shape, np.uint8).sum(0, dtype=np.uint8) // 16 % len(self._bundle.classes)
+            full = np.full(shape, 0.9, np.float32)
+            self._answers[tile.shape] = Answer(labels, full, None, full / 9 if with_disagreement else None)
+        return self._answers[tile.shape]
+
+
+def free_row(uncertainty: bool, shape: tuple[int, int, int]) -> dict[str, float]:
+    """The rate of all but the nets, and the seconds of its parts."""
+    from densecell_batch.inference import streaming
+    from densecell_batch.inference.stitch import Canvas
+    from densecell_batch.io.stack import Stack
+    from densecell_batch.prepare.prepared import Prepared
+    from densecell_batch.runs.options import RunOptions, RunSegmenter
+    from densecell_batch.runs.outputs import StackOutputs
+    from densecell_batch.runs.pieces import PieceWriter
+    from densecell_batch.runs.pipeline import segment_stack
+
+    spent: dict[str, float] = {}
+
+    def meter(owner, method: str, part: str) -> None:
+        whole = getattr(owner, method)
+
+        def metered(*words, **options):
+            start = time.perf_counter()
+            try:
+                return whole(*words, **options)
+            finally:
+                spent[part] = spent.get(part, 0.0) + time.perf_counter() - start
+
+        setattr(owner, method, metered)
+
+    for owner, method, part in (
+        (Stack, "sha256", "hash"), (RunSegmenter, "examine", "statistics"), (Prepared, "read", "read"),
+        (streaming, "gather", "tile"), (Canvas, "paint", "stitch"), (PieceWriter, "__call__", "pieces"),
+        (StackOutputs, "write", "write"), (StackOutputs, "_make_preview", "preview"),
+    ):  # fmt: skip
+        meter(owner, method, part)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        options = RunOptions(overwrite=True, uncertainty=uncertainty, fit="off", precision="float32")
+        segmenter = RunSegmenter("fly-vnc-2d3d", options)
+        segmenter.__dict__["predictor"] = FreeNets(segmenter)  # the cached property
+        stack = random_stack(folder / "stack.tif", shape)
+        rates = []
+        for _ in range(4):
+            spent.clear()
+            rates.append(np.prod(shape) / seconds_once(lambda: segment_stack(stack, folder / "out", segmenter)))
+    return {"voxels/s": statistics.median(rates[1:]), **{f"{part} s": value for part, value in spent.items()}}
+
+
 def table(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Print rows of numbers under their names."""
     columns = list(next(iter(rows.values())))
@@ -187,13 +253,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller stacks, to see that it works")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--free-nets", action="store_true", help="what is left when the nets cost nothing")
     parser.add_argument("--row", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         kind, *rest = options.row
-        row = inference_row if kind == "inference" else growth_row
         values = [int(v) if v.isdigit() else v for v in rest]
-        print(json.dumps(row(*values[:3], tuple(values[3:])) if kind == "inference" else row(*values)))
+        if kind == "growth":
+            row = growth_row(*values)
+        else:
+            row = (
+                free_row(bool(values[0]), tuple(values[1:]))
+                if kind == "free"
+                else inference_row(*values[:3], tuple(values[3:]))
+            )
+        print(json.dumps(row))
+        return
+    if options.free_nets:
+        shape = (5, 256, 256) if options.quick else (20, 2048, 2048)
+        rows = {name: measured_in_child("free", i, *shape) for i, name in enumerate(("labels", "with --uncertainty"))}
+        table(f"fly-vnc-2d3d whose nets cost nothing, {' x '.join(map(str, shape))} uint8", rows)
         return
     shape = (5, 96, 96) if options.quick else (21, 400, 400)
     side, counts = (256, (5, 20)) if options.quick else (1024, (20, 200))

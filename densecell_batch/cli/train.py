@@ -30,7 +30,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--eval-images", type=_FILE, help="Image stack that the members are chosen on.")
 @click.option("--eval-labels", type=_FILE, help="Its labels.")
 @click.option("-o", "--out", required=True, type=_FILE, help="Run folder; an interrupted run in it is resumed.")
-@click.option("--classes", required=True, help="NAME[=#rrggbb],... from class 0 on, or a file with one in each line.")
+@click.option("--classes", help="NAME[=#rrggbb],... from class 0 on, or a file with one in each line; as those of "
+              "--distil or --init if left out.")  # fmt: skip
 @click.option("--name", default="mine", show_default=True, help="Name of the bundle.")
 @click.option("--make-weights", is_flag=True, help="Only write published error weights of --labels to --out.")
 @click.option("--net", type=click.Choice(["auto", "residual", "2d3d", "unet"]), default="auto", show_default=True,
@@ -51,6 +52,8 @@ _FILE = click.Path(path_type=Path)
               help="Mean IoU below which a member is abandoned after its trial.")  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--init", type=str, help="Bundle to start from (fine-tuning); decides the architecture.")
+@click.option("--distil", type=str, help="Bundle whose ensemble a net learns from, beside the labels.")
+@click.option("--unlabelled", multiple=True, type=_FILE, help="More stacks to learn its answers on. Repeatable.")
 @click.option("--scale", type=SCALE, default="auto", show_default=True,
               help="Voxels that the nets see for each of the stacks; auto: trials tell.")  # fmt: skip
 @click.option("--voxel-size-trained", type=VOXEL_SIZE, help="Or: the voxel size that they see.")
@@ -65,7 +68,8 @@ def train(
     eval_images: Path | None,
     eval_labels: Path | None,
     out: Path,
-    classes: str,
+    classes: str | None,
+    unlabelled: tuple[Path, ...],
     make_weights: bool,
     **flags: Any,
 ) -> None:
@@ -74,11 +78,15 @@ def train(
     Interrupted, the same command goes on where it was.
     """
     from densecell_batch.models.classes import parse_classes
+    from densecell_batch.models.fetching import find_bundle
     from densecell_batch.training.options import TrainingOptions
     from densecell_batch.training.restarts import TrainingRun
     from densecell_batch.training.train import train as train_on
 
-    named = parse_classes(classes)
+    known = flags["distil"] or flags["init"]
+    if classes is None and known is None:
+        raise OptionError("give --classes: what the labels 0, 1, 2, ... mean")
+    named = find_bundle(known).classes if classes is None else parse_classes(classes)
     if make_weights:
         _make_weights(images, labels, named, out)
         return
@@ -96,7 +104,10 @@ def train(
             (time.monotonic() - begun) / 60, left * row["seconds_per_step"] / 60,
         )  # fmt: skip
 
-    bundle = train_on(images, labels, (eval_images, eval_labels), out, named, options, weights=weights, progress=say)
+    evaluation = eval_images, eval_labels
+    bundle = train_on(
+        images, labels, evaluation, out, named, options, weights=weights, unlabelled=unlabelled, progress=say
+    )
     click.echo(f"DENSECELL\tok\t{bundle.path}\t{bundle.scores['evaluation']['mean_iou']}")
 
 

@@ -22,6 +22,7 @@ from densecell_batch.inference.volume import Segmentation, segment_volume
 from densecell_batch.io.stack import Stack
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.fetching import find_bundle
+from densecell_batch.nets.ensemble import Answer
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.nets.quantization import with_ranges
 from densecell_batch.prepare.examine import examine, expected_grid
@@ -287,9 +288,10 @@ class Segmenter:
         grid, resampled = expected_grid(stack, self._steps, self._aim)
         return self.plan(grid, resampled=resampled)
 
-    def look(self, tile: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the ensemble says of a normalized tile (z, y, x): probabilities and, if asked for, disagreement."""
-        return self.predictor.together(tile, self.options.ensemble, with_disagreement=self.options.uncertainty)
+    def look(self, tile: np.ndarray, with_probabilities: bool = False) -> Answer:
+        """What the ensemble says of a normalized tile (z, y, x), with disagreement if the options ask for it."""
+        rule, uncertainty = self.options.ensemble, self.options.uncertainty
+        return self.predictor.together(tile, with_probabilities, rule=rule, with_disagreement=uncertainty)
 
     def __call__(
         self, volume: np.ndarray, voxel_size: VoxelSize | None = None, *, mask: np.ndarray | None = None

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from densecell_batch.inference.tiling import Axis, Tile, TileGrid
-from densecell_batch.nets.ensemble import decide
+from densecell_batch.nets.ensemble import Answer, decide
 
 __all__ = ["Canvas", "FinishedSlice"]
 
@@ -86,20 +86,15 @@ class Canvas:
         self._weights = [_gaussian_weights(axis) for axis in grid.axes] if rule == "blend" else []
         self._keep_probabilities = keep_probabilities
 
-    def paint(self, tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None) -> None:
-        """Paint the output of the nets on one tile.
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether it paints with probabilities."""
+        return self._probabilities is not None
 
-        Parameters
-        ----------
-        tile
-            A tile of the current row.
-        probabilities
-            (z, y, x, class) float32 over the whole output region of the tile.
-        disagreement
-            (z, y, x) float32, if the canvas keeps it.
-        """
+    def paint(self, tile: Tile, answer: Answer) -> None:
+        """Paint what the nets say of a tile of the current row."""
         if self._rule == "blend":
-            self._blend(tile, probabilities, disagreement)
+            self._blend(tile, answer)
             return
         region = self._within_band({"crop": tile.owned, "deepest": tile.inside, "latest": tile.latest}[self._rule])
         part = tile.within(region)
@@ -108,29 +103,23 @@ class Canvas:
             depth, best = _published_depth(tile, region), self._depth[self._on_canvas(region)]
             where = depth > best
             best[where] = depth[where]
-        labels, confidence = decide(probabilities[part])
-        painted = (
-            (self._labels, labels),
-            (self._confidence, confidence),
-            (self._probabilities, probabilities[part]),
-            (self._disagreement, None if disagreement is None else disagreement[part]),
-        )
-        for canvas, values in painted:
+        canvases = (self._labels, self._confidence, self._probabilities, self._disagreement)
+        for canvas, values in zip(canvases, answer, strict=True):
             if canvas is not None and values is not None:
                 mask = where if where is True or values.ndim == 3 else where[..., None]  # type: ignore[index]
-                np.copyto(canvas[self._on_canvas(region)], values, where=mask)
+                np.copyto(canvas[self._on_canvas(region)], values[part], where=mask)
 
-    def _blend(self, tile: Tile, probabilities: np.ndarray, disagreement: np.ndarray | None) -> None:
+    def _blend(self, tile: Tile, answer: Answer) -> None:
         region = self._within_band(tile.inside)
         part, there = tile.within(region), self._on_canvas(region)
         wz, wy, wx = (weights[i] for weights, i in zip(self._weights, tile.index, strict=True))
         first = region[1].start - tile.inside[1].start
         wy = wy[first : first + region[1].stop - region[1].start]
         weight = wz[:, None, None] * wy[:, None] * wx
-        if self._probabilities is not None:
-            self._probabilities[there] += weight[..., None] * probabilities[part]
-        if self._disagreement is not None and disagreement is not None:
-            self._disagreement[there] += weight * disagreement[part]
+        if self._probabilities is not None and answer.probabilities is not None:
+            self._probabilities[there] += weight[..., None] * answer.probabilities[part]
+        if self._disagreement is not None and answer.disagreement is not None:
+            self._disagreement[there] += weight * answer.disagreement[part]
 
     def _on_canvas(self, region: Region) -> Region:
         z, y, x = region

@@ -20,13 +20,14 @@ import numpy as np
 
 from densecell_batch.inference.planning import Plan
 from densecell_batch.inference.stitch import Canvas, FinishedSlice
-from densecell_batch.inference.tiling import Tile, TileGrid
+from densecell_batch.inference.tiling import Tile, TileGrid, gather
+from densecell_batch.nets.ensemble import Answer
 
 __all__ = ["Look", "Slices", "segment_slices"]
 
 Slices = Callable[[int, tuple[int, int]], np.ndarray]  # (slice, rows [start, stop)) -> (y, x) float32, normalized
 Region = tuple[slice, slice, slice]
-Look = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # tile -> probabilities, disagreement
+Look = Callable[[np.ndarray, bool], Answer]  # (tile, whether with probabilities) -> what the ensemble says
 
 
 def segment_slices(
@@ -53,7 +54,7 @@ def segment_slices(
     plan
         The tiles.
     look
-        What the ensemble says of a tile (z, y, x): probabilities (z', y', x', class) and disagreement (z', y', x').
+        What the ensemble says of a tile (z, y, x).
     n_classes
         Classes of the nets.
     finish
@@ -81,9 +82,9 @@ def segment_slices(
         band=band,
     )
 
-    def paint(tile: Tile, seen: tuple[np.ndarray, np.ndarray | None] | None, last: bool) -> None:
-        if seen is not None:
-            canvas.paint(tile, *seen)
+    def paint(tile: Tile, answer: Answer | None, last: bool) -> None:
+        if answer is not None:
+            canvas.paint(tile, answer)
         if last:
             for finished in canvas.finished(tile.index[0]):
                 finish(finished)
@@ -100,8 +101,8 @@ def segment_slices(
         painting: deque[Future[None]] = deque()
         for n, (tile, voxels) in enumerate(_read_ahead(read, grid, rows, ys, wanted, reader), start=1):
             # The main thread only waits, so that a signal is answered at once.
-            seen = None if voxels is None else net.submit(look, voxels).result()
-            painting.append(finisher.submit(paint, tile, seen, n % per_row == 0))
+            answer = None if voxels is None else net.submit(look, voxels, canvas.needs_probabilities).result()
+            painting.append(finisher.submit(paint, tile, answer, n % per_row == 0))
             while len(painting) > 1:
                 painting.popleft().result()
             progress(n / n_tiles)
@@ -154,4 +155,7 @@ def _input_regions(
             for z in sorted({*needed} - {*slices}):
                 slices[z] = read(z, (top, bottom))
             y, x = grid.y.input_indices(tile.index[1]) - top, grid.x.input_indices(tile.index[2])
-            yield tile, np.stack([slices[z][np.ix_(y, x)] for z in needed])
+            voxels = np.empty((len(needed), len(y), len(x)), np.float32)
+            for z, plane in zip(needed, voxels, strict=True):
+                gather(slices[z], y, x, plane)
+            yield tile, voxels

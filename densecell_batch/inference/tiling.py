@@ -27,7 +27,7 @@ import numpy as np
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["Axis", "Tile", "TileGrid", "flush_corners", "mirror", "published_axis", "wide_axis", "wide_sizes"]
+__all__ = ["Axis", "Tile", "TileGrid", "flush_corners", "gather", "mirror", "published_axis", "wide_axis", "wide_sizes"]
 
 Triple = tuple[int, int, int]
 
@@ -56,6 +56,23 @@ def mirror(indices: np.ndarray, length: int) -> np.ndarray:
         folded[low] = -folded[low]
         high = folded >= length
         folded[high] = 2 * length - 1 - folded[high]
+
+
+def gather(plane: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """Write `plane[np.ix_(rows, columns)]` to `out` (y, x); what is not mirrored is copied as the block that it is."""
+    (top, bottom), (left, right) = _straight(rows), _straight(columns)
+    y, x = rows[top], columns[left]
+    out[top:bottom, left:right] = plane[y : y + bottom - top, x : x + right - left]
+    for part in (slice(0, top), slice(bottom, None)):
+        out[part] = plane[np.ix_(rows[part], columns)]
+    for part in (slice(0, left), slice(right, None)):
+        out[top:bottom, part] = plane[np.ix_(rows[top:bottom], columns[part])]
+
+
+def _straight(indices: np.ndarray) -> tuple[int, int]:
+    """The longest run [start, stop) in which each index is the next of the one before."""
+    ends = np.flatnonzero(np.diff(indices) != 1) + 1
+    return max(pairwise([0, *ends.tolist(), len(indices)]), key=lambda run: run[1] - run[0])
 
 
 def flush_corners(length: int, output: int, stride: int) -> tuple[int, ...]:

@@ -201,7 +201,7 @@ def _tiles(prepared: SeenVolume, corners: list[Triple], window: Triple) -> Itera
 def _differences(predictor: Predictor, tile: np.ndarray) -> np.ndarray:
     """How far members differ about a tile, in bits; a single net, about the tile and the tile turned."""
     if len(predictor) > 1:
-        disagreement = predictor.together(tile, with_disagreement=True)[1]
+        disagreement = predictor.together(tile, with_disagreement=True).disagreement
         assert disagreement is not None
         return disagreement
     flipped, turned = tile[:, ::-1], tile.swapaxes(1, 2)

@@ -16,7 +16,7 @@ from densecell_batch.models.classes import ClassInfo
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.prepare.prepared import Prepared, SeenArray
 
-__all__ = ["Segmentation", "predict_labels", "segment_prepared", "segment_volume"]
+__all__ = ["Segmentation", "predict_labels", "predict_shares", "segment_prepared", "segment_volume"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,14 +139,41 @@ def predict_labels(
     grid of the volume or of a `result` of another shape that covers the same.
     """
     seen = SeenArray(image, image.shape if result is None else result)
-    net, labels = predictor.architecture, np.empty(seen.result_shape, np.uint8)
-    plan = plan_tiles(
-        seen.shape, net, window, precision=predictor.precision, engine=predictor.engine, members=len(predictor)
-    )
+    labels = np.empty(seen.result_shape, np.uint8)
 
     def keep(finished: FinishedSlice) -> None:
         labels[finished.z] = finished.labels
 
-    depth, height, _ = seen.result_shape
-    segment_prepared(seen, plan, predictor.together, net.n_classes, keep, (0, depth), (0, height))
+    _predict(seen, predictor, window, keep, keep_probabilities=False)
     return labels
+
+
+def predict_shares(image: np.ndarray, predictor: Predictor, window: tuple[int, int, int]) -> np.ndarray:
+    """Probabilities of a normalized volume (z, y, x), likewise, in 1/255: (z, y, x, class) uint8."""
+    shares = np.empty((*image.shape, predictor.architecture.n_classes), np.uint8)
+
+    def keep(finished: FinishedSlice) -> None:
+        assert finished.probabilities is not None
+        shares[finished.z] = np.rint(255 * finished.probabilities)
+
+    _predict(SeenArray(image, image.shape), predictor, window, keep, keep_probabilities=True)
+    return shares
+
+
+def _predict(
+    seen: SeenArray,
+    predictor: Predictor,
+    window: tuple[int, int, int],
+    keep: Callable[[FinishedSlice], None],
+    *,
+    keep_probabilities: bool,
+) -> None:
+    net, (depth, height, _) = predictor.architecture, seen.result_shape
+    plan = plan_tiles(
+        seen.shape, net, window, precision=predictor.precision, engine=predictor.engine, members=len(predictor),
+        keep_probabilities=keep_probabilities,
+    )  # fmt: skip
+    segment_prepared(
+        seen, plan, predictor.together, net.n_classes, keep, (0, depth), (0, height),
+        keep_probabilities=keep_probabilities,
+    )  # fmt: skip

@@ -17,6 +17,9 @@ from densecell_batch.models.classes import ClassInfo
 __all__ = ["ClassRow", "Tally", "slice_sums"]
 
 
+_ROWS = 32
+
+
 def slice_sums(
     n_classes: int, labels: np.ndarray, confidence: np.ndarray, disagreement: np.ndarray | None
 ) -> np.ndarray:
@@ -33,19 +36,28 @@ def slice_sums(
     -------
     numpy.ndarray
         (3, class) float64: number, confidence, disagreement (NaN if there is none).
+
+    Raises
+    ------
+    ValueError
+        If a label is neither a class nor outside.
     """
-    inside = labels != OUTSIDE
-    whole = bool(inside.all())  # as most slices are: they need no copy
-    flat = labels.ravel() if whole else labels[inside]
-
-    def by_class(values: np.ndarray) -> np.ndarray:
-        return np.bincount(flat, values.ravel() if whole else values[inside], minlength=n_classes)
-
-    sums = np.full((3, n_classes), np.nan)
-    sums[0] = np.bincount(flat, minlength=n_classes)
-    sums[1] = by_class(confidence)
-    if disagreement is not None:
-        sums[2] = by_class(disagreement)
+    sums = np.zeros((3, n_classes))
+    if disagreement is None:
+        sums[2] = np.nan
+    # A few rows at a time stay in the cache; row by row, so that it is the same in whatever bands a slice comes.
+    for first in range(0, len(labels), _ROWS):
+        rows = slice(first, first + _ROWS)
+        for i in range(n_classes):
+            here = labels[rows] == i
+            sums[0, i] += np.count_nonzero(here)
+            mask = here.astype(np.float32)
+            for kind, values in ((1, confidence), (2, disagreement)):
+                if values is not None:
+                    sums[kind, i] += np.einsum("yx,yx->y", mask, values[rows]).sum(dtype=np.float64)
+    counted = int(sums[0].sum())
+    if counted < labels.size and counted + np.count_nonzero(labels == OUTSIDE) < labels.size:
+        raise ValueError("a label is neither a class nor outside")
     return sums
 
 

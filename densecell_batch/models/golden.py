@@ -64,7 +64,9 @@ def golden_pair(
     for axis in (1, 2):
         noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
     image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
-    probabilities, _ = Predictor(architecture, members, may_split=False, offsets=offsets, engine=engine).together(image)
+    predictor = Predictor(architecture, members, may_split=False, offsets=offsets, engine=engine)
+    probabilities = predictor.together(image, with_probabilities=True).probabilities
+    assert probabilities is not None
     return image, probabilities
 
 
@@ -85,7 +87,8 @@ def verify_bundle(bundle: ModelBundle) -> float:
     weights = [bundle.weights(i) for i in range(len(bundle.members))]
     offsets, engine = bundle.class_offsets, for_processor()
     predictor = Predictor(bundle.architecture, weights, may_split=False, offsets=offsets, engine=engine)
-    probabilities, _ = predictor.together(image)
+    probabilities = predictor.together(image, with_probabilities=True).probabilities
+    assert probabilities is not None
     if probabilities.shape != expected.shape:
         raise BundleError(
             f"{bundle.path}: the golden probabilities have shape {expected.shape}, the net gives "

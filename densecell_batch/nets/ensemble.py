@@ -17,14 +17,31 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["RULES", "combine", "decide", "entropy"]
+__all__ = ["RULES", "Answer", "answer_of", "combine", "decide", "entropy"]
 
 RULES = ("mean", "vote")
+
+
+class Answer(NamedTuple):
+    """What an ensemble says of a tile, over its output region."""
+
+    labels: np.ndarray  # (z, y, x) uint8: the likeliest class
+    confidence: np.ndarray  # (z, y, x) float32: its probability
+    probabilities: np.ndarray | None = None  # (z, y, x, class) float32, where asked for
+    disagreement: np.ndarray | None = None  # (z, y, x) float32, bits, where asked for
+
+
+def answer_of(
+    probabilities: np.ndarray, disagreement: np.ndarray | None = None, *, with_probabilities: bool = True
+) -> Answer:
+    """What probabilities (z, y, x, class) say."""
+    return Answer(*decide(probabilities), probabilities if with_probabilities else None, disagreement)
 
 
 def entropy(probabilities: np.ndarray) -> np.ndarray:

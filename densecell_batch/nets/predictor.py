@@ -14,7 +14,7 @@ import numpy as np
 from densecell_batch.errors import OptionError, StackError
 from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.engines import CompiledNets, make_engine
-from densecell_batch.nets.ensemble import combine
+from densecell_batch.nets.ensemble import Answer, answer_of, combine
 
 __all__ = ["Predictor"]
 
@@ -28,7 +28,7 @@ _NO_MEMORY = (
 _log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
-Parts = tuple[np.ndarray, ...]  # (z, y, x, ...) each
+Parts = tuple[np.ndarray | None, ...]  # (z, y, x, ...) each, where asked for
 Ask = Callable[[CompiledNets, np.ndarray], Parts]
 
 
@@ -108,18 +108,19 @@ class Predictor:
             yield self._compute(tile, lambda nets, part, i=member: (nets.member(part, i),))[0]  # type: ignore[misc]
 
     def together(
-        self, tile: np.ndarray, rule: str = "mean", *, with_disagreement: bool = False
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """What the members say of a tile (z, y, x) together, as `nets.ensemble.combine`; raises as a call does."""
+        self,
+        tile: np.ndarray,
+        with_probabilities: bool = False,
+        *,
+        rule: str = "mean",
+        with_disagreement: bool = False,
+    ) -> Answer:
+        """What the members say of a tile (z, y, x) together (`nets.ensemble.combine`); raises as a call does."""
         if rule != "mean":
-            return combine(self(tile), rule, with_disagreement=with_disagreement)
-
-        def ask(nets: CompiledNets, part: np.ndarray) -> Parts:
-            probabilities, disagreement = nets.mean(part, with_disagreement)
-            return (probabilities,) if disagreement is None else (probabilities, disagreement)
-
-        probabilities, *disagreement = self._compute(tile, ask)
-        return probabilities, disagreement[0] if disagreement else None
+            found = combine(self(tile), rule, with_disagreement=with_disagreement)
+            return answer_of(*found, with_probabilities=with_probabilities)
+        asked = (with_probabilities, with_disagreement)
+        return Answer(*self._compute(tile, lambda nets, part: nets.together(part, *asked)))  # type: ignore[arg-type]
 
     def _compute(self, tile: np.ndarray, ask: Ask) -> Parts:
         z, y, x = tile.shape
@@ -165,9 +166,11 @@ class Predictor:
         high = self._compute(tile.take(range(length - side, length), axis), ask)
         n = length - 2 * self.architecture.margin
         first, rest = range(n // 2), range(n // 2 - n, 0)  # of what would come out, from the low and the high half
-        return tuple(
-            np.concatenate([a.take(first, axis), b.take(rest, axis)], axis) for a, b in zip(low, high, strict=True)
-        )
+
+        def joined(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+            return None if a is None or b is None else np.concatenate([a.take(first, axis), b.take(rest, axis)], axis)
+
+        return tuple(map(joined, low, high))
 
     def _nets(self, shape: Triple) -> CompiledNets:
         nets = self._compiled.pop(shape, None)  # to become the last one used

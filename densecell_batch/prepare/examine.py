@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil, isqrt
 
@@ -13,7 +14,7 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.stack import Stack
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.prepare.contrast import Curve, SliceGreys, describe, grey_curves, inverted, of_negative
-from densecell_batch.prepare.defects import Defect, SliceWatcher, find_defects, replacements
+from densecell_batch.prepare.defects import Defect, SliceLook, SliceWatcher, find_defects, replacements
 from densecell_batch.prepare.mask import Mask, outside_of
 from densecell_batch.prepare.normalize import Statistics, StatisticsOf
 from densecell_batch.prepare.outside import box_of
@@ -63,19 +64,26 @@ def examine(
     """
     steps, aim = steps or Steps(), aim or Aim()
     statistics, tissue, watcher = StatisticsOf(stack), _Tissue(stack), SliceWatcher()
-    looks, greys = [], []
+    looks: list[SliceLook] = []
+    greys: list[SliceGreys] = []
     matched = steps.contrast in ("auto", "match") and aim.greys is not None
     tiles = min(max(isqrt(_TILES // len(stack)), _FEWEST_TILES), _MOST_TILES) if matched else 0
-    for z in range(len(stack)):
-        plane = stack.read(z)
-        where = outside_of(plane, z, steps.outside == "auto", mask)
-        tissue.add(z, plane, where)
-        moments = statistics.add(z, plane, where)
-        if steps.defects != "off":
-            looks.append(watcher.look(plane, where))
-        greys.append(describe(plane, None if where is None else ~where, tiles, moments))
-        if on_slice is not None:
-            on_slice(z)
+    with ThreadPoolExecutor(1, "densecell-looks") as beside:
+        looking: Future[SliceLook] | None = None
+        for z in range(len(stack)):
+            plane = stack.read(z)
+            where = outside_of(plane, z, steps.outside == "auto", mask)
+            tissue.add(z, plane, where)
+            moments = statistics.add(z, plane, where)  # first: it refuses what is not finite
+            if looking is not None:
+                looks.append(looking.result())
+            if steps.defects != "off":
+                looking = beside.submit(watcher.look, plane, where)
+            greys.append(describe(plane, None if where is None else ~where, tiles, moments))
+            if on_slice is not None:
+                on_slice(z)
+        if looking is not None:
+            looks.append(looking.result())
     seen = tissue.box(masked=mask is not None)
     return Examination(stack, steps, aim, statistics.found(), seen, tissue, tuple(find_defects(looks)), greys)
 

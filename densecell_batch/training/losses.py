@@ -13,10 +13,9 @@ _SECOND = 0.33  # weight of the 2D predictor's loss (ref. Guay et al. 2021, and 
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
-    """Cross-entropy of each voxel: labels (...) int, logits (..., class) -> (...)."""
+    """Cross-entropy of each voxel: labels (...) int or (..., class) shares, logits (..., class) -> (...)."""
     logs = ops.log_softmax(logits, axis=-1)
-    here = ops.one_hot(labels, logits.shape[-1], dtype=logs.dtype)
-    return -ops.sum(logs * here, axis=-1)
+    return -ops.sum(logs * _shares(labels, logits), axis=-1)
 
 
 def soft_dice(labels: Any, logits: Any, weights: Any) -> Any:
@@ -26,7 +25,7 @@ def soft_dice(labels: Any, logits: Any, weights: Any) -> Any:
     """
     probabilities = ops.softmax(logits, axis=-1)
     counted = ops.cast(ops.greater(weights, 0), probabilities.dtype)[..., None]
-    here = ops.one_hot(labels, logits.shape[-1], dtype=probabilities.dtype) * counted
+    here = _shares(labels, probabilities) * counted
     axes = tuple(range(len(logits.shape) - 1))
     both = ops.sum(probabilities * here, axis=axes)
     each = ops.sum(probabilities * counted, axis=axes) + ops.sum(here, axis=axes)
@@ -39,7 +38,8 @@ def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0
     Parameters
     ----------
     labels, weights
-        (n, z, y, x) int and float: classes and error weights of the output region.
+        (n, z, y, x) int and float: classes and error weights of the output region; or (n, z, y, x, class) float, the
+        share of each class.
     outputs
         Logits (n, z, y, x, class), the deciding ones first.
     dice
@@ -103,7 +103,14 @@ def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
     return total * ops.mean(ops.cast(ops.not_equal(weights, 0), "float32"))
 
 
+def _shares(labels: Any, logits: Any) -> Any:
+    """Of each class, (..., class), where there are classes (...) or shares already."""
+    if len(labels.shape) == len(logits.shape):
+        return ops.cast(labels, logits.dtype)
+    return ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+
 def cropped(labels: Any, sides: tuple[int, ...]) -> Any:
-    """The middle of (n, [z,] y, x), with these sides [z,] y, x."""
-    starts = [(a - b) // 2 for a, b in zip(labels.shape[1:], sides, strict=True)]
+    """The middle of (n, [z,] y, x, ...), with these sides [z,] y, x."""
+    starts = [(a - b) // 2 for a, b in zip(labels.shape[1 : 1 + len(sides)], sides, strict=True)]
     return labels[(slice(None), *(slice(s, s + b) for s, b in zip(starts, sides, strict=True)))]

@@ -65,6 +65,8 @@ class TrainingOptions:
         Of the first member; the others count on.
     init
         Name or path of a bundle to start from; it decides the architecture.
+    distil
+        Name or path of a bundle: what its ensemble says is learned beside the labels (`training.distil`).
     scale
         Voxels (z, y, x) that the nets see for each voxel of the stacks, or one factor for y and x; "off" for the stacks
         as they are; "auto" for what trials say (`training.working_scale`).
@@ -97,6 +99,7 @@ class TrainingOptions:
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.3
     seed: Annotated[int, Meta(ge=0)] = 0
     init: str | None = None
+    distil: str | None = None
     scale: Literal["auto", "off"] | tuple[Factor, Factor, Factor] = "auto"
     voxel_size_trained: VoxelSize | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -109,6 +112,10 @@ class TrainingOptions:
         check_options(self)
         if self.voxel_size_trained is not None and self.scale != "auto":
             raise OptionError("give --scale or --voxel-size-trained, not both: each says what the nets see")
+        if self.distil is not None and (self.scale != "auto" or self.voxel_size_trained is not None):
+            raise OptionError("--distil takes the voxel size of its bundle; leave --scale and --voxel-size-trained out")
+        if self.distil is not None and self.preset == "published":
+            raise OptionError("--preset published learns labels alone; give --distil with --preset improved")
 
 
 def training_run(

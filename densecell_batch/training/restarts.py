@@ -65,6 +65,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     train: list[list[str]]  # SHA-256 of the files of each volume
     evaluation: list[str]
     scale: list[float]  # voxels (z, y, x) that the nets see for each of the first volume
+    taught_by: list[str]  # SHA-256 of the members of the ensemble whose answers are learned
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TrainingRun:
     version: str = "1"
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets see for each of the volumes'
     minutes_as_steps: int | None = None  # what `minutes` come to, where that was measured
+    taught_by: tuple[str, ...] = ()  # SHA-256 of the members of an ensemble whose answers the volumes have
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
@@ -211,7 +213,8 @@ def _same_run(
             found = parse_json(path.read_bytes())
             if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
                 raise ValueError("it is no description of a run")
-            found.setdefault("scale", [1.0, 1.0, 1.0])  # as it was before there was a choice
+            for name, before in (("scale", [1.0, 1.0, 1.0]), ("taught_by", [])):  # as it was when there was no choice
+                found.setdefault(name, before)
         except (OSError, ValueError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); give another run folder") from error
         if run.minutes is not None:
@@ -264,6 +267,7 @@ def _identity(
         train=[list(volume.sha256) for volume in train],
         evaluation=list(evaluation.sha256),
         scale=list(run.scale),
+        taught_by=list(run.taught_by),
     )
 
 

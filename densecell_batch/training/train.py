@@ -20,12 +20,15 @@ from densecell_batch.prepare.preparation import Aim
 from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.storage.opening import Reach
+from densecell_batch.training.distil import check_teacher, taught
 from densecell_batch.training.options import TrainingOptions, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.working_scale import ONE, Factors, with_plan
 
 __all__ = ["train"]
+
+Triple = tuple[int, int, int]
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def train(
     options: TrainingOptions,
     *,
     weights: Sequence[Path] = (),
+    unlabelled: Sequence[Path] = (),
     progress: Progress = lambda run, seed, row: None,
 ) -> ModelBundle:
     """Train an ensemble on labelled stacks and make a bundle of the best members.
@@ -57,6 +61,8 @@ def train(
         What is asked.
     weights
         For each image a stack that says how much each voxel counts, or none.
+    unlabelled
+        More stacks, of which nets learn what the ensemble of `options.distil` says.
     progress
         Called after each evaluation with the run, the seed of the member and the row of its history.
 
@@ -77,6 +83,8 @@ def train(
         raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
+    if unlabelled and options.distil is None:
+        raise OptionError("--unlabelled is for --distil: without labels there is only what an ensemble says to learn")
     infos = [_info(path) for path in images]
     of_first = infos[0].voxel_size
     scale = _scale(options, of_first)
@@ -99,6 +107,8 @@ def train(
 
     volumes, chosen_on = load(scale or ONE)
     _check_classes(volumes, chosen_on, run)
+    if options.distil is not None:
+        run, volumes = _with_teacher(run, volumes, unlabelled, options.distil, smallest, _aim(of_first, scale or ONE))
     if options.epochs is not None:
         epoch = run.recipe.sampler(volumes, run.architecture, run.seed).epoch
         run = replace(run, recipe=run.recipe.over(options.epochs * epoch))
@@ -108,6 +118,17 @@ def train(
     else:
         run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
+
+
+def _with_teacher(
+    run: TrainingRun, labelled: list[LabelledVolume], unlabelled: Sequence[Path], name: str, smallest: Triple, aim: Aim
+) -> tuple[TrainingRun, list[LabelledVolume]]:
+    """A run on volumes, more of them, that have the answers of an ensemble."""
+    teacher = find_bundle(name)
+    check_teacher(teacher, run.classes)
+    more = [load_labelled(path, None, len(run.classes), smallest, aim=aim) for path in unlabelled]
+    sums = tuple(member.sha256 for member in teacher.members)
+    return replace(run, taught_by=sums), taught(labelled, more, teacher)
 
 
 def _info(path: Path) -> StackInfo:
@@ -145,8 +166,8 @@ def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factor
         return z, y, x
     if options.scale == "off" or isinstance(options.scale, tuple):
         return ONE if options.scale == "off" else options.scale
-    if options.init:
-        bundle = find_bundle(options.init)
+    if options.distil or options.init:
+        bundle = find_bundle(str(options.distil or options.init))
         return zoom_to(Aim(bundle.voxel_size, bundle.known.scale), of_first)[0]
     return ONE if options.preset == "published" else None
 

@@ -11,7 +11,7 @@ import numpy as np
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_labels, open_stack
-from densecell_batch.io.stack import Stack
+from densecell_batch.io.stack import Stack, StackInfo
 from densecell_batch.prepare.contrast import SliceGreys, describe
 from densecell_batch.prepare.examine import examine, zoom_to
 from densecell_batch.prepare.preparation import Aim, Steps
@@ -48,6 +48,7 @@ class LabelledVolume:
     sha256: tuple[str, ...]  # of the image file(s), the label file(s), those of the weights
     weights: np.ndarray | None = None  # (z, y, x) float32: how much each voxel counts; all alike if None
     original: Original | None = None  # where it has other voxels than its files
+    shares: np.ndarray | None = None  # (z, y, x, class) uint8, in 1/255: what is to be learned; None for the labels
 
     @property
     def counted(self) -> np.ndarray | None:
@@ -74,7 +75,7 @@ class LabelledVolume:
 
 def load_labelled(
     images: Path,
-    labels: Path,
+    labels: Path | None,
     n_classes: int,
     window: tuple[int, int, int] | None = None,
     weights: Path | None = None,
@@ -87,7 +88,7 @@ def load_labelled(
     Parameters
     ----------
     images, labels
-        TIFF files or folders of slices, of the same shape.
+        TIFF files or folders of slices, of the same shape. Without labels, all are 0.
     n_classes
         Labels run from 0 to `n_classes` - 1.
     window
@@ -106,15 +107,7 @@ def load_labelled(
         If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
         weights are negative or nowhere above 0, or the volume is smaller than the window.
     """
-    with (
-        open_stack(images, reach=Reach.of(images, links=True)) as image,
-        open_labels(labels, Reach.of(labels, links=True)) as label,
-    ):
-        if image.info.shape != label.info.shape:
-            raise StackError(
-                f"{labels}: the labels are {_by(label.info.shape)}, the images {images} are {_by(image.info.shape)} "
-                "(z, y, x); expected the same shape: export both from the same stack"
-            )
+    with open_stack(images, reach=Reach.of(images, links=True)) as image:
         scale = _scale_of(image, aim or Aim())
         grid = grid_at(image.info.shape, scale)
         if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
@@ -126,12 +119,10 @@ def load_labelled(
         shape = image.info.shape
         each = 5 if weights is None else 9
         need_memory(images, each * (image.info.n_voxels + (0 if grid == shape else prod(grid))))
-        classes = np.empty(shape, np.uint8)
-        for z in range(shape[0]):  # before the images: what is wrong shows early
-            classes[z] = _checked(label, z, n_classes)
+        classes, checksums = _read_labels(labels, image.info, n_classes)  # first: what is wrong shows early
         found = examine(image, Steps(outside=outside, contrast="stack", scale="off", defects="off")).preparation()
         prepared = Prepared(image, found.of_all(scale), find=outside == "auto")
-        sums, values = [image.sha256(), label.sha256()], None
+        sums, values = [image.sha256(), *checksums], None
         if weights is not None:
             values, checksum = _read_weights(weights, shape)
             sums.append(checksum)
@@ -189,6 +180,22 @@ def _larger(volume: LabelledVolume, grid: Triple) -> VoxelSize | None:
         return None
     z, y, x = (e * a / b for e, a, b in zip(volume.voxel_size.edges, volume.labels.shape, grid, strict=True))
     return VoxelSize(z, y, x)
+
+
+def _read_labels(path: Path | None, image: StackInfo, n_classes: int) -> tuple[np.ndarray, list[str]]:
+    """The classes of an image (z, y, x) uint8, and the checksum of their file."""
+    classes = np.zeros(image.shape, np.uint8)
+    if path is None:
+        return classes, []
+    with open_labels(path, Reach.of(path, links=True)) as labels:
+        if image.shape != labels.info.shape:
+            raise StackError(
+                f"{path}: the labels are {_by(labels.info.shape)}, the images {image.path} are {_by(image.shape)} "
+                "(z, y, x); expected the same shape: export both from the same stack"
+            )
+        for z, plane in enumerate(classes):
+            plane[:] = _checked(labels, z, n_classes)
+        return classes, [labels.sha256()]
 
 
 def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:

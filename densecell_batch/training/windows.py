@@ -15,7 +15,8 @@ from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["Augmentation", "Batch", "Sampler", "flattened"]
 
-Batch = tuple[np.ndarray, np.ndarray, np.ndarray]  # images (n, z, y, x, 1) and labels, error weights (n, z, y, x)
+# Images (n, z, y, x, 1); labels (n, z, y, x), or shares of the classes (n, z, y, x, class); error weights (n, z, y, x)
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Sampler:
         images : numpy.ndarray
             (batch, z, y, x, 1) float32.
         labels : numpy.ndarray
-            (batch, z, y, x) int32.
+            (batch, z, y, x) int32, or (batch, z, y, x, class) float32 where the volumes have shares.
         weights : numpy.ndarray
             (batch, z, y, x) float32.
         """
@@ -122,16 +123,16 @@ class Sampler:
             ]
             region = (slices, slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
             weights = np.ones(self._window, np.float32) if volume.weights is None else volume.weights[region]
-            return volume.image[region], volume.labels[region].astype(np.int32), weights
+            return volume.image[region], _learned(*(v[region] for v in _taught(volume))), weights
         rows, columns = _deformed_grid((height, width), (y, x), self._augmentation, rng)
         image = np.stack([_at(volume.image[z], rows, columns, order=1) for z in slices])
-        labels = np.stack([_at(volume.labels[z], rows, columns, order=0) for z in slices])
-        weights = np.ones(labels.shape, np.float32)
+        labels = [np.stack([_at(v[z], rows, columns, order=0) for z in slices]) for v in _taught(volume)]
+        weights = np.ones(image.shape, np.float32)
         if volume.weights is not None:
             weights = np.stack([_at(volume.weights[z], rows, columns, order=0) for z in slices])
         if rng.random() < 0.5:
-            image, labels, weights = image[::-1], labels[::-1], weights[::-1]
-        return _regraded(image, self._augmentation, rng, self._context), labels.astype(np.int32), weights
+            image, labels, weights = image[::-1], [v[::-1] for v in labels], weights[::-1]
+        return _regraded(image, self._augmentation, rng, self._context), _learned(*labels), weights
 
     def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
         """A voxel near the middle of the window."""
@@ -149,6 +150,16 @@ def flattened(batch: Batch) -> Batch:
     """The slices of a batch of windows as windows of their own, for a 2D net: (n, z, y, x, ...) -> (n z, y, x, ...)."""
     images, labels, weights = (array.reshape(-1, *array.shape[2:]) for array in batch)
     return images, labels, weights
+
+
+def _taught(volume: LabelledVolume) -> list[np.ndarray]:
+    """What is to be learned of a volume: its labels, or the share of each class (z, y, x)."""
+    return [volume.labels] if volume.shares is None else list(np.moveaxis(volume.shares, -1, 0))
+
+
+def _learned(*labels: np.ndarray) -> np.ndarray:
+    """Labels (z, y, x) int32, or the shares of several classes (z, y, x, class) float32."""
+    return labels[0].astype(np.int32) if len(labels) == 1 else np.stack(labels, -1) / np.float32(255)
 
 
 def _thinned(indices: np.ndarray, most: int = 200_000) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.ensemble import Answer
 
 __all__ = ["ENGINES", "CompiledNets", "Engine", "for_processor", "is_installed", "make_engine", "missing"]
 
@@ -28,10 +29,8 @@ class CompiledNets(Protocol):
     def member(self, tile: np.ndarray, i: int) -> np.ndarray:
         """Probabilities (z, y', x', class) float32 of member i about a tile (z, y, x) float32."""
 
-    def mean(self, tile: np.ndarray, with_disagreement: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """The mean of the members' probabilities, and their disagreement (z, y', x') float32 in bits, as
-        `nets.ensemble.combine` computes them.
-        """
+    def together(self, tile: np.ndarray, with_probabilities: bool, with_disagreement: bool) -> Answer:
+        """What the mean of the members' probabilities says, as `nets.ensemble` computes it."""
 
 
 class Engine(Protocol):

@@ -14,7 +14,7 @@ from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture, UNet2D
 from densecell_batch.nets.backend import compiled
 from densecell_batch.nets.build import assign_weights, build_net, ops
-from densecell_batch.nets.ensemble import combine
+from densecell_batch.nets.ensemble import Answer, answer_of, combine
 
 __all__ = ["KerasEngine"]
 
@@ -72,7 +72,8 @@ class _KerasNets:
             return np.asarray(self._forward(self._engine.variables[i], tile[..., None]))
         return np.asarray(self._forward(self._engine.variables[i], tile[None, ..., None]))[0]
 
-    def mean(self, tile: np.ndarray, with_disagreement: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of all members, one after the other."""
+    def together(self, tile: np.ndarray, with_probabilities: bool, with_disagreement: bool) -> Answer:
+        """What all members say, one after the other."""
         members = (self.member(tile, i) for i in range(len(self._engine.variables)))
-        return combine(members, with_disagreement=with_disagreement)
+        found = combine(members, with_disagreement=with_disagreement)
+        return answer_of(*found, with_probabilities=with_probabilities)

@@ -20,6 +20,7 @@ from openvino.opset1 import max_pool  # later ones say where the largest was, to
 
 from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture
+from densecell_batch.nets.ensemble import Answer
 from densecell_batch.nets.families import logits
 from densecell_batch.nets.graph import Sides
 from densecell_batch.nets.quantization import quantized_layers, range_of
@@ -68,13 +69,18 @@ class OpenVinoEngine:
         tile = op.parameter(shape, np.float32)
         return self._compiled(tile, [_channels_last(self._probabilities(tile, shape, i))])
 
-    def mean(self, shape: Triple, with_disagreement: bool) -> Run:
-        """What all members say together, in one graph."""
+    def together(self, shape: Triple, with_probabilities: bool, with_disagreement: bool) -> Run:
+        """What all members say together, in one graph: what of an `Answer` is asked for."""
         tile = op.parameter(shape, np.float32)
         members = [self._probabilities(tile, shape, i) for i in range(len(self.members))]
         n = op.constant(np.float32(len(members)))
         mean = op.divide(reduce(op.add, members), n)
-        wanted = [_channels_last(mean)]
+        # Sorted, it is stable: the lowest class on a tie.
+        confidence, labels = op.topk(mean, op.constant(1), _CHANNEL, "max", "value", stable=True).outputs()
+        one = op.constant([_CHANNEL])
+        wanted = [op.convert(op.squeeze(labels, one), "u8"), op.squeeze(confidence, one)]
+        if with_probabilities:
+            wanted.append(_channels_last(mean))
         if with_disagreement:
             of_members = op.divide(reduce(op.add, [_entropy(p) for p in members]), n)
             wanted.append(op.relu(op.subtract(_entropy(mean), of_members)))
@@ -94,10 +100,10 @@ class OpenVinoEngine:
         compiled = self._core.compile_model(model, "CPU", self._properties)
         _tell_if_other(compiled, self._hint)
         request = compiled.create_infer_request()
-        shapes = [tuple(x.output(0).shape) for x in outputs]
+        wanted = [(tuple(x.output(0).shape), x.get_element_type().to_dtype()) for x in outputs]
 
         def run(voxels: np.ndarray) -> list[np.ndarray]:
-            made = [np.empty(shape, np.float32) for shape in shapes]  # computed in place: what was given out stays
+            made = [np.empty(shape, dtype) for shape, dtype in wanted]  # computed in place: what was given out stays
             whole = np.ascontiguousarray(voxels, np.float32)  # has to live until all is computed
             with self._lock:
                 self._only(compiled)
@@ -152,24 +158,25 @@ class _OpenVinoNets:
 
     def __init__(self, engine: OpenVinoEngine, shape: Triple) -> None:
         self._engine, self._shape, self._members = engine, shape, engine.members
-        self._runs: dict[tuple[str, int], Run] = {}
+        self._runs: dict[tuple[Any, ...], Run] = {}
 
     def member(self, tile: np.ndarray, i: int) -> np.ndarray:
         """Probabilities of one member."""
         return self._run("member", i)(tile)[0]
 
-    def mean(self, tile: np.ndarray, with_disagreement: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        """Of all members."""
-        probabilities, *disagreement = self._run("mean", with_disagreement)(tile)
-        return probabilities, disagreement[0] if disagreement else None
+    def together(self, tile: np.ndarray, with_probabilities: bool, with_disagreement: bool) -> Answer:
+        """What all members say."""
+        labels, confidence, *more = self._run("together", with_probabilities, with_disagreement)(tile)
+        disagreement = more.pop() if with_disagreement else None
+        return Answer(labels, confidence, more.pop() if with_probabilities else None, disagreement)
 
-    def _run(self, what: str, detail: int) -> Run:
+    def _run(self, what: str, *details: int) -> Run:
         if self._members is not self._engine.members:  # graphs hold weights, and others were loaded
             self._members = self._engine.members
             self._runs.clear()
-        if (what, detail) not in self._runs:
-            self._runs[what, detail] = getattr(self._engine, what)(self._shape, detail)
-        return self._runs[what, detail]
+        if (what, *details) not in self._runs:
+            self._runs[what, *details] = getattr(self._engine, what)(self._shape, *details)
+        return self._runs[what, *details]
 
 
 def _channels_last(x: Any) -> Any:

@@ -128,9 +128,9 @@ def test_tiles_without_tissue_are_not_computed(segmenters, volume: np.ndarray) -
     prepared = segmenter.prepared(stack, segmenter.examine(stack))
     plan = segmenter.plan_of(prepared)
 
-    def look(tile: np.ndarray):
+    def look(tile: np.ndarray, with_probabilities: bool):
         looked.append(tile.shape)
-        return segmenter.look(tile)
+        return segmenter.look(tile, with_probabilities)
 
     found = segment_volume(prepared, plan, look, segmenter.bundle.classes)
     assert len(looked) < 0.8 * plan.grid.n_tiles

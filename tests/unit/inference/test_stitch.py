@@ -5,6 +5,7 @@ import pytest
 
 from densecell_batch.inference.stitch import Canvas
 from densecell_batch.inference.tiling import TileGrid, published_axis, wide_axis
+from densecell_batch.nets.ensemble import answer_of
 
 N_CLASSES = 5
 
@@ -35,7 +36,7 @@ def stitch(volume, grid, rule, net, **keep):
                 axis.input_indices(i)[axis.margin : axis.margin + axis.output]
                 for axis, i in zip(grid.axes, tile.index, strict=True)
             ]
-            canvas.paint(tile, *net(volume[np.ix_(*regions)], tile))
+            canvas.paint(tile, answer_of(*net(volume[np.ix_(*regions)], tile)))
         for s in canvas.finished(row):
             copies = [
                 None if a is None else a.copy() for a in (s.labels, s.confidence, s.probabilities, s.disagreement)
@@ -124,6 +125,6 @@ def test_slices_leave_as_soon_as_no_later_row_touches_them():
     left = []
     for row in range(len(grid.z.corners)):
         for tile in grid.row(row):
-            canvas.paint(tile, np.full((*grid.output, N_CLASSES), 0.2, np.float32), None)
+            canvas.paint(tile, answer_of(np.full((*grid.output, N_CLASSES), 0.2, np.float32)))
         left.append([s.z for s in canvas.finished(row)])
     assert left == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]

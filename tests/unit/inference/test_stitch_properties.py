@@ -10,6 +10,7 @@ from strategies import axes, grids
 
 from densecell_batch.inference.stitch import Canvas
 from densecell_batch.inference.tiling import TileGrid, published_axis
+from densecell_batch.nets.ensemble import answer_of
 
 OWNING = ["crop", "deepest", "latest"]  # each voxel is taken from one tile
 RULES = [*OWNING, "blend"]
@@ -42,7 +43,7 @@ def stitched(grid, rule, net, rows=None, ys=None, **options):
     canvas, left = Canvas(grid, rule, N_CLASSES, keep_probabilities=True, keep_disagreement=True, **options), []
     for row in range(len(grid.z.corners)) if rows is None else rows:
         for tile in grid.row(row, ys):
-            canvas.paint(tile, *net(tile))
+            canvas.paint(tile, answer_of(*net(tile)))
         for s in canvas.finished(row):
             arrays = (s.labels, s.confidence, s.probabilities, s.disagreement)
             left.append((row, s.z, *(array.copy() for array in arrays)))
@@ -213,7 +214,7 @@ def test_what_is_not_kept_changes_nothing(grid, seed):
         canvas, found = Canvas(grid, rule, N_CLASSES), []
         for row in range(len(grid.z.corners)):
             for tile in grid.row(row):
-                canvas.paint(tile, output_of(volume, tile), None)
+                canvas.paint(tile, answer_of(output_of(volume, tile), with_probabilities=rule == "blend"))
             for s in canvas.finished(row):
                 assert s.probabilities is None
                 assert s.disagreement is None

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from densecell_batch.errors import OptionError
-from densecell_batch.inference.tiling import Axis, TileGrid, flush_corners, mirror, published_axis, wide_axis
+from densecell_batch.inference.tiling import Axis, TileGrid, flush_corners, gather, mirror, published_axis, wide_axis
 
 
 @pytest.mark.parametrize(
@@ -133,3 +133,18 @@ def test_axes_of_very_long_stacks_are_small():
     assert len(axis.deepest) == len(axis.latest) == len(axis.inside) == 25_000
     assert axis.deepest[-1] == (99_996, 100_000)
     assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 40])
+def test_gathering_is_indexing(length):
+    """Whatever is mirrored, at one end, at both, or many times over."""
+    rng = np.random.default_rng(length)
+    plane = rng.random((length, 30), np.float32)
+    for _ in range(50):
+        rows, columns = (
+            mirror(np.arange(start := int(rng.integers(-9, 9)), start + int(rng.integers(1, 60))), side)
+            for side in plane.shape
+        )
+        found = np.full((len(rows), len(columns)), np.nan, np.float32)
+        gather(plane, rows, columns, found)
+        np.testing.assert_array_equal(found, plane[np.ix_(rows, columns)])

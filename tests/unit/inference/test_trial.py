@@ -5,7 +5,7 @@ import pytest
 
 from densecell_batch.inference.trial import _remedies, describe_fit, resized_windows, try_windows
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D
-from densecell_batch.nets.ensemble import combine
+from densecell_batch.nets.ensemble import answer_of, combine
 from densecell_batch.prepare.fit import Fit
 
 
@@ -39,8 +39,8 @@ class Nets:
             share = 1 / (1 + np.exp(-tile * (np.arange(tile.shape[1]) + i + 1)[:, None] / tile.shape[1]))
             yield np.stack([share, 1 - share], axis=-1).astype(np.float32)
 
-    def together(self, tile, rule="mean", *, with_disagreement=False):
-        return combine(self(tile), rule, with_disagreement=with_disagreement)
+    def together(self, tile, *, with_disagreement=False):
+        return answer_of(*combine(self(tile), with_disagreement=with_disagreement))
 
 
 class Certain(Nets):

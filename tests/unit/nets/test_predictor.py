@@ -13,8 +13,9 @@ from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.published import read_published
-from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D
+from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, tensor_shapes
 from densecell_batch.nets.build import build_net, extract_weights
+from densecell_batch.nets.ensemble import decide
 from densecell_batch.nets.predictor import Predictor
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.
@@ -36,7 +37,7 @@ def segment(volume, model, members, engine="keras", **options):
     for row in range(len(plan.grid.z.corners)):
         for tile in plan.grid.row(row):
             regions = [axis.input_indices(i) for axis, i in zip(plan.grid.axes, tile.index, strict=True)]
-            canvas.paint(tile, *predictor.together(volume[np.ix_(*regions)]))
+            canvas.paint(tile, predictor.together(volume[np.ix_(*regions)], with_probabilities=True))
         for finished in canvas.finished(row):
             labels.append(finished.labels.copy())
             probabilities.append(finished.probabilities.copy())
@@ -194,9 +195,9 @@ def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, ca
     np.testing.assert_allclose(cut, whole, atol=1e-5)
     (again,) = cramped(image)
     np.testing.assert_array_equal(again, cut)
-    both, disagreement = cramped.together(image, with_disagreement=True)
+    labels, confidence, both, disagreement = cramped.together(image, True, with_disagreement=True)
     np.testing.assert_allclose(both, whole, atol=1e-5)
-    assert disagreement.shape == whole.shape[:-1]
+    assert labels.shape == confidence.shape == disagreement.shape == whole.shape[:-1]
     assert caplog.text.count("not enough memory") == 1  # said once, remembered afterwards
 
 
@@ -276,30 +277,49 @@ def test_engines_agree(architecture, shape, rule):
     for ours, theirs in zip(*(p(image) for p in predictors), strict=True):
         assert ours.dtype == theirs.dtype == np.float32
         np.testing.assert_allclose(theirs, ours, atol=2e-6)
-    (mean, bits), (mean_2, bits_2) = (p.together(image, rule, with_disagreement=True) for p in predictors)
-    np.testing.assert_allclose(mean_2, mean, atol=2e-6)
-    np.testing.assert_allclose(bits_2, bits, atol=1e-5)
-    assert bits_2.min() >= 0
-    assert predictors[1].together(image)[1] is None
+    ours, theirs = (p.together(image, True, rule=rule, with_disagreement=True) for p in predictors)
+    np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=2e-6)
+    np.testing.assert_allclose(theirs.disagreement, ours.disagreement, atol=1e-5)
+    assert theirs.disagreement.min() >= 0
+    for answer in (ours, theirs):
+        for found, wanted in zip(answer, decide(answer.probabilities), strict=False):
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
+    few, (both, _, shares, unsure) = predictors[1].together(image, rule=rule), theirs
+    np.testing.assert_array_equal(few.labels, both)
+    assert few.probabilities is few.disagreement is None
+    assert shares.shape[:-1] == unsure.shape == few.confidence.shape
+    assert predictors[1].together(image, rule=rule, with_disagreement=True).probabilities is None
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7, 40])
+def test_the_lowest_class_on_a_tie(n_classes, engine):
+    """Where a net cannot tell its classes apart, as it cannot where all of its weights are 0."""
+    architecture = ResidualUNet(n_classes, 4, 1)
+    weights = {name: np.zeros(shape, np.float32) for name, shape in tensor_shapes(architecture).items()}
+    found = Predictor(architecture, [weights], engine=engine).together(noise(3, 64, 72))
+    assert not found.labels.any()
+    np.testing.assert_allclose(found.confidence, 1 / n_classes, rtol=1e-6)
 
 
 def test_a_tile_may_lie_in_memory_as_it_likes(engine):
     architecture = ResidualUNet(3, 4, 1)
     predictor = Predictor(architecture, random_members(architecture, (3, 64, 64)), engine=engine)
     tile = noise(3, 64, 64)
-    right = predictor.together(tile)[0]
+    right = predictor.together(tile, True).probabilities
     for other in (np.asfortranarray(tile), np.repeat(tile, 2, axis=2)[:, :, ::2], tile.astype(np.float64)):
-        np.testing.assert_array_equal(predictor.together(other)[0], right)
+        np.testing.assert_array_equal(predictor.together(other, True).probabilities, right)
 
 
 def test_what_was_given_out_stays():
     """An engine that computes in place must not overwrite it."""
     architecture = ResidualUNet(3, 4, 1)
     predictor = Predictor(architecture, random_members(architecture, (3, 64, 64)), engine="openvino")
-    first, _ = predictor.together(noise(3, 64, 64))
-    kept = first.copy()
-    predictor.together(-noise(3, 64, 64))
-    np.testing.assert_array_equal(first, kept)
+    first = predictor.together(noise(3, 64, 64), True)
+    kept = [None if array is None else array.copy() for array in first]
+    predictor.together(-noise(3, 64, 64), True)
+    for array, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
 
 
 def test_other_members_take_the_place_of_those_that_were_there(engine):

@@ -75,7 +75,7 @@ def test_a_trained_net_gives_the_same_classes(data):
     side = image.shape[1] // bundle.architecture.alignment * bundle.architecture.alignment
     tile = np.ascontiguousarray(image[:5, :side, :side])
     plain, eight = (
-        Predictor(bundle.architecture, [weights], precision, engine="openvino").together(tile)[0].argmax(-1)
+        Predictor(bundle.architecture, [weights], precision, engine="openvino").together(tile).labels
         for weights, precision in ((member, "float32"), (rounded, "int8"))
     )
     agreement = (plain == eight).mean()

@@ -5,6 +5,8 @@ are not.
 import re
 
 import msgspec
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -58,6 +60,14 @@ def torn(plane):
 
 
 RNG = np.random.default_rng(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_noise(monkeypatch):
+    """In each test, whatever ran before it: of some 10 % of the noises, a slice of 96 x 96 voxels looks related."""
+    monkeypatch.setattr(sys.modules[__name__], "RNG", np.random.default_rng(1))
+
+
 SPOILERS = {
     "blank": [lambda p: grey(130 + RNG.standard_normal(p.shape)), lambda p: np.full_like(p, 7)],
     "destroyed": [

@@ -18,7 +18,7 @@ ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 &&
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
-.PHONY: help demo test test-processes test-slow test-lowest fuzz check format docs bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-processes test-slow test-lowest test-processor fuzz check format docs bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,6 +46,12 @@ test-lowest:  ## the quick tests of functions with the oldest dependencies that 
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --constraint tests/lowest-versions.txt --editable '.[test]'
 	.venv-lowest/bin/python -m pytest -q -m "not slow and not fiji" $(PARALLEL) tests/unit $(TESTS)
+
+test-processor:  ## the tests without TensorFlow and Keras, as on a processor that does not train, in an environment of their own
+	$(PYTHON) -m venv .venv-processor
+	.venv-processor/bin/pip install --quiet $$($(PYTHON) container/requirements.py cpu test)
+	.venv-processor/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	.venv-processor/bin/python -m pytest -q -m "not slow and not fiji" $(PARALLEL) tests/unit tests/process $(TESTS)
 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
@@ -89,4 +95,4 @@ image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the
 	PYTHON=$(BIN)/python container/constraints.sh gpu
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest demo-out build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-processor demo-out build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -39,12 +39,11 @@ done
 # Debian 12 can use.
 set -- "$work/plain.json" "$work/fiji.json"
 if [ "$variant" = cpu ]; then
-    sed 's/^tensorflow-cpu==/tensorflow==/' "$work/kept.txt" > "$work/other.txt"
     platforms='--platform linux_aarch64 --platform manylinux2014_aarch64'
     for glibc in 17 24 26 27 28 31 34 35 36; do platforms="$platforms --platform manylinux_2_${glibc}_aarch64"; done
     # shellcheck disable=SC2086 # words
     report other --no-deps --target "$work" --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
-        $platforms --requirement "$work/other.txt"
+        $platforms --requirement "$work/kept.txt"
     set -- "$@" "$work/other.json"
 fi
 {

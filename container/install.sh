@@ -61,7 +61,7 @@ install_dependencies() {
     pins=$src/container/constraints-$VARIANT.txt
     if [ -n "$fiji" ]; then cat "$pins"; else sed '/^# For ImageJ alone/,$d' "$pins"; fi > /opt/build/pins.txt
     pip_install --only-binary :all: --require-hashes --requirement /opt/build/pins.txt
-    # Headers for extensions in C++, a parser of C++, the packages' own tests: 600 MB.
+    # Headers for extensions in C++, a parser of C++, the packages' own tests: 600 MB with TensorFlow.
     packages=$(echo "$root"/venv/lib/python3*/site-packages)
     rm -rf "$packages/tensorflow/include" "$packages/clang"
     find "$packages" -type d -name tests -prune -exec rm -rf {} +

@@ -36,14 +36,9 @@ def pins(plain: str, imagej: str, other: str | None = None) -> list[str]:
     first, here = files(plain), files(imagej)
     there = here if other is None else files(other)
     lines: dict[bool, list[str]] = {True: [], False: []}
-    for name in sorted(here | there):
-        version, _ = here.get(name) or there[name]
-        marker = "" if (name in here) == (name in there) else " ; platform_machine == 'x86_64'"
-        if name not in here:
-            marker = marker.replace("==", "!=")
-        hashes = sorted({found[name][1] for found in (here, there) if name in found})
-        line = " \\\n".join([f"{name}=={version}{marker}", *(f"    --hash=sha256:{value}" for value in hashes)])
-        lines[name in first or name not in here].append(line)
+    for name, (version, _) in sorted(here.items()):
+        hashes = sorted({found[name][1] for found in (here, there)})
+        lines[name in first].append(" \\\n".join([f"{name}=={version}", *(f"    --hash=sha256:{h}" for h in hashes)]))
     return [*lines[True], IMAGEJ, *lines[False]]
 
 

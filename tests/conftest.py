@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Generator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ import tifffile
 
 from densecell_batch.nets.backend import choose_kernels
 
+_OF_KERAS = ("nets/test_nets", "training/test_distil", "training/test_training", "training/test_training_published")
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as there are processors: a thread each, with children
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
 choose_kernels()  # before any test imports TensorFlow
+
+# Where Keras is not installed, what is not marked as its has to pass: `make test-processor`.
+HAS_KERAS = find_spec("keras") is not None and find_spec("tensorflow") is not None
+collect_ignore = [] if HAS_KERAS else [f"unit/{name}.py" for name in _OF_KERAS]
 
 # Property tests: no limits of time, for machines are slow and shared; the same examples in each run of continuous
 # integration, where a failure is to come from the change that is tested, and others elsewhere.
@@ -49,6 +56,12 @@ def published_input(data) -> np.ndarray:
     """The reference input (9, 130, 110) float32, normalized as published."""
     volume = tifffile.imread(data / "genenet/input.tif").astype(np.float64)
     return ((volume - volume.mean()) / volume.std()).astype(np.float32)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not HAS_KERAS and item.get_closest_marker("keras"):
+            item.add_marker(pytest.mark.skip(reason="not installed: keras, tensorflow"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -79,12 +79,7 @@ def train(
     Stopped
         If the training is stopped; the same call goes on.
     """
-    if len(images) != len(labels):
-        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
-    if weights and len(weights) != len(labels):
-        raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
-    if unlabelled and options.distil is None:
-        raise OptionError("--unlabelled is for --distil: without labels there is only what an ensemble says to learn")
+    _check_stacks(images, labels, weights, unlabelled, options)
     infos = [_info(path) for path in images]
     of_first = infos[0].voxel_size
     scale = _scale(options, of_first)
@@ -118,6 +113,22 @@ def train(
     else:
         run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
+
+
+def _check_stacks(
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    weights: Sequence[Path],
+    unlabelled: Sequence[Path],
+    options: TrainingOptions,
+) -> None:
+    """Refuse numbers of stacks that do not go with each other."""
+    if len(images) != len(labels):
+        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
+    if weights and len(weights) != len(labels):
+        raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
+    if unlabelled and options.distil is None:
+        raise OptionError("--unlabelled is for --distil: without labels there is only what an ensemble says to learn")
 
 
 def _with_teacher(

@@ -17,6 +17,8 @@ from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.restarts import train_ensemble
 from densecell_batch.training.volumes import load_labelled
 
+pytestmark = pytest.mark.keras
+
 
 @pytest.fixture
 def files(tmp_path):

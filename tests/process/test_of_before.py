@@ -35,6 +35,7 @@ def test_results_are_ours_to_replace(data, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == ["cells_labels.tif", "cells_report.json"]
 
 
+@pytest.mark.keras
 def test_a_report_has_the_keys_that_it_had(data, tmp_path):
     """Scripts read them (contract)."""
 

@@ -18,6 +18,8 @@ from densecell_batch.nets.predictor import Predictor
 from densecell_batch.training.own_data import own_records
 from densecell_batch.training.volumes import LabelledVolume
 
+pytestmark = pytest.mark.keras
+
 TRAINED = VoxelSize.of(47, 9.2, 9.2, unit="nm")
 
 

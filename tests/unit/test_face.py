@@ -131,6 +131,7 @@ def test_what_is_outside_is_not_scored(tmp_path, model):
         assert np.array_equal(np.asarray(stack), found)
 
 
+@pytest.mark.keras
 def test_training(tmp_path, volume):
     classes = [densecell_batch.ClassInfo("dark", (0, 0, 0)), densecell_batch.ClassInfo("bright", (255, 255, 255))]
     image = densecell_batch.write_stack(tmp_path / "image.tif", volume)

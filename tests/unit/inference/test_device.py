@@ -74,12 +74,14 @@ def test_float16_needs_a_gpu():
         choose_precision("float16", PLAIN)
 
 
+@pytest.mark.keras
 def test_rates_are_measured():
     rates = convolution_rates("float32", "bfloat16")
     assert set(rates) == {"float32", "bfloat16"}
     assert 0.1 < min(rates.values()) <= max(rates.values()) < 1e6
 
 
+@pytest.mark.keras
 def test_the_best_of_six_turns_is_the_rate(monkeypatch):
     """By a clock of our own: 27 products and sums for each of 64 x 64 pairs of channels and each voxel."""
     seconds = [0.3, 0.4, 0.2, 0.4, 0.1, 0.8, 0.3, 0.4, 0.3, 0.4, 0.3, 0.4]  # float32 and bfloat16 take turns
@@ -90,6 +92,7 @@ def test_the_best_of_six_turns_is_the_rate(monkeypatch):
     assert rates == pytest.approx({"float32": operations / 0.1 / 1e9, "bfloat16": operations / 0.4 / 1e9})
 
 
+@pytest.mark.keras
 def test_cpu_is_described():
     info = select_device("cpu")
     assert info.kind == "cpu"
@@ -100,6 +103,7 @@ def test_cpu_is_described():
 
 
 @pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="others describe themselves less")
+@pytest.mark.keras
 def test_the_cpu_is_the_one_that_linux_describes():
     info, described = select_device("cpu"), Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     flags = re.search(r"^flags\s*: (.*)", described, re.M)[1].split()
@@ -153,6 +157,7 @@ def test_a_gpu_that_needs_compiling_is_told_of(monkeypatch, caplog, capability, 
         assert "/kept/here" in caplog.text
 
 
+@pytest.mark.keras
 def test_tensorflow_says_what_it_was_built_for():
     import tensorflow as tf
 
@@ -218,6 +223,7 @@ CARD = DeviceInfo("gpu", "a card", ("compute capability 9.0",), 2)
         ("tensorflow", "cpu", "openvino tensorflow", True, True, ("tensorflow", "cpu")),
     ],
 )
+@pytest.mark.keras
 def test_choice_of_engine(monkeypatch, caplog, engine, asked, installed, nvidia, usable, expected):
     monkeypatch.setattr(device, "is_installed", lambda name: name in installed.split())
     monkeypatch.setattr(device, "nvidia_present", lambda: "/dev/nvidia0" if nvidia else None)
@@ -241,6 +247,7 @@ def test_choice_of_engine(monkeypatch, caplog, engine, asked, installed, nvidia,
         ("jax", "auto", "jax tensorflow", "cannot change to jax"),  # this process computes with TensorFlow
     ],
 )
+@pytest.mark.keras
 def test_engines_that_cannot_be_had(monkeypatch, engine, asked, installed, told):
     import densecell_batch.nets.build  # noqa: F401
 

@@ -50,6 +50,7 @@ def entry(shape: tuple[int, ...], size: int, more: bytes = b"", dtype: int = 1) 
     return b"\x08" + varint(dtype) + b"\x12" + varint(len(dims)) + dims + b"\x28" + varint(size) + more
 
 
+@pytest.mark.keras
 def test_reads_what_tensorflow_reads(data: Path) -> None:
     import tensorflow as tf
 

@@ -24,6 +24,8 @@ from densecell_batch.models.published import import_published, read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes
 from densecell_batch.storage import zips
 
+pytestmark = pytest.mark.keras
+
 SMALL = Hybrid2D3D(n_classes=7, n_kernels=8, pyramid_kernels=8)
 BEST = "model/checkpoints/best"
 TINY = UNet2D(n_classes=2, n_kernels=1, n_blocks=1, n_convs=1)

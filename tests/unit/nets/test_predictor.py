@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from random_nets import random_member
 
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import OptionError, StackError
@@ -14,7 +15,6 @@ from densecell_batch.models.bundle import load_bundle
 from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.published import read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, tensor_shapes
-from densecell_batch.nets.build import build_net, extract_weights
 from densecell_batch.nets.ensemble import decide
 from densecell_batch.nets.predictor import Predictor
 
@@ -22,7 +22,7 @@ from densecell_batch.nets.predictor import Predictor
 TIE = 1e-6
 
 
-@pytest.fixture(params=["keras", "openvino"])
+@pytest.fixture(params=[pytest.param("keras", marks=pytest.mark.keras), "openvino"])
 def engine(request):
     """Whatever computes a net, it gives the same."""
     return request.param
@@ -99,7 +99,7 @@ def test_residual_nets_tile_without_a_trace(shape, stitch, engine):
     """Whole slices, tiles of one slice, and every slice for itself among copies of its neighbours."""
     net = ResidualUNet(3, 4, 2)
     model = SimpleNamespace(architecture=net, window=(3, 64, 64))
-    members, volume = random_members(net, (3, 64, 64)), noise(*shape)
+    members, volume = [random_member(net)], noise(*shape)
     _, single = segment(volume, model, members, engine, stitch=stitch)
     for tile in ((1, 128, 128), (4, 400, 128)):
         _, several = segment(volume, model, members, engine, stitch=stitch, tile=tile)
@@ -111,11 +111,11 @@ def test_residual_nets_tile_without_a_trace(shape, stitch, engine):
         np.testing.assert_allclose(alone[1], single[z], atol=1e-5)
 
 
-def test_blend_equals_an_untiled_pass_where_context_is_complete(model_a):
+def test_blend_equals_an_untiled_pass_where_context_is_complete(model_a, engine):
     # So long that tiles overlap by more than twice the reach of the net.
     volume, reach = noise(5, 1400, 90), model_a.architecture.reach[1]
-    _, single = segment(volume, model_a, [model_a.weights])
-    _, several = segment(volume, model_a, [model_a.weights], stitch="blend", tile=(5, 900, 200))
+    _, single = segment(volume, model_a, [model_a.weights], engine)
+    _, several = segment(volume, model_a, [model_a.weights], engine, stitch="blend", tile=(5, 900, 200))
     plan = plan_tiles(volume.shape, model_a.architecture, model_a.window, stitch="blend", tile=(5, 900, 200))
     (_, stop), *others = plan.grid.y.inside
     assert len(others) == 1
@@ -137,8 +137,8 @@ def test_2d_nets_tile_without_a_trace(data, engine):
 
 @pytest.mark.parametrize("shape", [(1, 40, 50), (3, 130, 110), (9, 1, 1), (2, 7, 200)])
 @pytest.mark.parametrize("stitch", ["crop", "deepest", "blend"])
-def test_volumes_smaller_than_a_tile(model_a, shape, stitch):
-    labels, probabilities = segment(noise(*shape), model_a, [model_a.weights], stitch=stitch)
+def test_volumes_smaller_than_a_tile(model_a, shape, stitch, engine):
+    labels, probabilities = segment(noise(*shape), model_a, [model_a.weights], engine, stitch=stitch)
     assert labels.shape == shape
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
@@ -174,10 +174,6 @@ class Cramped(Predictor):
         return super()._nets(shape)
 
 
-def random_members(architecture, window):
-    return [extract_weights(build_net(architecture, window), architecture)]
-
-
 @pytest.mark.parametrize(
     ("architecture", "shape"),
     [
@@ -187,7 +183,7 @@ def random_members(architecture, window):
     ],
 )
 def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog, engine):
-    members, image = random_members(architecture, shape), noise(*shape)
+    members, image = [random_member(architecture)], noise(*shape)
     (whole,) = Predictor(architecture, members, engine=engine)(image)
     cramped = Cramped(architecture, members, engine=engine)
     cramped.limit = 0.75 * image.size
@@ -204,14 +200,14 @@ def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, ca
 @pytest.mark.parametrize(("may_split", "remedy"), [(True, "more memory"), (False, "--stitch crop")])
 def test_no_memory_at_all(may_split, remedy, engine):
     architecture = Hybrid2D3D(3, 4)
-    cramped = Cramped(architecture, random_members(architecture, (5, 32, 32)), may_split=may_split, engine=engine)
+    cramped = Cramped(architecture, [random_member(architecture)], may_split=may_split, engine=engine)
     with pytest.raises(StackError, match=remedy):
         list(cramped(noise(5, 304, 304)))
 
 
 def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory(engine):
     architecture = Hybrid2D3D(3, 4)
-    members = random_members(architecture, (5, 32, 32))
+    members = [random_member(architecture)]
     del members[0]["predictor_3d/logits/bias"]
     with pytest.raises(KeyError):
         list(Predictor(architecture, members, engine=engine)(noise(5, 32, 32)))
@@ -223,15 +219,15 @@ def test_other_errors_of_a_net_are_not_taken_for_lack_of_memory(engine):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_offsets_are_added_to_log_probabilities_of_each_member(architecture, shape, precision, engine):
     offsets, image = [0.5, 0.0, -1.5], noise(*shape)
-    members = [random_members(architecture, shape)[0] for _ in range(2)]
+    members = [random_member(architecture) for _ in range(2)]
     plain = [p.copy() for p in Predictor(architecture, members, precision, engine=engine)(image)]
     biased = Predictor(architecture, members, precision, offsets=offsets, engine=engine)
     for before, found in zip(plain, biased(image), strict=True):
         weighted = before * np.exp(offsets)
         np.testing.assert_allclose(found, weighted / weighted.sum(-1, keepdims=True), atol=1e-5)
         assert found.dtype == np.float32
-    _, golden = golden_pair(architecture, members, shape, offsets=offsets)
-    assert np.abs(golden - golden_pair(architecture, members, shape)[1]).max() > 0.01
+    _, golden = golden_pair(architecture, members, shape, offsets=offsets, engine=engine)
+    assert np.abs(golden - golden_pair(architecture, members, shape, engine=engine)[1]).max() > 0.01
 
 
 def test_there_is_an_offset_for_each_class():
@@ -239,9 +235,9 @@ def test_there_is_an_offset_for_each_class():
         Predictor(UNet2D(3, 4, 2), [], offsets=[0, 0])
 
 
-def test_golden_pair_is_reproducible(model_a):
-    image, probabilities = golden_pair(model_a.architecture, [model_a.weights], model_a.window)
-    again, same = golden_pair(model_a.architecture, [model_a.weights], model_a.window)
+def test_golden_pair_is_reproducible(model_a, engine):
+    pairs = [golden_pair(model_a.architecture, [model_a.weights], model_a.window, engine=engine) for _ in range(2)]
+    (image, probabilities), (again, same) = pairs
     np.testing.assert_array_equal(image, again)
     np.testing.assert_allclose(probabilities, same, atol=1e-6)
     assert abs(image.mean()) < 1e-6
@@ -251,7 +247,7 @@ def test_golden_pair_is_reproducible(model_a):
 
 def test_a_process_of_months_does_not_keep_every_shape(engine):
     architecture = UNet2D(3, 4, 2)
-    predictor = Predictor(architecture, random_members(architecture, (2, 104, 92)), engine=engine)
+    predictor = Predictor(architecture, [random_member(architecture)], engine=engine)
     tiles = [noise(2, 104 + 4 * i, 92) for i in range(5)]
     first = [next(predictor(tile)) for tile in tiles]
     assert len(predictor._compiled) == 4
@@ -270,9 +266,10 @@ def test_a_process_of_months_does_not_keep_every_shape(engine):
         (ResidualUNet(3, 4, 1, neighbours=0), (1, 64, 32)),
     ],
 )
+@pytest.mark.keras
 def test_engines_agree(architecture, shape, rule):
     """In float32 all but the last digits; ties of classes apart, which random members hardly have."""
-    members, image = [random_members(architecture, shape)[0] for _ in range(3)], noise(*shape)
+    members, image = [random_member(architecture) for _ in range(3)], noise(*shape)
     predictors = [Predictor(architecture, members, engine=engine) for engine in ("keras", "openvino")]
     for ours, theirs in zip(*(p(image) for p in predictors), strict=True):
         assert ours.dtype == theirs.dtype == np.float32
@@ -304,7 +301,7 @@ def test_the_lowest_class_on_a_tie(n_classes, engine):
 
 def test_a_tile_may_lie_in_memory_as_it_likes(engine):
     architecture = ResidualUNet(3, 4, 1)
-    predictor = Predictor(architecture, random_members(architecture, (3, 64, 64)), engine=engine)
+    predictor = Predictor(architecture, [random_member(architecture)], engine=engine)
     tile = noise(3, 64, 64)
     right = predictor.together(tile, True).probabilities
     for other in (np.asfortranarray(tile), np.repeat(tile, 2, axis=2)[:, :, ::2], tile.astype(np.float64)):
@@ -314,7 +311,7 @@ def test_a_tile_may_lie_in_memory_as_it_likes(engine):
 def test_what_was_given_out_stays():
     """An engine that computes in place must not overwrite it."""
     architecture = ResidualUNet(3, 4, 1)
-    predictor = Predictor(architecture, random_members(architecture, (3, 64, 64)), engine="openvino")
+    predictor = Predictor(architecture, [random_member(architecture)], engine="openvino")
     first = predictor.together(noise(3, 64, 64), True)
     kept = [None if array is None else array.copy() for array in first]
     predictor.together(-noise(3, 64, 64), True)
@@ -324,7 +321,7 @@ def test_what_was_given_out_stays():
 
 def test_other_members_take_the_place_of_those_that_were_there(engine):
     architecture = UNet2D(3, 4, 2)
-    (one,), (other,) = (random_members(architecture, (2, 104, 92)) for _ in range(2))
+    (one,), (other,) = ([random_member(architecture)] for _ in range(2))
     predictor, image = Predictor(architecture, [one], engine=engine), noise(2, 104, 92)
     before = next(predictor(image))
     predictor.reload([other])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import tifffile
+from random_nets import random_member
 
 from densecell_batch.errors import DeviceError
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D
-from densecell_batch.nets.build import build_net, extract_weights
 from densecell_batch.nets.engines.openvino import observed_ranges
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.nets.quantization import quantized_layers, range_of, with_ranges
@@ -23,23 +23,19 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def a_member(architecture, shape):
-    return extract_weights(build_net(architecture, shape), architecture)
-
-
 @pytest.mark.parametrize(("architecture", "shape"), NETS)
 def test_the_first_layer_and_the_logits_stay_as_they_are(architecture, shape):
     names, all_names = quantized_layers(architecture), [layer.name for layer in architecture.layers()]
     left = [name for name in all_names if name not in names]
     assert left[0] == all_names[0]
     assert {name.rpartition("/")[2] for name in left[1:]} == {"logits"}
-    ranges = observed_ranges(architecture, a_member(architecture, shape), [noise(*shape)])
+    ranges = observed_ranges(architecture, random_member(architecture), [noise(*shape)])
     assert [*ranges] == names
 
 
 @pytest.mark.parametrize(("architecture", "shape"), NETS)
 def test_ranges_hold_all_that_was_seen(architecture, shape):
-    member, windows = a_member(architecture, shape), [noise(*shape, seed=i) * (i + 1) for i in range(3)]
+    member, windows = random_member(architecture), [noise(*shape, seed=i) * (i + 1) for i in range(3)]
     alone = [observed_ranges(architecture, member, [window]) for window in windows]
     for name, (low, high) in observed_ranges(architecture, member, windows).items():
         assert low == min(0, *(ranges[name][0] for ranges in alone))
@@ -49,7 +45,7 @@ def test_ranges_hold_all_that_was_seen(architecture, shape):
 
 @pytest.mark.parametrize(("architecture", "shape"), NETS)
 def test_int8_is_near_and_the_same_each_time(architecture, shape):
-    member, image = a_member(architecture, shape), noise(*shape)
+    member, image = random_member(architecture), noise(*shape)
     rounded = with_ranges(member, observed_ranges(architecture, member, [image]))
     (plain,) = Predictor(architecture, [member], engine="openvino")(image)
     (eight,) = Predictor(architecture, [rounded], "int8", engine="openvino")(image)
@@ -61,7 +57,7 @@ def test_int8_is_near_and_the_same_each_time(architecture, shape):
 
 def test_int8_without_ranges_is_float32():
     architecture, shape = NETS[0]
-    member, image = a_member(architecture, shape), noise(*shape)
+    member, image = random_member(architecture), noise(*shape)
     found = [next(Predictor(architecture, [member], p, engine="openvino")(image)) for p in ("float32", "int8")]
     np.testing.assert_array_equal(*found)
 
@@ -83,6 +79,7 @@ def test_a_trained_net_gives_the_same_classes(data):
     assert 0.99 < agreement < 1
 
 
+@pytest.mark.keras
 def test_keras_has_no_int8():
     with pytest.raises(DeviceError, match="that is for OpenVINO"):
         Predictor(NETS[1][0], [], "int8")

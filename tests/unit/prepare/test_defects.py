@@ -3,10 +3,9 @@ are not.
 """
 
 import re
-
-import msgspec
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 import tifffile

@@ -123,5 +123,6 @@ def test_what_others_wrote_into_a_report_stays_when_something_is_added(done):
     assert done.stat().st_mtime_ns == 10**18
 
 
+@pytest.mark.keras
 def test_versions_name_what_computes():
     assert {"densecell-batch", "python", "keras", "numpy"} <= versions().keys()

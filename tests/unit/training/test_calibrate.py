@@ -17,6 +17,7 @@ from densecell_batch.cli.models import models
 from densecell_batch.errors import DensecellError, OptionError, OutputError, StackError
 from densecell_batch.models.bundle import ModelBundle, load_bundle, write_bundle
 from densecell_batch.models.golden import golden_pair, verify_bundle
+from densecell_batch.nets.engines import for_processor
 from densecell_batch.training.calibrate import calibrate
 
 OFFSETS = (0.0, 0.0, 1.0, 1.5, -1.0)
@@ -32,8 +33,8 @@ def with_offsets(bundle: ModelBundle, path: Path, offsets: tuple[float, ...]) ->
     return write_bundle(
         path, name="moved", version="1", licence="a", citation="b", architecture=bundle.architecture,
         classes=bundle.classes, voxel_size=bundle.voxel_size, window=bundle.window, members=weights,
-        golden=golden_pair(bundle.architecture, weights, bundle.window, offsets=offsets), scores={}, provenance={},
-        class_offsets=offsets,
+        golden=golden_pair(bundle.architecture, weights, bundle.window, offsets=offsets, engine=for_processor()),
+        scores={}, provenance={}, class_offsets=offsets,
     )  # fmt: skip
 
 

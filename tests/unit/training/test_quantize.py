@@ -64,8 +64,12 @@ def test_it_is_used(files, tmp_path):
     assert Segmenter(files["model"], fit="off").precision.name != "int8"
     with pytest.raises(DeviceError, match="models quantize"):
         _ = Segmenter(files["model"], precision="int8").precision
+
+
+@pytest.mark.keras
+def test_another_engine_does_not_compute_it():
     with pytest.raises(DeviceError, match="needs a processor, --engine openvino"):
-        _ = Segmenter(tmp_path / "eight.zip", precision="int8", engine="tensorflow").precision
+        _ = Segmenter("fly-vnc-2d3d", precision="int8", engine="tensorflow").precision
 
 
 def test_what_cannot_be(files, tmp_path):

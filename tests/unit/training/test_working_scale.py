@@ -268,6 +268,7 @@ def trained(folder, out, **more):
     ), files  # fmt: skip
 
 
+@pytest.mark.keras
 def test_a_bundle_brings_stacks_to_the_scale_of_its_training(tmp_path):
     bundle, files = trained(tmp_path, tmp_path / "run", scale=0.5)
     assert bundle.known.scale == HALF
@@ -285,6 +286,7 @@ def test_a_bundle_brings_stacks_to_the_scale_of_its_training(tmp_path):
     assert fine.known.scale == HALF
 
 
+@pytest.mark.keras
 def test_a_voxel_size_is_asked_for(tmp_path):
     with pytest.raises(OptionError, match="at most 6 times as many or as few"):
         trained(tmp_path, tmp_path / "run", scale=0.05)
@@ -300,6 +302,7 @@ def test_a_voxel_size_is_asked_for(tmp_path):
     np.testing.assert_allclose(bundle.voxel_size.edges, (0.04, 0.02, 0.02), rtol=1e-5)
 
 
+@pytest.mark.keras
 def test_trials_with_real_nets(tmp_path, monkeypatch):
     monkeypatch.setattr(working_scale, "FEWEST", 2)
     monkeypatch.setattr(working_scale, "_CEILING", 0.1)

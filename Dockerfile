@@ -1,7 +1,7 @@
 # densecell-batch with everything it needs: no network, no root, no writable file system but the output folder.
 #
 #     make image                  # for NVIDIA GPUs (and CPUs)
-#     make image VARIANT=cpu      # 3 GB less, CPU only
+#     make image VARIANT=cpu      # for processors: without TensorFlow and CUDA, which training and GPUs need
 #     make image BASE=debian:bookworm-slim@sha256:...   # on this very base
 #
 # What is installed, and how, stands in container/install.sh, which Singularity.def runs, too.

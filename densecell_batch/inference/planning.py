@@ -244,12 +244,14 @@ def _depth(architecture: Architecture, window: Triple, tile: Triple | None) -> i
 def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int | None) -> list[Axis]:
     """Ways to cut an axis into wide tiles, fewest first; just one when the side of a tile is asked for."""
     edge = 0 if architecture.margin else _EDGE
+    # Tiles of all grids end at one place; where any will do, right behind the edge.
+    residue = (length + 2 * edge) % architecture.alignment if architecture.any_side else architecture.residue
 
     def halo(parts: int) -> int:
         return max(architecture.halo, length // (8 * parts) if stitch == "blend" and parts > 1 else 0)
 
     def sizes(parts: int) -> tuple[int, int]:
-        return wide_sizes(length, parts, halo(parts), edge, architecture.alignment, architecture.residue)
+        return wide_sizes(length, parts, halo(parts), edge, architecture.alignment, residue)
 
     numbers = range(1, ceil(length / _SMALLEST) + 1)
     if wanted is not None:
@@ -259,10 +261,7 @@ def _wide_axes(length: int, architecture: Architecture, stitch: str, wanted: int
         for parts in numbers:
             different.setdefault(sizes(parts), parts)
         chosen = list(different.values())
-    return [
-        wide_axis(length, n, architecture.margin, halo(n), edge, architecture.alignment, architecture.residue)
-        for n in chosen
-    ]
+    return [wide_axis(length, n, architecture.margin, halo(n), edge, architecture.alignment, residue) for n in chosen]
 
 
 def _undominated(axes: list[Axis]) -> list[Axis]:

@@ -126,6 +126,11 @@ class Hybrid2D3D:
         return 0
 
     @property
+    def any_side(self) -> bool:
+        """Whether no side of an input loses voxels: here only those that `residue` says lose none."""
+        return False
+
+    @property
     def residue(self) -> int:
         """Output sides that lose no voxel to pooling are this much above a multiple of `alignment`."""
         return 0
@@ -251,6 +256,11 @@ class UNet2D:
     def margin(self) -> int:
         """Voxels lost at each side in y and x by an input that loses none to pooling."""
         return self.n_convs * (3 * 2**self.n_blocks - 2)
+
+    @property
+    def any_side(self) -> bool:
+        """Whether no side of an input loses voxels: here only those that `residue` says lose none."""
+        return False
 
     @property
     def residue(self) -> int:

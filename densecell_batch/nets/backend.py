@@ -71,7 +71,7 @@ def backend() -> str:
     except ImportError as error:
         raise DeviceError(
             f"training and GPUs need Keras with TensorFlow or JAX, which cannot be imported here ({error}): pip "
-            "install tensorflow keras"
+            "install tensorflow keras, or take the container image for GPUs, which has them"
         ) from error
 
     return str(keras.backend.backend())

@@ -6,6 +6,7 @@ The disagreement of members is the mutual information between the class of a vox
 
 It is 0 where all members give the same probabilities and at most log2(min(members, classes)); it is not raised by
 voxels about which every member is unsure in the same way, so that it shows where more training data would help.
+One net alone has nobody to disagree with: H of its own probabilities stands in.
 
 References
 ----------
@@ -71,7 +72,7 @@ def combine(
     probabilities : numpy.ndarray
         (z, y, x, class) float32, summing to 1.
     disagreement : numpy.ndarray or None
-        (z, y, x) float32 in bits, at least 0.
+        (z, y, x) float32 in bits, at least 0; of a single member its entropy.
 
     Raises
     ------
@@ -96,8 +97,10 @@ def combine(
     if total is None:
         raise OptionError("an ensemble needs at least one member")
     total /= n_members
-    # Rounding can take the difference just below 0 where members agree.
-    disagreement = None if entropies is None else np.maximum(entropy(total) - entropies / n_members, 0)
+    disagreement = None
+    if entropies is not None:
+        # Rounding can take the difference just below 0 where members agree.
+        disagreement = entropies if n_members == 1 else np.maximum(entropy(total) - entropies / n_members, 0)
     return (total if votes is None else votes / n_members), disagreement
 
 

@@ -156,8 +156,8 @@ class Predictor:
         axis = 1 if shape[1] >= shape[2] else 2
         lossless = net.residue + 2 * net.margin
         side = shape[axis] // 2 + net.margin + net.halo + 1
-        side += (lossless - side) % net.alignment
-        whole = (shape[axis] - lossless) % net.alignment == 0
+        side += (shape[axis] - side) % net.alignment  # the second half, too, begins where strides of the whole do
+        whole = net.any_side or (shape[axis] - lossless) % net.alignment == 0
         return (axis, side) if whole and side < shape[axis] else None
 
     def _in_halves(self, tile: np.ndarray, ask: Ask, axis: int, side: int) -> Parts:

@@ -92,8 +92,13 @@ class ResidualUNet:
         return 0
 
     @property
+    def any_side(self) -> bool:
+        """Whether no side of an input loses voxels: strides count from its first voxel, and what is too much is cut."""
+        return True
+
+    @property
     def residue(self) -> int:
-        """Output sides that lose no voxel to strides are this much above a multiple of `alignment`."""
+        """Output sides that lose no voxel to strides are this much above a multiple of `alignment`, among others."""
         return 0
 
     def output_shape(self, shape: Shape) -> Shape:

@@ -71,7 +71,8 @@ class StackOutputs:
                 )
                 self._writers["probabilities"] = opened.enter_context(writer)
             if self._options.uncertainty:
-                highest = np.log2(max(2, min(len(self._bundle.members), len(self._names))))
+                n_members, n_classes = len(self._bundle.members), len(self._names)
+                highest = np.log2(max(2, n_classes if n_members == 1 else min(n_members, n_classes)))
                 writer = self._writer(
                     self._paths.uncertainty,
                     (z, y, x),

@@ -83,7 +83,8 @@ class OpenVinoEngine:
             wanted.append(_channels_last(mean))
         if with_disagreement:
             of_members = op.divide(reduce(op.add, [_entropy(p) for p in members]), n)
-            wanted.append(op.relu(op.subtract(_entropy(mean), of_members)))
+            alone = len(members) == 1
+            wanted.append(of_members if alone else op.relu(op.subtract(_entropy(mean), of_members)))
         return self._compiled(tile, wanted)
 
     def _probabilities(self, tile: Any, shape: Triple, i: int) -> Any:

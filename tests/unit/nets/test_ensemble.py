@@ -35,7 +35,8 @@ def test_lowest_class_wins_a_tie(rule):
         ([[1, 0, 0], [0, 1, 0]], 1.0),  # certain of different classes
         ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.log2(3)),
         ([[1, 0, 0], [0.5, 0.5, 0]], -0.75 * np.log2(0.75) - 0.25 * np.log2(0.25) - 0.5),
-        ([[0.2, 0.3, 0.5]], 0.0),
+        ([[0.25, 0.25, 0.5]], 1.5),  # one net alone: its entropy
+        ([[0, 0, 1]], 0.0),
     ],
 )
 @pytest.mark.parametrize("rule", ["mean", "vote"])

@@ -15,7 +15,7 @@ from densecell_batch.models.bundle import load_bundle
 from densecell_batch.models.golden import golden_pair
 from densecell_batch.models.published import read_published
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, tensor_shapes
-from densecell_batch.nets.ensemble import decide
+from densecell_batch.nets.ensemble import decide, entropy
 from densecell_batch.nets.predictor import Predictor
 
 # Classes whose expected probabilities are closer than float32 sums of different order: either is right.
@@ -180,6 +180,7 @@ class Cramped(Predictor):
         (Hybrid2D3D(3, 4, pyramid_kernels=4), (5, 400, 376)),
         (UNet2D(3, 4, 2), (2, 104, 92)),
         (ResidualUNet(3, 4, 1), (4, 120, 88)),
+        (ResidualUNet(3, 4, 1), (4, 90, 123)),
     ],
 )
 def test_a_tile_that_does_not_fit_is_cut_without_a_trace(architecture, shape, caplog, engine):
@@ -287,6 +288,15 @@ def test_engines_agree(architecture, shape, rule):
     assert few.probabilities is few.disagreement is None
     assert shares.shape[:-1] == unsure.shape == few.confidence.shape
     assert predictors[1].together(image, rule=rule, with_disagreement=True).probabilities is None
+
+
+def test_one_net_alone_is_as_unsure_as_its_probabilities(engine):
+    architecture = ResidualUNet(3, 4, 1)
+    found = Predictor(architecture, [random_member(architecture)], engine=engine).together(
+        noise(3, 64, 64), True, with_disagreement=True
+    )
+    np.testing.assert_allclose(found.disagreement, entropy(found.probabilities), atol=1e-5)
+    assert found.disagreement.mean() > 0.1
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7, 40])

@@ -6,13 +6,15 @@ Each row is measured in a process of its own, all in one run: the rate of a matr
 through the net, the rate of the whole pipeline (measure, read, predict, stitch, write; the graph traced before), the
 redundancy of the tiles, the efficiency (useful operations over the matrix rate) and the peak of resident memory. The
 net is the published 2D-3D net at full size with random weights; the stack is 21 x 400 x 400 uint8. A second table
-segments 20 and 200 slices of 1024 x 1024 with a small net. `--free-nets` shows instead what is left when the nets cost
-nothing, on 20 x 2048 x 2048 voxels, and where that time goes (parts that run beside each other overlap).
+segments 20 and 200 slices of 1024 x 1024 with a small net. Where PyTorch and
+MONAI are installed, the same net runs under MONAI's sliding window, too. `--free-nets` shows instead what is left when
+the nets cost nothing, on 20 x 2048 x 2048 voxels, and where that time goes (parts that run beside each other overlap).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import resource
 import statistics
@@ -142,6 +144,20 @@ def inference_row(engine: str, precision: str, stitch: str, shape: tuple[int, in
     }
 
 
+def sliding_window_row(precision: str, shape: tuple[int, int, int]) -> dict[str, float]:
+    """A row for the same net in PyTorch under MONAI's sliding window: of a volume in memory, nothing but the net."""
+    from torch_graph import SlidingWindow
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = random_bundle(Path(scratch), 64, (5, 300, 300))
+        net = SlidingWindow(bundle.architecture, bundle.weights(0), (5, 296, 296), precision)
+        bare = 5 * 296**2 / seconds(lambda: net(rng.standard_normal((5, 296, 296)).astype(np.float32)), 3)
+        volume = rng.standard_normal(shape).astype(np.float32)
+        return {"bare voxels/s": bare, "pipeline voxels/s": np.prod(shape) / seconds_once(lambda: net(volume)),
+                "peak GiB": peak()}  # fmt: skip
+
+
 def seconds_once(function) -> float:
     """Time of one call."""
     start = time.perf_counter()
@@ -231,11 +247,11 @@ def free_row(uncertainty: bool, shape: tuple[int, int, int]) -> dict[str, float]
 
 def table(title: str, rows: dict[str, dict[str, float]]) -> None:
     """Print rows of numbers under their names."""
-    columns = list(next(iter(rows.values())))
+    columns = max((list(row) for row in rows.values()), key=len)
     width = max(map(len, rows)) + 2
     print(f"\n{title}\n" + " " * width + "  ".join(columns))
     for name, row in rows.items():
-        cells = (f"{row[c]:>{len(c)}.{0 if row[c] >= 1000 else 3}f}" for c in columns)
+        cells = (f"{row[c]:>{len(c)}.{0 if row[c] >= 1000 else 3}f}" if c in row else " " * len(c) for c in columns)
         print(f"{name:<{width}}" + "  ".join(cells), flush=True)
 
 
@@ -259,14 +275,13 @@ def main() -> None:
     if options.row:
         kind, *rest = options.row
         values = [int(v) if v.isdigit() else v for v in rest]
-        if kind == "growth":
-            row = growth_row(*values)
-        else:
-            row = (
-                free_row(bool(values[0]), tuple(values[1:]))
-                if kind == "free"
-                else inference_row(*values[:3], tuple(values[3:]))
-            )
+        measures = {
+            "growth": lambda: growth_row(*values),
+            "free": lambda: free_row(bool(values[0]), tuple(values[1:])),
+            "monai": lambda: sliding_window_row(values[0], tuple(values[1:])),
+            "inference": lambda: inference_row(*values[:3], tuple(values[3:])),
+        }
+        row = measures[kind]()
         print(json.dumps(row))
         return
     if options.free_nets:
@@ -277,6 +292,8 @@ def main() -> None:
     shape = (5, 96, 96) if options.quick else (21, 400, 400)
     side, counts = (256, (5, 20)) if options.quick else (1024, (20, 200))
     speed = {" ".join(row): measured_in_child("inference", *row, *shape) for row in ROWS}
+    if importlib.util.find_spec("monai"):
+        speed |= {f"MONAI {p}": measured_in_child("monai", p, *shape) for p in ("bfloat16", "float32")}
     table(f"Published 2D-3D net, full size, {' x '.join(map(str, shape))} uint8", speed)
     print("times published: as if the published code gained from this processor what the float32 matrix product gains")
     growth = {f"{n} slices": measured_in_child("growth", n, side) for n in counts}

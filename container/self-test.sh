@@ -49,7 +49,9 @@ PYTHON
 quick="--precision float32 --no-preview --memory 1G"
 
 check "doctor" 0 said densecell-batch doctor
-check "the bundled model gives what it gave when it was made" 0 "" densecell-batch models verify fly-vnc-2d3d
+for model in fly-vnc-2d3d fly-vnc-fast; do
+    check "$model gives what it gave when it was made" 0 "" densecell-batch models verify "$model"
+done
 check "demo" 0 demo/fly-vnc-sample_labels.tif densecell-batch demo -o demo
 
 stack good.tif 1 && echo "no stack" > bad.tif

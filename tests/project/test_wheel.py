@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from images import ROOT
 
+MODELS = ("fly-vnc-2d3d", "fly-vnc-fast")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
 HOOK = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
@@ -74,7 +75,7 @@ def wheel(source, tmp_path_factory):
 def test_the_wheel_has_all_that_is_in_the_package_and_the_macros(source, wheel):
     files = {name for name in there(source) if name.startswith(("densecell_batch/", "macros/"))}
     assert content(wheel) == {re.sub("^macros/", "densecell_batch/macros/", name) for name in files}
-    assert {"densecell_batch/py.typed", "densecell_batch/data/fly-vnc-2d3d/TERMS.md"} < content(wheel)
+    assert {"densecell_batch/py.typed", *(f"densecell_batch/data/{name}/TERMS.md" for name in MODELS)} < content(wheel)
 
 
 def test_a_deleted_module_does_not_come_back(wheel, tmp_path):
@@ -144,9 +145,10 @@ def test_an_installed_wheel_runs_without_the_clone(wheel, tmp_path):
     assert run(python, "-c", "import densecell_batch; print(densecell_batch.__file__)", cwd=tmp_path).startswith(site)
     program = tmp_path / "venv/bin/densecell-batch"
     assert "Usage: densecell-batch demo" in run(program, "demo", "--help", cwd=tmp_path)
-    assert "fly-vnc-2d3d" in run(program, "models", "list", cwd=tmp_path)
+    assert all(name in run(program, "models", "list", cwd=tmp_path) for name in MODELS)
     assert "FAIL" not in run(program, "doctor", cwd=tmp_path)
-    run(program, "models", "verify", "fly-vnc-2d3d", cwd=tmp_path)
+    for name in MODELS:
+        run(program, "models", "verify", name, cwd=tmp_path)
     (tmp_path / "ImageJ/plugins").mkdir(parents=True)
     (tmp_path / "ImageJ/ij.jar").touch()
     run(program, "fiji", "install", tmp_path / "ImageJ", cwd=tmp_path)

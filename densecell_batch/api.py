@@ -376,6 +376,7 @@ def train(
     classes: Sequence[ClassInfo | str],
     *,
     weights: Sequence[str | Path] = (),
+    unlabelled: Sequence[str | Path] = (),
     progress: Progress = lambda run, seed, row: None,
     **options: Any,
 ) -> ModelBundle:
@@ -395,6 +396,8 @@ def train(
         What the labels mean, from class 0 on: names, "name=#rrggbb", or `ClassInfo`.
     weights
         For each image a stack that says how much each voxel counts, or none.
+    unlabelled
+        More stacks, of which nets learn what the ensemble of the option `distil` says.
     progress
         Called after each evaluation with the run, the seed of the member and the row of its history.
     options
@@ -412,5 +415,5 @@ def train(
     first, second = evaluation
     return training.train(
         _paths(images), _paths(labels), (Path(first), Path(second)), Path(out), named_classes(classes),
-        TrainingOptions(**options), weights=_paths(weights), progress=progress,
+        TrainingOptions(**options), weights=_paths(weights), unlabelled=_paths(unlabelled), progress=progress,
     )  # fmt: skip

@@ -68,6 +68,19 @@ def test_the_command_goes_on_after_a_stop(files, tmp_path, number):
     assert float(verdict[3]) == bundle.scores["evaluation"]["mean_iou"]
 
 
+def test_one_net_is_taught(files, tmp_path, trained):
+    """Without a word about classes, by an ensemble, on a stack without labels, too."""
+    words = arguments(files, tmp_path / "run", classes=None, distil=trained[0].path, unlabelled=files["eval-images"])
+    done = train(*words)
+    assert done.returncode == 0, done.stderr
+    taught = load_bundle(tmp_path / "run/mine.zip")
+    assert [c.name for c in taught.classes] == [c.name for c in trained[0].classes]
+    assert taught.provenance["taught_by"] == [member.sha256 for member in trained[0].members]
+    other = train(*arguments(files, tmp_path / "run", classes=None, distil=trained[0].path))
+    assert other.returncode == 2
+    assert "holds a run that was begun otherwise: train was" in other.stderr
+
+
 def test_minutes_and_fine_tuning(files, tmp_path, trained):
     words = arguments(files, tmp_path / "run", steps=None, minutes=0.02, init=trained[0].path, name="tuned")
     done = train(*words)
@@ -181,6 +194,12 @@ BAD = [
     ({"window": "5,4,4"}, 2, "too small for a 2d3d net"),
     ({"images": "nowhere.tif"}, 1, "no such file"),
     ({"init": "nowhere"}, 3, "no model 'nowhere'"),
+    ({"distil": "nowhere"}, 3, "no model 'nowhere'"),
+    ({"classes": None}, 2, "give --classes: what the labels 0, 1, 2, ... mean"),
+    ({"unlabelled": "more.tif"}, 2, "--unlabelled is for --distil"),
+    ({"distil": "fly-vnc-2d3d"}, 2, "--distil fly-vnc-2d3d knows glia and extracellular, intracellular, mitochondrion"),
+    ({"distil": "fly-vnc-2d3d", "scale": "0.5"}, 2, "leave --scale and --voxel-size-trained out"),
+    ({"distil": "fly-vnc-2d3d", "preset": "published"}, 2, "--preset published learns labels alone"),
     ({"init": "fly-vnc-2d3d"}, 2, "has 5 classes, --classes 3"),
     ({"init": "fly-vnc-2d3d", "classes": "a,b,c,d,e", "net": "unet"}, 2, "is a 2d3d net, --net unet; leave --net out"),
     ({"init": "fly-vnc-2d3d", "classes": "a,b,c,d,e", "kernels": 8}, 2, "has 16 kernels, --kernels 8"),

@@ -7,6 +7,7 @@ import pytest
 from phantoms import CLASSES, NET, RECIPE, a_run, phantom, save_phantoms
 from scipy.special import log_softmax, softmax
 
+import densecell_batch
 from densecell_batch.errors import OptionError
 from densecell_batch.inference.volume import predict_labels
 from densecell_batch.measure.metrics import score
@@ -90,10 +91,10 @@ def _net(bundle):
 
 def test_files_in_a_bundle_out(teacher, tmp_path):
     files = save_phantoms(tmp_path)
-    options = TrainingOptions(distil=str(teacher.path), kernels=4, window=(3, 32, 32), steps=20, floor=0.0)
-    made = train(
+    options = {"distil": str(teacher.path), "kernels": 4, "window": (3, 32, 32), "steps": 20, "floor": 0.0}
+    made = densecell_batch.train(
         [files["train-images"]], [files["train-labels"]], (files["eval-images"], files["eval-labels"]),
-        tmp_path / "run", CLASSES, options, unlabelled=[files["eval-images"]],
+        tmp_path / "run", teacher.classes, unlabelled=[files["eval-images"]], **options,
     )  # fmt: skip
     again = load_bundle(made.path)
     assert again.architecture.family == "residual"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 FOR_GPUS = ("tensorflow", "keras")
 
-variant, *extras = sys.argv[1:]
+variant, *extras = sys.argv[1:] or [""]
 if variant not in ("cpu", "gpu"):
     sys.exit(f"variant is {variant!r}; expected cpu or gpu")
 described = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))

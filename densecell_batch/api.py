@@ -26,7 +26,7 @@ from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import SegmentedStack
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.training import train as training
-from densecell_batch.training.options import TrainingOptions
+from densecell_batch.training.options import TrainingOptions, known_classes
 from densecell_batch.training.restarts import Progress
 
 __all__ = [
@@ -373,7 +373,7 @@ def train(
     labels: Sequence[str | Path],
     evaluation: tuple[str | Path, str | Path],
     out: str | Path,
-    classes: Sequence[ClassInfo | str],
+    classes: Sequence[ClassInfo | str] | None,
     *,
     weights: Sequence[str | Path] = (),
     unlabelled: Sequence[str | Path] = (),
@@ -393,7 +393,8 @@ def train(
     out
         Run folder; a run in it that was stopped goes on.
     classes
-        What the labels mean, from class 0 on: names, "name=#rrggbb", or `ClassInfo`.
+        What the labels mean, from class 0 on: names, "name=#rrggbb", or `ClassInfo`; None for the classes of the
+        bundle that the option `distil` or `init` names.
     weights
         For each image a stack that says how much each voxel counts, or none.
     unlabelled
@@ -412,8 +413,9 @@ def train(
     OptionError, StackError
         If the options contradict each other, or a stack does not fit its labels.
     """
-    first, second = evaluation
+    (first, second), asked = evaluation, TrainingOptions(**options)
+    named = known_classes(asked) if classes is None else named_classes(classes)
     return training.train(
-        _paths(images), _paths(labels), (Path(first), Path(second)), Path(out), named_classes(classes),
-        TrainingOptions(**options), weights=_paths(weights), unlabelled=_paths(unlabelled), progress=progress,
+        _paths(images), _paths(labels), (Path(first), Path(second)), Path(out), named, asked,
+        weights=_paths(weights), unlabelled=_paths(unlabelled), progress=progress,
     )  # fmt: skip

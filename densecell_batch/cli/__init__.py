@@ -25,7 +25,7 @@ __all__ = ["cli", "main"]
 
 # Verb -> what it does; the command itself is `densecell_batch.cli.VERB.VERB`.
 _VERBS = {
-    "segment": "Segment TIFF stacks with an ensemble of 2D-3D nets.",
+    "segment": "Segment TIFF stacks with an ensemble of nets.",
     "watch": "Watch a folder and segment each stack that is dropped there.",
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",

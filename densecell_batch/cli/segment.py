@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 @with_options(*OF_THE_RESULT, *OF_A_RUN)
 @verbosity
 def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_preview: bool, **flags: Any) -> None:
-    """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of 2D-3D nets.
+    """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of nets.
 
     For each stack one line goes to stdout: DENSECELL, "ok" with labels and report, or "failed" with stack and reason,
     separated by tabs. Stacks that were done before, with the same input, model and options, are skipped; what was

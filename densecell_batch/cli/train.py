@@ -78,21 +78,17 @@ def train(
     Interrupted, the same command goes on where it was.
     """
     from densecell_batch.models.classes import parse_classes
-    from densecell_batch.models.fetching import find_bundle
-    from densecell_batch.training.options import TrainingOptions
+    from densecell_batch.training.options import TrainingOptions, known_classes
     from densecell_batch.training.restarts import TrainingRun
     from densecell_batch.training.train import train as train_on
 
-    known = flags["distil"] or flags["init"]
-    if classes is None and known is None:
-        raise OptionError("give --classes: what the labels 0, 1, 2, ... mean")
-    named = find_bundle(known).classes if classes is None else parse_classes(classes)
+    options = TrainingOptions(**flags)
+    named = known_classes(options) if classes is None else parse_classes(classes)
     if make_weights:
         _make_weights(images, labels, named, out)
         return
     if eval_images is None or eval_labels is None:
         raise OptionError("give --eval-images and --eval-labels: the stack that the members are chosen on")
-    options = TrainingOptions(**flags)
     stop_on_signals()
     begun = time.monotonic()
 

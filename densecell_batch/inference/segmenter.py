@@ -51,7 +51,7 @@ class Segmenter:
     probabilities
         Whether to keep the probabilities of all classes.
     uncertainty
-        Whether to compute the disagreement of the members, in bits.
+        Whether to compute the disagreement of the members, in bits; of a single net its entropy.
     precision
         What the nets compute in: "auto", "float32", "bfloat16", "float16" or "int8".
     device

@@ -32,7 +32,8 @@ class Segmentation:
     probabilities
         (z, y, x, class) float32, summing to 1, outside to 0; None where not asked for.
     uncertainty
-        (z, y, x) float32: disagreement of the members, in bits; None where not asked for.
+        (z, y, x) float32: disagreement of the members, in bits, or the entropy of a single net; None where not asked
+        for.
     classes
         Names and colours.
     voxel_size

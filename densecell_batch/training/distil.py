@@ -10,6 +10,7 @@ References
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,7 +24,9 @@ from densecell_batch.models.classes import ClassInfo
 from densecell_batch.system import need_memory
 from densecell_batch.training.volumes import LabelledVolume
 
-__all__ = ["check_teacher", "taught"]
+__all__ = ["answers_of", "check_teacher", "taught"]
+
+_log = logging.getLogger(__name__)
 
 
 def check_teacher(teacher: ModelBundle, classes: Sequence[ClassInfo]) -> None:
@@ -34,6 +37,14 @@ def check_teacher(teacher: ModelBundle, classes: Sequence[ClassInfo]) -> None:
             f"--distil {teacher.name} knows {', '.join(theirs)}; --classes are {', '.join(wanted)}; expected the same "
             "in the same order: leave --classes out to take them from the bundle"
         )
+
+
+def answers_of(teacher: ModelBundle) -> tuple[str, ...]:
+    """All that decides what an ensemble says of a volume: SHA-256 of its members, window, offsets."""
+    window = ",".join(map(str, teacher.window))
+    offsets = teacher.class_offsets
+    said = () if offsets is None else (f"offsets {','.join(f'{offset:g}' for offset in offsets)}",)
+    return (*(member.sha256 for member in teacher.members), f"window {window}", *said)
 
 
 def taught(
@@ -47,7 +58,7 @@ def taught(
     labelled, unlabelled
         Volumes with labels, and some whose labels mean nothing; they get the classes that the ensemble gives them.
     teacher
-        The ensemble. The volumes are as it sees them.
+        The ensemble. The volumes are as it sees them; those without a voxel size are taken to have its.
     """
     # In float32, so that a training that goes on elsewhere learns the same.
     predictor = Segmenter(teacher, precision="float32").predictor
@@ -56,7 +67,9 @@ def taught(
     done: list[LabelledVolume] = []
     for volume in (*labelled, *unlabelled):
         need_memory(teacher.path, n * volume.image.size)
+        _log.info("%s looks at volume %d of %d", teacher.name, len(done) + 1, len(labelled) + len(unlabelled))
         shares = predict_shares(volume.image, predictor, teacher.window)
+        volume = replace(volume, voxel_size=volume.voxel_size or teacher.voxel_size)
         if len(done) < len(labelled):
             for told, classes in zip(shares, volume.labels, strict=True):
                 told[:] = (told + hot[classes]) // 2

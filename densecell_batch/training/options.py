@@ -20,7 +20,7 @@ from densecell_batch.training.fit import Arrays
 from densecell_batch.training.recipes import Improved, Published, Recipe
 from densecell_batch.training.restarts import TrainingRun
 
-__all__ = ["TrainingOptions", "fitting", "training_run"]
+__all__ = ["TrainingOptions", "fitting", "known_classes", "training_run"]
 
 Triple = tuple[int, int, int]
 
@@ -116,6 +116,14 @@ class TrainingOptions:
             raise OptionError("--distil takes the voxel size of its bundle; leave --scale and --voxel-size-trained out")
         if self.distil is not None and self.preset == "published":
             raise OptionError("--preset published learns labels alone; give --distil with --preset improved")
+
+
+def known_classes(options: TrainingOptions) -> tuple[ClassInfo, ...]:
+    """Those of the bundle that is learned from, or gone on from; OptionError if there is none."""
+    name = options.distil or options.init
+    if name is None:
+        raise OptionError("give --classes: what the labels 0, 1, 2, ... mean")
+    return find_bundle(name).classes
 
 
 def training_run(

@@ -65,7 +65,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     train: list[list[str]]  # SHA-256 of the files of each volume
     evaluation: list[str]
     scale: list[float]  # voxels (z, y, x) that the nets see for each of the first volume
-    taught_by: list[str]  # SHA-256 of the members of the ensemble whose answers are learned
+    taught_by: list[str]  # the ensemble whose answers are learned, see `distil.answers_of`
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TrainingRun:
     version: str = "1"
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets see for each of the volumes'
     minutes_as_steps: int | None = None  # what `minutes` come to, where that was measured
-    taught_by: tuple[str, ...] = ()  # SHA-256 of the members of an ensemble whose answers the volumes have
+    taught_by: tuple[str, ...] = ()  # the ensemble whose answers the volumes have
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)

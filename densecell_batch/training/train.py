@@ -20,11 +20,11 @@ from densecell_batch.prepare.preparation import Aim
 from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.storage.opening import Reach
-from densecell_batch.training.distil import check_teacher, taught
+from densecell_batch.training.distil import answers_of, check_teacher, taught
 from densecell_batch.training.options import TrainingOptions, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
-from densecell_batch.training.working_scale import ONE, Factors, with_plan
+from densecell_batch.training.working_scale import ONE, Factors, Volumes, with_plan
 
 __all__ = ["train"]
 
@@ -80,10 +80,10 @@ def train(
         If the training is stopped; the same call goes on.
     """
     _check_stacks(images, labels, weights, unlabelled, options)
-    infos = [_info(path) for path in images]
-    of_first = infos[0].voxel_size
+    infos = [_info(path) for path in (*images, *unlabelled)]
+    of_first, known = infos[0].voxel_size, _known(options)
     scale = _scale(options, of_first)
-    wanted = Aim() if options.scale == "off" else _aim(of_first, scale or ONE)
+    wanted = Aim() if options.scale == "off" else known or _aim(of_first, scale or ONE)
     shapes = [grid_at(info.shape, zoom_to(wanted, info.voxel_size)[0]) for info in infos]
     start, run = training_run(classes, options, shapes)
     n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
@@ -92,7 +92,7 @@ def train(
     def load(scale: Factors) -> tuple[list[LabelledVolume], LabelledVolume]:
         published = options.preset == "published"
         as_it_is = options.scale == "off" or (published and scale == ONE)
-        aim = None if as_it_is else _aim(of_first, scale)
+        aim = None if as_it_is else known or _aim(of_first, scale)
         outside = "off" if published else "auto"
         volumes = [
             load_labelled(image, label, n, smallest, errors, outside=outside, aim=aim)
@@ -101,9 +101,9 @@ def train(
         return volumes, load_labelled(*evaluation, n, outside=outside, aim=aim)
 
     volumes, chosen_on = load(scale or ONE)
-    _check_classes(volumes, chosen_on, run)
+    _check_classes(volumes, chosen_on, run, taught=options.distil is not None)
     if options.distil is not None:
-        run, volumes = _with_teacher(run, volumes, unlabelled, options.distil, smallest, _aim(of_first, scale or ONE))
+        run, volumes = _with_teacher(run, (volumes, chosen_on), unlabelled, options.distil, smallest)
     if options.epochs is not None:
         epoch = run.recipe.sampler(volumes, run.architecture, run.seed).epoch
         run = replace(run, recipe=run.recipe.over(options.epochs * epoch))
@@ -132,14 +132,29 @@ def _check_stacks(
 
 
 def _with_teacher(
-    run: TrainingRun, labelled: list[LabelledVolume], unlabelled: Sequence[Path], name: str, smallest: Triple, aim: Aim
+    run: TrainingRun, volumes: Volumes, unlabelled: Sequence[Path], name: str, smallest: Triple
 ) -> tuple[TrainingRun, list[LabelledVolume]]:
     """A run on volumes, more of them, that have the answers of an ensemble."""
+    labelled, chosen_on = volumes
     teacher = find_bundle(name)
     check_teacher(teacher, run.classes)
-    more = [load_labelled(path, None, len(run.classes), smallest, aim=aim) for path in unlabelled]
-    sums = tuple(member.sha256 for member in teacher.members)
-    return replace(run, taught_by=sums), taught(labelled, more, teacher)
+    more = [load_labelled(path, None, len(run.classes), smallest, aim=_aim_of(teacher)) for path in unlabelled]
+    for path, volume in zip(unlabelled, more, strict=True):
+        if volume.sha256[0] == chosen_on.sha256[0]:
+            _log.warning("%s is what the nets are judged on: its scores will flatter", path)
+    return replace(run, taught_by=answers_of(teacher)), taught(labelled, more, teacher)
+
+
+def _known(options: TrainingOptions) -> Aim | None:
+    """What the nets of a bundle that is gone on from, or learned from, see; None if nothing says so."""
+    name = options.distil or options.init
+    if name is None or options.scale != "auto" or options.voxel_size_trained is not None:
+        return None
+    return _aim_of(find_bundle(name))
+
+
+def _aim_of(bundle: ModelBundle) -> Aim:
+    return Aim(bundle.voxel_size, bundle.known.scale)
 
 
 def _info(path: Path) -> StackInfo:
@@ -177,9 +192,9 @@ def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factor
         return z, y, x
     if options.scale == "off" or isinstance(options.scale, tuple):
         return ONE if options.scale == "off" else options.scale
-    if options.distil or options.init:
-        bundle = find_bundle(str(options.distil or options.init))
-        return zoom_to(Aim(bundle.voxel_size, bundle.known.scale), of_first)[0]
+    known = _known(options)
+    if known is not None:
+        return zoom_to(known, of_first)[0]
     return ONE if options.preset == "published" else None
 
 
@@ -189,10 +204,12 @@ def _has(volume: LabelledVolume, index: int) -> bool:
     return bool((there if volume.counted is None else there & volume.counted).any())
 
 
-def _check_classes(volumes: list[LabelledVolume], evaluation: LabelledVolume, run: TrainingRun) -> None:
+def _check_classes(
+    volumes: list[LabelledVolume], evaluation: LabelledVolume, run: TrainingRun, *, taught: bool
+) -> None:
     """Refuse classes that nothing can be learned of; warn of those whose score will say nothing."""
     for index, info in enumerate(run.classes):
-        if not any(_has(volume, index) for volume in volumes):
+        if not taught and not any(_has(volume, index) for volume in volumes):
             raise OptionError(
                 f"--labels have no voxel of class {index}, {info.name!r}; expected some of each class: label some, or "
                 "name only the classes that are labelled"

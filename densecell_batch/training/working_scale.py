@@ -32,7 +32,7 @@ from densecell_batch.training.rescaled import classes_at
 from densecell_batch.training.restarts import TrainingRun, steps_in
 from densecell_batch.training.volumes import LabelledVolume
 
-__all__ = ["CANDIDATES", "ONE", "Factors", "Plan", "Trial", "choose", "label_ceiling", "with_plan"]
+__all__ = ["CANDIDATES", "ONE", "Factors", "Plan", "Trial", "Volumes", "choose", "label_ceiling", "with_plan"]
 
 Factors = tuple[float, float, float]
 

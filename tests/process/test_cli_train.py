@@ -75,7 +75,7 @@ def test_one_net_is_taught(files, tmp_path, trained):
     assert done.returncode == 0, done.stderr
     taught = load_bundle(tmp_path / "run/mine.zip")
     assert [c.name for c in taught.classes] == [c.name for c in trained[0].classes]
-    assert taught.provenance["taught_by"] == [member.sha256 for member in trained[0].members]
+    assert taught.provenance["taught_by"] == [*(member.sha256 for member in trained[0].members), "window 5,32,32"]
     other = train(*arguments(files, tmp_path / "run", classes=None, distil=trained[0].path))
     assert other.returncode == 2
     assert "holds a run that was begun otherwise: train was" in other.stderr

@@ -8,13 +8,15 @@ from phantoms import CLASSES, NET, RECIPE, a_run, phantom, save_phantoms
 from scipy.special import log_softmax, softmax
 
 import densecell_batch
-from densecell_batch.errors import OptionError
+from densecell_batch import VoxelSize, load_model, write_stack
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.volume import predict_labels
 from densecell_batch.measure.metrics import score
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.nets.architecture import ResidualUNet
 from densecell_batch.nets.predictor import Predictor
-from densecell_batch.training.distil import check_teacher, taught
+from densecell_batch.training import train as training
+from densecell_batch.training.distil import answers_of, check_teacher, taught
 from densecell_batch.training.losses import cross_entropy, soft_dice
 from densecell_batch.training.options import TrainingOptions
 from densecell_batch.training.restarts import train_ensemble
@@ -94,11 +96,11 @@ def test_files_in_a_bundle_out(teacher, tmp_path):
     options = {"distil": str(teacher.path), "kernels": 4, "window": (3, 32, 32), "steps": 20, "floor": 0.0}
     made = densecell_batch.train(
         [files["train-images"]], [files["train-labels"]], (files["eval-images"], files["eval-labels"]),
-        tmp_path / "run", teacher.classes, unlabelled=[files["eval-images"]], **options,
+        tmp_path / "run", None, unlabelled=[files["eval-images"]], **options,
     )  # fmt: skip
     again = load_bundle(made.path)
     assert again.architecture.family == "residual"
-    assert again.provenance["taught_by"] == [member.sha256 for member in teacher.members]
+    assert again.provenance["taught_by"] == [*(member.sha256 for member in teacher.members), "window 5,32,32"]
     assert [len(sums) for sums in again.provenance["train"]] == [2, 1]  # image and labels; an image alone
 
 
@@ -119,3 +121,43 @@ def test_what_does_not_go_together(teacher, tmp_path):
             [files["train-images"]], [files["train-labels"]], evaluation, tmp_path / "run", CLASSES,
             TrainingOptions(steps=20), unlabelled=[files["eval-images"]],
         )  # fmt: skip
+
+
+def test_all_that_decides_its_answers_is_written_down(teacher):
+    plain, moved = answers_of(teacher), answers_of(replace(teacher, class_offsets=(0.0, 0.5, -1.0)))
+    assert moved == (*plain, "offsets 0,0.5,-1")
+
+
+class Seen(Exception):  # noqa: N818 # none of an error
+    """The shapes of volumes that a teacher would look at."""
+
+
+def test_stacks_are_brought_to_what_the_teacher_sees(tmp_path, monkeypatch, caplog):
+    """A labelled stack of unknown voxel size is taken for one of the teacher's; another of half that is brought there.
+
+    What is ten times too large is refused, and a class that nobody labelled is told by the teacher.
+    """
+    volume = np.random.default_rng(0).integers(0, 256, (5, 160, 200), dtype=np.uint8)
+    labels = (volume[:, :96, :96] > 128).astype(np.uint8)
+    write_stack(tmp_path / "a.tif", volume[:, :96, :96])
+    write_stack(tmp_path / "labels.tif", labels)
+    for name, x in (("half", 4.6), ("tenfold", 92)):
+        write_stack(tmp_path / f"{name}.tif", volume, voxel_size=VoxelSize.of(47, x, x, unit="nm"))
+
+    def see(labelled, more, teacher):
+        raise Seen([volume.image.shape for volume in (*labelled, *more)])
+
+    monkeypatch.setattr(training, "taught", see)
+    a, both = tmp_path / "a.tif", (tmp_path / "a.tif", tmp_path / "labels.tif")
+    options = TrainingOptions(distil="fly-vnc-2d3d", window=(3, 64, 64), steps=20, kernels=4)
+    classes = load_model("fly-vnc-2d3d").classes
+
+    def learn(*more):
+        training.train([a], [both[1]], both, tmp_path / "run", classes, options, unlabelled=more)
+
+    with pytest.raises(Seen) as seen:
+        learn(tmp_path / "half.tif", a)
+    assert seen.value.args[0] == [(5, 96, 96), (5, 80, 100), (5, 96, 96)]
+    assert f"{a} is what the nets are judged on" in caplog.text
+    with pytest.raises(StackError, match=r"tenfold\.tif"):
+        learn(tmp_path / "tenfold.tif")

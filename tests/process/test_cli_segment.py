@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import tifffile
 from forked import Command, run
 from timing import children_seconds, least, work_until
@@ -112,7 +113,9 @@ def test_outputs_agree_with_each_other(everything):
     assert probabilities.shape == (SHAPE[0], 5, *SHAPE[1:])
     np.testing.assert_array_equal(labels, probabilities.argmax(1))
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(uncertainty, 0, atol=1e-5)  # one member does not disagree with itself
+    entropy = scipy.stats.entropy(probabilities.astype(np.float64), base=2, axis=1)  # of one member
+    np.testing.assert_allclose(uncertainty, entropy, atol=1e-5)
+    assert report["mean_disagreement_bits"] == pytest.approx(entropy.mean(), abs=1e-5)
     rows = report["classes"]
     assert [row["voxels"] for row in rows] == np.bincount(labels.ravel(), minlength=5).tolist()
     assert sum(row["voxels"] > 0 for row in rows) > 2

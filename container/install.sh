@@ -64,6 +64,12 @@ install_dependencies() {
     # Headers for extensions in C++, a parser of C++, the packages' own tests: 600 MB with TensorFlow.
     packages=$(echo "$root"/venv/lib/python3*/site-packages)
     rm -rf "$packages/tensorflow/include" "$packages/clang"
+    # Of OpenVINO what is for other devices than processors, and reads nets of others: 80 MB.
+    for part in intel_gpu_plugin intel_npu_plugin onnx_frontend tensorflow_frontend tensorflow_lite_frontend \
+        pytorch_frontend paddle_frontend gguf_frontend; do
+        rm -f "$packages"/openvino/libs/libopenvino_$part.so*
+    done
+    rm -f "$packages/openvino/libs/cache.json" # kernels for GPUs
     find "$packages" -type d -name tests -prune -exec rm -rf {} +
     # densecell-batch has a folder of its own, and in an image a layer: it is small, and changes more often.
     echo "$root/app" > "$packages/densecell.pth"

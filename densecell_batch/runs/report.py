@@ -192,9 +192,7 @@ class Report(Begun, frozen=True, kw_only=True):
     classes: tuple[ClassRow, ...] = ()
     outside: Outside | UnsetType = UNSET
     mean_confidence: float | None = None
-    mean_disagreement_bits: float | None = (
-        None  # between the members, or a net's entropy; None where it was not computed
-    )
+    mean_disagreement_bits: float | None = None  # of the members, or a net's entropy; None where not computed
     statistics: Statistics | UnsetType = UNSET
     instances: dict[str, Instances] = {}  # by class
     outputs: dict[str, FileRecord]  # by kind

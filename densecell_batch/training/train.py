@@ -79,7 +79,7 @@ def train(
     Stopped
         If the training is stopped; the same call goes on.
     """
-    _check_stacks(images, labels, weights, unlabelled, options)
+    _check_asked(images, labels, weights, unlabelled, classes, options)
     infos = [_info(path) for path in (*images, *unlabelled)]
     of_first, known = infos[0].voxel_size, _known(options)
     scale = _scale(options, of_first)
@@ -115,20 +115,23 @@ def train(
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
 
 
-def _check_stacks(
+def _check_asked(
     images: Sequence[Path],
     labels: Sequence[Path],
     weights: Sequence[Path],
     unlabelled: Sequence[Path],
+    classes: Sequence[ClassInfo],
     options: TrainingOptions,
 ) -> None:
-    """Refuse numbers of stacks that do not go with each other."""
+    """Refuse numbers of stacks that do not go with each other, and classes that are not the teacher's."""
     if len(images) != len(labels):
         raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
     if weights and len(weights) != len(labels):
         raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
     if unlabelled and options.distil is None:
         raise OptionError("--unlabelled is for --distil: without labels there is only what an ensemble says to learn")
+    if options.distil is not None:
+        check_teacher(find_bundle(options.distil), classes)
 
 
 def _with_teacher(
@@ -137,7 +140,6 @@ def _with_teacher(
     """A run on volumes, more of them, that have the answers of an ensemble."""
     labelled, chosen_on = volumes
     teacher = find_bundle(name)
-    check_teacher(teacher, run.classes)
     more = [load_labelled(path, None, len(run.classes), smallest, aim=_aim_of(teacher)) for path in unlabelled]
     for path, volume in zip(unlabelled, more, strict=True):
         if volume.sha256[0] == chosen_on.sha256[0]:

@@ -123,7 +123,7 @@ class Sampler:
             ]
             region = (slices, slice(corner[0], corner[0] + height), slice(corner[1], corner[1] + width))
             weights = np.ones(self._window, np.float32) if volume.weights is None else volume.weights[region]
-            return volume.image[region], _learned(*(v[region] for v in _taught(volume))), weights
+            return volume.image[region], _learned(volume, [v[region] for v in _taught(volume)]), weights
         rows, columns = _deformed_grid((height, width), (y, x), self._augmentation, rng)
         image = np.stack([_at(volume.image[z], rows, columns, order=1) for z in slices])
         labels = [np.stack([_at(v[z], rows, columns, order=0) for z in slices]) for v in _taught(volume)]
@@ -132,7 +132,7 @@ class Sampler:
             weights = np.stack([_at(volume.weights[z], rows, columns, order=0) for z in slices])
         if rng.random() < 0.5:
             image, labels, weights = image[::-1], [v[::-1] for v in labels], weights[::-1]
-        return _regraded(image, self._augmentation, rng, self._context), _learned(*labels), weights
+        return _regraded(image, self._augmentation, rng, self._context), _learned(volume, labels), weights
 
     def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
         """A voxel near the middle of the window."""
@@ -157,9 +157,9 @@ def _taught(volume: LabelledVolume) -> list[np.ndarray]:
     return [volume.labels] if volume.shares is None else list(np.moveaxis(volume.shares, -1, 0))
 
 
-def _learned(*labels: np.ndarray) -> np.ndarray:
-    """Labels (z, y, x) int32, or the shares of several classes (z, y, x, class) float32."""
-    return labels[0].astype(np.int32) if len(labels) == 1 else np.stack(labels, -1) / np.float32(255)
+def _learned(volume: LabelledVolume, parts: list[np.ndarray]) -> np.ndarray:
+    """Of a window of `_taught`: labels (z, y, x) int32, or the share of each class (z, y, x, class) float32."""
+    return parts[0].astype(np.int32) if volume.shares is None else np.stack(parts, -1) / np.float32(255)
 
 
 def _thinned(indices: np.ndarray, most: int = 200_000) -> np.ndarray:

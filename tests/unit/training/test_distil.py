@@ -62,6 +62,14 @@ def test_shares_are_moved_with_the_image():
             np.testing.assert_array_equal(soft, np.eye(3, dtype=np.float32)[labels])
 
 
+def test_shares_of_a_single_class_are_shares():
+    volume = replace(phantom(), labels=np.zeros((6, 72, 80), np.uint8), shares=np.full((6, 72, 80, 1), 255, np.uint8))
+    for augmentation in (None, Augmentation()):
+        _, shares, _ = Sampler([volume], (5, 32, 32), 2, 1, augmentation=augmentation)(0)
+        assert shares.shape == (2, 5, 32, 32, 1)
+        assert (shares == 1).all()
+
+
 def test_losses_of_shares_by_hand():
     logits = RNG.standard_normal((2, 3, 4, 5, 3)).astype(np.float32)
     shares = softmax(RNG.standard_normal(logits.shape), -1).astype(np.float32)

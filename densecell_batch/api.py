@@ -300,7 +300,10 @@ def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1,
     if not isinstance(class_index, int | np.integer):
         raise OptionError(f"class_index is {class_index!r}; expected a whole number: its place among the classes")
     found = instances.find_instances(
-        labels.__getitem__, len(labels), int(class_index), min_voxels=min_voxels, connectivity=connectivity
+        instances.of_class(labels.__getitem__, int(class_index)),
+        len(labels),
+        min_voxels=min_voxels,
+        connectivity=connectivity,
     )
     return np.stack(list(found.slices())) if len(labels) else np.zeros(labels.shape, found.dtype)
 

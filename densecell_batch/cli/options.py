@@ -14,11 +14,23 @@ from densecell_batch.cli.params import MEMORY, ROI, SCALE, SECONDS, SHARD, TILE,
 from densecell_batch.errors import OptionError
 from densecell_batch.models.registry import DEFAULT_MODEL
 
-__all__ = ["OF_A_RUN", "OF_THE_RESULT", "as_words", "take_published", "with_options"]
+__all__ = ["OF_A_RUN", "OF_OBJECTS", "OF_THE_RESULT", "as_words", "take_published", "with_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path)
+
+# How objects are told apart, and what is written of them.
+OF_OBJECTS = (
+    Option(["--cells-from"], multiple=True, metavar="CLASS",
+           help="Also the objects between walls of this class, called cells. Repeatable: more walls."),
+    Option(["--split"], is_flag=True, help="Part objects that touch, at their necks."),
+    Option(["--split-tolerance"], type=click.FloatRange(min=0, min_open=True), metavar="UM",
+           help="How much narrower than both its parts a neck is, in radius.  [default: 1.5 pixels or half a slice]"),
+    Option(["--min-volume"], type=click.FloatRange(min=0), default=0.0, metavar="UM3",
+           help="Leave out objects below this volume in cubic micrometres."),
+    Option(["--rois"], is_flag=True, help="Also write the outlines of the objects for ImageJ's ROI Manager."),
+)  # fmt: skip
 
 # What the result is, and how it is come by: for every stack of a run, a folder, or an array of tasks.
 OF_THE_RESULT = (
@@ -31,9 +43,8 @@ OF_THE_RESULT = (
     Option(["--uncertainty"], is_flag=True,
            help="Also write the disagreement of the members, in bits; of one net its entropy."),
     Option(["--instances"], multiple=True, metavar="CLASS",
-           help="Also write the connected objects of a class. Repeatable."),
-    Option(["--min-volume"], type=click.FloatRange(min=0), default=0.0, metavar="UM3",
-           help="Leave out instances below this volume in cubic micrometres."),
+           help="Also number and measure the connected objects of a class. Repeatable."),
+    *OF_OBJECTS,
     Option(["--voxel-size"], type=VOXEL_SIZE,
            help="Voxel size in nm (or with a unit), instead of that of the file."),
     Option(["--outside"], type=Choice(["auto", "off"]), default="auto", show_default=True,

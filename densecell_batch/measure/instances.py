@@ -2,7 +2,7 @@
 
 Components are 6-connected: voxels belong together when they share a face. With slices several times thicker than a
 pixel is wide, a shared edge or corner between slices says little, and two touching organelles should rather stay two;
-18 and 26 are there for those who want them.
+18 and 26 are there for those who want them. `split` cuts what still hangs together.
 
 References
 ----------
@@ -22,9 +22,11 @@ from skimage.measure import label
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["CONNECTIVITIES", "Instances", "find_instances"]
+__all__ = ["CONNECTIVITIES", "Instances", "Read", "find_instances", "numbered", "of_class"]
 
 CONNECTIVITIES = (6, 18, 26)
+
+Read = Callable[[int], np.ndarray]  # slice z of a volume, (y, x)
 
 # Steps (dy, dx) to the neighbours of a voxel in the next slice.
 _FACE = ((0, 0),)
@@ -43,14 +45,14 @@ class Instances:
         (n,) int64, voxels of instance 1, 2, ...; instances are numbered in the order of their first voxel.
     dropped : int
         Objects that were smaller than the limit.
+    depth : int
+        Slices.
     """
 
     voxels: np.ndarray
     dropped: int
-    _read: Callable[[int], np.ndarray]
-    _numbers: tuple[np.ndarray, ...]  # of each slice: provisional number -> instance, 0 for background and dropped
-    _class_index: int
-    _connectivity: int
+    depth: int
+    _read: Read  # number of each voxel, 0 outside
 
     def __len__(self) -> int:
         return len(self.voxels)
@@ -60,26 +62,29 @@ class Instances:
         """The smallest of "uint16" and "uint32" that holds all numbers."""
         return "uint16" if len(self) <= 65535 else "uint32"
 
+    def read(self, z: int) -> np.ndarray:
+        """The numbers of a slice, (y, x) of `dtype`, 0 outside; reads the labels once more."""
+        return self._read(z).astype(self.dtype)
+
     def slices(self) -> Iterator[np.ndarray]:
-        """The numbers of each slice, (y, x) of `dtype`, 0 outside; reads the labels once more."""
-        for z, numbers in enumerate(self._numbers):
-            provisional = _components(self._read(z), self._class_index, self._connectivity)
-            yield numbers[provisional].astype(self.dtype)
+        """The numbers of each slice."""
+        return map(self.read, range(self.depth))
 
 
-def find_instances(
-    read: Callable[[int], np.ndarray], depth: int, class_index: int, *, min_voxels: int = 1, connectivity: int = 6
-) -> Instances:
-    """Find the connected objects of a class.
+def of_class(read: Read, class_index: int) -> Read:
+    """The voxels (y, x) bool of a class in the slices of a class map."""
+    return lambda z: read(z) == class_index
+
+
+def find_instances(read: Read, depth: int, *, min_voxels: int = 1, connectivity: int = 6) -> Instances:
+    """Find connected objects.
 
     Parameters
     ----------
     read
-        z -> class map (y, x) of any integer dtype.
+        z -> voxels (y, x) bool that may be of an object, such as `of_class`.
     depth
         Number of slices.
-    class_index
-        The class.
     min_voxels
         Objects with fewer voxels are dropped.
     connectivity
@@ -101,7 +106,7 @@ def find_instances(
     first, before = 0, None
     starts = []
     for z in range(depth):
-        components = _components(read(z), class_index, connectivity)
+        components = _components(read(z), connectivity)
         sizes = np.bincount(components.ravel())[1:]
         if before is not None:
             pairs.append(_touching(before, components, connectivity) + np.array([[starts[-1] - 1], [first - 1]]))
@@ -109,40 +114,60 @@ def find_instances(
         counts.append(sizes)
         first, before = first + len(sizes), components
     voxels = np.concatenate(counts) if counts else np.zeros(0, np.int64)
-    objects = _joined(len(voxels), pairs)
-    n_objects = int(objects.max(initial=-1)) + 1
-    sizes = np.bincount(objects, voxels, minlength=n_objects).astype(np.int64)
-    # Objects by their first provisional part: provisional numbers rise with z and, within a slice, in raster order.
-    _, order = np.unique(objects, return_index=True)
-    kept = [o for o in objects[np.sort(order)] if sizes[o] >= min_voxels]
-    number = np.zeros(n_objects, np.int64)
-    number[kept] = np.arange(1, len(kept) + 1)
-    numbers = number[objects] if n_objects else np.zeros(0, np.int64)
+    number, sizes, dropped = numbered(_joined(len(voxels), pairs), voxels, min_voxels)
     per_slice = tuple(
-        np.concatenate([[0], numbers[start : start + len(c)]]).astype(np.uint32)
+        np.concatenate([[0], number[start : start + len(c)]]).astype(np.uint32)
         for start, c in zip(starts, counts, strict=True)
     )
-    return Instances(sizes[kept], n_objects - len(kept), read, per_slice, class_index, connectivity)
+    return Instances(sizes, dropped, depth, lambda z: per_slice[z][_components(read(z), connectivity)])
 
 
-def _components(labels: np.ndarray, class_index: int, connectivity: int) -> np.ndarray:
-    """Connected objects of a class within a slice, numbered from 1 in raster order."""
-    numbered: np.ndarray = label(  # type: ignore[no-untyped-call]
-        labels == class_index, connectivity=1 if connectivity == 6 else 2
-    )
-    return numbered
+def numbered(objects: np.ndarray, voxels: np.ndarray, min_voxels: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Number objects in the order of their first part.
+
+    Parameters
+    ----------
+    objects
+        (n,) int64 from 0, without gaps: the object of each part. Parts are in the order of their first voxel.
+    voxels
+        (n,) of each part.
+    min_voxels
+        Objects of fewer are dropped.
+
+    Returns
+    -------
+    numbers : numpy.ndarray
+        (n,) int64 of each part, from 1; 0 of dropped ones.
+    voxels : numpy.ndarray
+        Of object 1, 2, ..., int64.
+    dropped : int
+    """
+    sizes = np.bincount(objects, voxels).astype(np.int64)
+    _, first = np.unique(objects, return_index=True)
+    in_order = objects[np.sort(first)]
+    kept = in_order[sizes[in_order] >= min_voxels]
+    number = np.zeros(len(sizes), np.int64)
+    number[kept] = np.arange(1, len(kept) + 1)
+    return number[objects], sizes[kept], len(sizes) - len(kept)
+
+
+def _components(mask: np.ndarray, connectivity: int) -> np.ndarray:
+    """Connected objects within a slice, numbered from 1 in raster order."""
+    found: np.ndarray = label(mask, connectivity=1 if connectivity == 6 else 2)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _touching(lower: np.ndarray, upper: np.ndarray, connectivity: int) -> np.ndarray:
     """Pairs (2, n) of numbers, one of each slice, that are neighbours; each pair once."""
     height, width = lower.shape
-    found = []
+    n = int(upper.max(initial=0)) + 1
+    found = [np.zeros(0, np.int64)]
     for dy, dx in _LINKS[connectivity]:
         a = lower[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
         b = upper[max(0, dy) : height - max(0, -dy), max(0, dx) : width - max(0, -dx)]
         both = (a > 0) & (b > 0)
-        found.append(np.unique(np.stack([a[both], b[both]]).astype(np.int64), axis=1))
-    return np.unique(np.concatenate(found, axis=1), axis=1)
+        found.append(np.unique(a[both].astype(np.int64) * n + b[both]))
+    return np.stack(np.divmod(np.unique(np.concatenate(found)), n))
 
 
 def _joined(n: int, pairs: list[np.ndarray]) -> np.ndarray:

@@ -95,9 +95,13 @@ class Identity(Struct, frozen=True):
 
 
 # What was done before there was a choice.
-_OF_OLD = {name: value for name, value in AS_PUBLISHED.items() if name not in ("stitch", "precision")} | {
+_OF_OLD: JsonObject = {name: value for name, value in AS_PUBLISHED.items() if name not in ("stitch", "precision")} | {
     "roi": None,
     "mask": None,
+    "cells_from": [],
+    "split": False,
+    "split_tolerance": None,
+    "rois": False,
 }
 
 

@@ -206,9 +206,10 @@ class Job:
         wanted = range(len(self.pieces)) if pieces is None else pieces
         return [i for i in wanted if self._path(i).name not in there]
 
-    def writer(self, pieces: Sequence[int], n_classes: int) -> PieceWriter:
+    def writer(self, pieces: Sequence[int], n_classes: int, *, keep_confidence: bool = False) -> PieceWriter:
         """Receives the slices of neighbouring pieces."""
-        return PieceWriter([(self._path(i), range(*self.pieces[i].z)) for i in pieces], n_classes)
+        spans = [(self._path(i), range(*self.pieces[i].z)) for i in pieces]
+        return PieceWriter(spans, n_classes, keep_confidence=keep_confidence)
 
     def slices(self) -> Iterator[StoredSlice]:
         """All slices of all pieces, in ascending z.

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
-
-from msgspec import Meta
+from typing import Annotated
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
@@ -18,6 +15,7 @@ from densecell_batch.inference.options import SHAPES, TOLD, UNTOLD, InferenceOpt
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.io.reading import open_stack
 from densecell_batch.models.bundle import ModelBundle
+from densecell_batch.runs.object_options import ObjectOptions
 from densecell_batch.storage.opening import Reach
 from densecell_batch.storage.strict_json import JsonObject
 
@@ -25,23 +23,16 @@ __all__ = ["RunOptions", "RunSegmenter"]
 
 
 @dataclass(frozen=True)
-class RunOptions(InferenceOptions):
-    """What the user asks of every stack of a run, beside `InferenceOptions`; the flags of `densecell-batch segment`.
+class RunOptions(InferenceOptions, ObjectOptions):
+    """What the user asks of every stack of a run, beside `InferenceOptions` and `ObjectOptions`; the flags of
+    `densecell-batch segment`.
 
     Attributes
     ----------
-    instances
-        Classes, by name, whose connected objects are written, too.
-    min_volume
-        In cubic micrometres; smaller instances are left out.
     voxel_size
         Overrides that of the file.
-    file_format
-        "imagej" or "ome-tiff", of all images written.
     mask
         Stack that is 0 where there is no tissue, for all stacks of the run; of one slice for all slices.
-    preview
-        Whether to draw a picture of some slices with their labels.
     overwrite
         Whether to segment again what was done, and to replace files that are not ours.
     shard
@@ -63,12 +54,8 @@ class RunOptions(InferenceOptions):
         If an option is none of what it may be.
     """
 
-    instances: Annotated[tuple[str, ...], SHAPES] = ()
-    min_volume: Annotated[float, SHAPES, Meta(ge=0, le=1e30)] = 0.0
     voxel_size: Annotated[VoxelSize | None, SHAPES] = None
-    file_format: Annotated[Literal["imagej", "ome-tiff"], SHAPES] = "imagej"
     mask: Annotated[Path | None, SHAPES] = None
-    preview: Annotated[bool, TOLD] = True
     overwrite: Annotated[bool, UNTOLD] = False
     shard: Annotated[tuple[Side, Side] | None, UNTOLD] = None
     assemble: Annotated[bool, UNTOLD] = False
@@ -83,20 +70,6 @@ class RunOptions(InferenceOptions):
         super().__post_init__()
         if self.shard is not None and self.shard[0] > self.shard[1]:
             raise OptionError(f"shard is {self.shard}; expected (i, n) with i from 1 to n")
-
-    def check(self, classes: Sequence[str]) -> None:
-        """See that a model with these classes can do what is asked.
-
-        Raises
-        ------
-        OptionError
-            If a class of `instances` is none of them, or there is a smallest volume of no class.
-        """
-        for name in self.instances:
-            if name not in classes:
-                raise OptionError(f"--instances: the model has no class {name!r}; its classes are {', '.join(classes)}")
-        if self.min_volume > 0 and not self.instances:
-            raise OptionError("--min-volume leaves out small instances; say of which class with --instances CLASS")
 
     def told(self) -> JsonObject:
         """JSON values of what the report says of them."""

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from math import ceil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from msgspec import UNSET, UnsetType
 
 from densecell_batch.errors import OutputError
 from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack
-from densecell_batch.io.writing import StackWriter, instance_colours
-from densecell_batch.measure.instances import find_instances
+from densecell_batch.io.writing import StackWriter
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import as_png
+from densecell_batch.runs.objects import Made, Source, made, make_objects
 from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.ownership import announce, make_room, set_aside
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.pieces import StoredSlice
 from densecell_batch.runs.report import Instances, read_report
-from densecell_batch.storage.atomic import sync, write_file
-from densecell_batch.storage.records import FileRecord, described
+from densecell_batch.storage.atomic import sync
+from densecell_batch.storage.records import FileRecord
 
 __all__ = ["StackOutputs", "preview_of", "shown_slices"]
 
@@ -104,8 +103,13 @@ class StackOutputs:
         if finished.z in self._shown:
             self._shown_labels.append(finished.labels.copy())
 
-    def commit(self) -> tuple[dict[str, FileRecord], dict[str, Instances]]:
+    def commit(self, again: Callable[[], Iterator[StoredSlice]]) -> tuple[dict[str, FileRecord], dict[str, Instances]]:
         """Finish all files, and give them their names once all are whole.
+
+        Parameters
+        ----------
+        again
+            All slices once more, in ascending z.
 
         Returns
         -------
@@ -119,32 +123,37 @@ class StackOutputs:
         OccupiedError
             If a name is taken by a file that is not ours. The work that was done stays done.
         """
-        entries = {kind: writer.finish() for kind, writer in self._writers.items()}
-        instances = {}
-        for name in self._options.instances:
-            kind = f"instances of {name}"
-            entries[kind], instances[name] = self._make_instances(kind, name)
-        preview = self._make_preview() if self._options.preview else None
-        if preview is not None:
-            entries["preview"] = described(self._paths.preview.name, preview)
-        self._publish(entries, preview)
-        return entries, instances
+        files = {kind: Made(writer.path, writer.finish(), writer.publish) for kind, writer in self._writers.items()}
+        instances: dict[str, Instances] = {}
+        if self._options.objects:
+            more, instances = self._make_objects(again)
+            files |= more
+        if self._options.preview:
+            files["preview"] = made(self._paths.preview, self._make_preview(), self._files)
+        self._publish([*files.values()])
+        return {kind: file.record for kind, file in files.items()}, instances
 
-    def _publish(self, entries: dict[str, FileRecord], preview: bytes | None) -> None:
+    def _make_objects(self, again: Callable[[], Iterator[StoredSlice]]) -> tuple[dict[str, Made], dict[str, Instances]]:
+        """The files about objects, found in the finished labels."""
+        with open_stack(self._writers["labels"].temporary, stored=True) as labels:
+            doubts = ((stored.confidence, stored.disagreement) for stored in again())
+            labels.info = replace(labels.info, voxel_size=self._stack.info.voxel_size, offset=self._stack.info.offset)
+            source = Source(self._paths.name, labels, self._names, image=self._stack, doubts=doubts)
+            return make_objects(source, self._paths, self._options, self._files)
+
+    def _publish(self, files: Sequence[Made]) -> None:
         """Give all files their names. What is there and not ours is replaced only if the user said so."""
         options, report = self._options, self._paths.report
         wanted = self._paths.wanted(options)
         if not options.overwrite:
             make_room(report, wanted, keep=options.unattended)
-        announce(report, entries.values())
+        announce(report, [file.record for file in files])
         for path in self._stale(wanted):
             set_aside(path, report)
         there = {path for path in wanted if options.overwrite or path.exists()}
         self._forget_earlier_run()
-        for writer in self._writers.values():
-            writer.publish(replace=writer.path in there)
-        if preview is not None:
-            write_file(self._paths.preview, preview, replace=self._paths.preview in there)
+        for file in files:
+            file.publish(replace=file.path in there)
 
     def _stale(self, wanted: list[Path]) -> list[Path]:
         """Outputs of an earlier run that asked for more: they tell of labels that are about to be replaced."""
@@ -161,36 +170,6 @@ class StackOutputs:
                 sync(self._paths.folder)
             except OSError as error:
                 raise OutputError(f"{self._paths.report}: cannot be replaced: {error.strerror}") from error
-
-    def _make_instances(self, kind: str, class_name: str) -> tuple[FileRecord, Instances]:
-        """The objects of a class as a file of their own, found in the finished labels: its entry, and what is in it."""
-        path, voxel_size = self._paths.instances(class_name), self._stack.info.voxel_size
-        least = 1 if voxel_size is None else max(1, ceil(self._options.min_volume / voxel_size.volume))
-        with open_stack(self._writers["labels"].temporary, stored=True) as labels:
-            found = find_instances(labels.read, labels.info.shape[0], self._names.index(class_name), min_voxels=least)
-            note: str | UnsetType = UNSET
-            file_format = self._options.file_format
-            if found.dtype == "uint32" and file_format == "imagej":
-                file_format, note = "ome-tiff", "more than 65,535 instances: written as OME-TIFF uint32"
-            shape, top = labels.info.shape, max(255, len(found))
-            writer = StackWriter(
-                path, shape, found.dtype, file_format=file_format, voxel_size=voxel_size,
-                offset=self._stack.info.offset, colours=instance_colours(), display_range=(0.0, float(top)),
-                kind="objects",
-            )  # fmt: skip
-            self._writers[kind] = self._files.enter_context(writer)
-            for z, numbers in enumerate(found.slices()):
-                writer.write(z, numbers)
-        median = float(np.median(found.voxels)) if len(found) else None
-        volume = None if median is None or voxel_size is None else float(f"{median * voxel_size.volume:.6g}")
-        return writer.finish(), Instances(
-            count=len(found),
-            dropped=found.dropped,
-            voxels=int(found.voxels.sum()),
-            note=note,
-            median_voxels=UNSET if median is None else median,
-            median_volume_um3=UNSET if volume is None else volume,
-        )
 
     def _make_preview(self) -> bytes:
         shown = dict(zip(self._shown, self._shown_labels, strict=True))

@@ -9,12 +9,16 @@ from pathlib import Path
 
 from densecell_batch.io.discovery import exists
 from densecell_batch.models.names import file_word
+from densecell_batch.runs.object_options import ObjectOptions
 from densecell_batch.runs.options import RunOptions
 
 __all__ = ["StackPaths", "is_like_result", "stack_name", "without_suffix"]
 
 _WORD = "[0-9A-Za-z._-]+"  # what `file_word` and titles of tables leave
-_ENDS = rf"_(labels|probabilities|uncertainty|{_WORD}_instances)\.tif|_preview\.png|_macro_{_WORD}\.csv"
+_ENDS = (
+    rf"_(labels|probabilities|uncertainty|{_WORD}_instances)\.tif|_preview\.png|_macro_{_WORD}\.csv"
+    rf"|_(objects|classes)\.csv|_{_WORD}_objects\.png|_{_WORD}_rois\.zip"
+)
 
 
 def stack_name(path: Path) -> str:
@@ -53,6 +57,8 @@ class StackPaths:
         self.probabilities = folder / f"{self.name}_probabilities.tif"
         self.uncertainty = folder / f"{self.name}_uncertainty.tif"
         self.preview = folder / f"{self.name}_preview.png"
+        self.objects = folder / f"{self.name}_objects.csv"
+        self.classes = folder / f"{self.name}_classes.csv"
         self.report = folder / f"{self.name}_report.json"
 
     def made(self) -> set[Path]:
@@ -75,9 +81,18 @@ class StackPaths:
             self.labels,
             *([self.probabilities] if options.probabilities else []),
             *([self.uncertainty] if options.uncertainty else []),
-            *map(self.instances, options.instances),
+            *self.of_objects(options),
             *([self.preview] if options.preview else []),
             self.report,
+        ]
+
+    def of_objects(self, options: ObjectOptions) -> list[Path]:
+        """The files about objects that are written with these options."""
+        return [
+            *map(self.instances, options.objects),
+            *(map(self.rois, options.objects) if options.rois else []),
+            *(map(self.picture, options.objects) if options.preview else []),
+            *([self.objects, self.classes] if options.objects else []),
         ]
 
     def may_be(self, file_name: str) -> bool:
@@ -87,3 +102,11 @@ class StackPaths:
     def instances(self, class_name: str) -> Path:
         """The instances of a class."""
         return self.folder / f"{self.name}_{file_word(class_name)}_instances.tif"
+
+    def rois(self, class_name: str) -> Path:
+        """The outlines of the objects of a class."""
+        return self.folder / f"{self.name}_{file_word(class_name)}_rois.zip"
+
+    def picture(self, class_name: str) -> Path:
+        """The picture of the objects of a class."""
+        return self.folder / f"{self.name}_{file_word(class_name)}_objects.png"

@@ -32,9 +32,10 @@ class StoredSlice:
     sums: np.ndarray  # (3, class) float64, see `tally.slice_sums`
     probabilities: np.ndarray | None  # (y, x, class) float32, where kept
     disagreement: np.ndarray | None  # (y, x) float32, bits, where computed
+    confidence: np.ndarray | None = None  # (y, x) uint8, in 1/255, where kept
 
 
-_KINDS = ("labels", "sums", "probabilities", "disagreement")
+_KINDS = ("labels", "sums", "probabilities", "disagreement", "confidence")
 
 
 class PieceWriter:
@@ -43,8 +44,8 @@ class PieceWriter:
     Each piece gets its name once its last slice is on disk. Slices of no piece are passed over.
     """
 
-    def __init__(self, pieces: list[tuple[Path, range]], n_classes: int) -> None:
-        self._pieces, self._n_classes = pieces, n_classes
+    def __init__(self, pieces: list[tuple[Path, range]], n_classes: int, *, keep_confidence: bool = False) -> None:
+        self._pieces, self._n_classes, self._keep_confidence = pieces, n_classes, keep_confidence
         self._archive: zipfile.ZipFile | None = None
         self._file: BufferedRandom | None = None  # that it is in
         self._temporary = Path()
@@ -66,7 +67,8 @@ class PieceWriter:
                 self._file = open_new(self._temporary)
                 self._archive = zipfile.ZipFile(self._file, "w")
             sums = slice_sums(self._n_classes, finished.labels, finished.confidence, finished.disagreement)
-            values = (finished.labels, sums, finished.probabilities, finished.disagreement)
+            confidence = np.rint(finished.confidence * 255).astype(np.uint8) if self._keep_confidence else None
+            values = (finished.labels, sums, finished.probabilities, finished.disagreement, confidence)
             for kind, array in zip(_KINDS, values, strict=True):
                 if array is not None:
                     with self._archive.open(f"{kind}-{finished.z}.npy", "w", force_zip64=True) as stream:
@@ -143,4 +145,5 @@ def joined(bands: list[StoredSlice]) -> StoredSlice:
         np.sum([band.sums for band in bands], axis=0),
         along_y([band.probabilities for band in bands]),
         along_y([band.disagreement for band in bands]),
+        along_y([band.confidence for band in bands]),
     )

@@ -37,6 +37,7 @@ from densecell_batch.runs.found import FitRecord, Outside
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.journal import Job, Piece, remove_jobs, shard_of, shared_sha256
+from densecell_batch.runs.objects import check_calibrated
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.outputs import StackOutputs, preview_of, shown_slices
 from densecell_batch.runs.ownership import add_files, compare, forget_announced, make_room, named_at
@@ -296,8 +297,7 @@ def _warnings(stack: Stack, segmenter: RunSegmenter) -> list[str]:
         If it cannot be done what is asked, for want of a voxel size.
     """
     path, found = stack.info.path, stack.info.voxel_size
-    if segmenter.options.min_volume > 0 and found is None:
-        raise StackError(f"{path}: it has no voxel size, so --min-volume cannot be applied; give --voxel-size as well")
+    check_calibrated(path, found, segmenter.options)
     warnings = [*stack.notes]
     for warning in warnings:
         _log.warning("%s: %s", path, warning)
@@ -354,8 +354,8 @@ def _check_job(job: Job, stack: Stack, segmenter: RunSegmenter, paths: StackPath
                 f"--precision {before}, or --overwrite to begin anew"
             )
     n_classes = len(segmenter.bundle.classes)
-    per_voxel = 1 + 4 * n_classes * options.probabilities + 4 * options.uncertainty
-    twice = (missing / len(job.pieces) + 1) * per_voxel + 2 * len(options.instances)  # pieces, then outputs
+    per_voxel = 1 + 4 * n_classes * options.probabilities + 4 * options.uncertainty + bool(options.objects)
+    twice = (missing / len(job.pieces) + 1) * per_voxel + 6 * len(options.objects)  # pieces, then outputs
     need_space(paths.labels, int(twice * sum(piece.n_voxels for piece in job.pieces)))
 
 
@@ -377,7 +377,7 @@ def _make_pieces(job: Job, stack: Prepared, segmenter: RunSegmenter, clock: Cloc
         def say(share_done: float, size: int = size, done: int = done) -> None:
             progress("segmenting", round(done + size * share_done), total)
 
-        with job.writer(pieces, len(segmenter.bundle.classes)) as finish:
+        with job.writer(pieces, len(segmenter.bundle.classes), keep_confidence=bool(options.objects)) as finish:
             segment_prepared(
                 stack, job.plan, segmenter.look, len(segmenter.bundle.classes), finish,
                 (first.z[0], last.z[1]), first.y, progress=say,
@@ -410,7 +410,7 @@ def _assemble(
         for stored in job.slices():
             tally.add(stored.sums, stored.labels.size)
             outputs.write(stored)
-        files, instances = outputs.commit()
+        files, instances = outputs.commit(job.slices)
     clock.stage()
     confidence, disagreement = tally.means()
     outside, volume = tally.outside(stack.info.voxel_size)

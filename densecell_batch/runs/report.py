@@ -148,6 +148,7 @@ class Instances(Struct, frozen=True, kw_only=True):
     note: str | UnsetType = UNSET
     median_voxels: float | UnsetType = UNSET
     median_volume_um3: float | UnsetType = UNSET
+    split_tolerance_um: float | UnsetType = UNSET  # where objects that touch were parted
 
 
 class Timings(Struct, frozen=True, kw_only=True):
@@ -294,10 +295,14 @@ def _read_object(path: Path) -> JsonObject | None:
 
 
 def has_labels(path: Path, report: Report) -> bool:
-    """Whether the outputs that the report at `path` speaks of are all there, labels among them; a preview can be drawn
-    again. Whether somebody changed them is another question: see `ownership.compare`.
+    """Whether the outputs that the report at `path` speaks of are all there, labels among them; pictures can be done
+    without. Whether somebody changed them is another question: see `ownership.compare`.
     """
-    files = [path.with_name(entry.file) for kind, entry in report.outputs.items() if kind != "preview"]
+    files = [
+        path.with_name(entry.file)
+        for kind, entry in report.outputs.items()
+        if kind != "preview" and not kind.startswith("picture of ")
+    ]
     labels = report.outputs.get("labels")  # those of another stack vouch for nothing here
     named = labels is not None and labels.file == f"{path.name.removesuffix('_report.json')}_labels.tif"
     return named and all(file.is_file() for file in files)

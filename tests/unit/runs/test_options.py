@@ -17,14 +17,20 @@ def test_what_shapes_the_result():
     """Those that shape it make other work; of an option that this version does not know, nobody knows."""
     assert RunOptions.marked(SHAPES) == {
         "stitch", "ensemble", "probabilities", "uncertainty", "precision", "tile", "instances", "min_volume",
-        "voxel_size", "file_format", "outside", "mask", "contrast", "fit", "defects", "scale", "roi",
+        "voxel_size", "file_format", "outside", "mask", "contrast", "fit", "defects", "scale", "roi", "cells_from",
+        "split", "split_tolerance", "rois",
     }  # fmt: skip
     assert set(RunOptions().told()) == RunOptions.marked(SHAPES) | {"device", "engine", "preview"}
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"instances": ("nothing",)}, "no class 'nothing'; its classes are a, b"),
+    ({"instances": ("nothing",)}, "no class 'nothing'; the classes are a, b"),
     ({"min_volume": 1.0}, "say of which class"),
+    ({"split": True}, "--split parts touching instances; say of which class"),
+    ({"rois": True}, "--rois outlines instances; say of which class"),
+    ({"instances": ("a",), "split_tolerance": 0.1}, "give --split as well"),
+    ({"cells_from": ("nothing",)}, "--cells-from: there is no class 'nothing'"),
+    ({"cells_from": ("a", "b")}, "all classes are walls"),
 ])  # fmt: skip
 def test_what_a_model_cannot_do(options, message):
     with pytest.raises(OptionError, match=message):

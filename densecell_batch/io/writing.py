@@ -66,7 +66,7 @@ def instance_range(n: int) -> tuple[float, float]:
     the range began at 0; it begins below, where the background is just not rounded up to colour 1. ImageJ 1.53t takes
     that for 0, and shows one in 512 objects in black; 1.54p does not.
     """
-    return -float(max(0, n - 1) // 511), float(max(255, n))
+    return float(-(max(0, n - 1) // 511)), float(max(255, n))
 
 
 class StackWriter:

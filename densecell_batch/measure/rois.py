@@ -62,7 +62,7 @@ def write_rois(
     Returns
     -------
     int
-        Regions written. Where there is none, no file is: ImageJ takes an empty one for damaged.
+        Regions written. Where there is none, no file is: ImageJ says of an empty one that it is no zip of regions.
 
     Raises
     ------
@@ -88,6 +88,7 @@ def write_rois(
 
 
 def _at_most(files: Iterator[tuple[str, bytes]], most: int, path: Path) -> Iterator[tuple[str, bytes]]:
+    """The same files, or an error where there are more."""
     for i, file in enumerate(files):
         if i == most:
             raise OptionError(

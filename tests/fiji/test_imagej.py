@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import tifffile
-from imagej_app import MISSING, look
+from imagej_app import MISSING, look, run_macro
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.data import SAMPLE
-from densecell_batch.io.writing import StackWriter, instance_colours
+from densecell_batch.io.writing import StackWriter, instance_colours, instance_range
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import segment_stack
@@ -72,6 +72,43 @@ def test_instances_have_colours_that_tell_them_apart(outputs):
     np.testing.assert_array_equal(lut[0], 0)
     np.testing.assert_array_equal(lut, instance_colours()[:256])
     assert len(np.unique(lut, axis=0)) > 200
+
+
+# What is seen of each image of a list, as RGB.
+_SHOWN = r"""
+list = split(File.openAsString(getArgument()), "\n");
+setBatchMode(true);
+for (i = 0; i < list.length; i++) { open(list[i]); run("RGB Color"); saveAs("Tiff", list[i] + ".rgb.tif"); close(); }
+"""
+
+
+def test_no_object_is_black_unless_there_are_very_many(tmp_path):
+    """Of more than 511 objects, older versions of ImageJ show one in 512 in black, the first ones; none else."""
+    numbers = (100, 255, 511, 1000, 60_000)
+    for n in numbers:
+        plane = np.zeros((250, 250), np.uint16)
+        plane.ravel()[: n + 1] = np.arange(n + 1)
+        with StackWriter(
+            tmp_path / f"{n}.tif", (2, 250, 250), "uint16", colours=instance_colours(), display_range=instance_range(n)
+        ) as writer:
+            writer.write(0, plane)
+            writer.write(1, plane.T.copy())
+            writer.commit()
+    (tmp_path / "list.txt").write_text("\n".join(str(tmp_path / f"{n}.tif") for n in numbers))
+    (tmp_path / "shown.ijm").write_text(_SHOWN)
+    run_macro(tmp_path / "shown.ijm", str(tmp_path / "list.txt"))
+    for n in numbers:
+        first, second = tifffile.imread(tmp_path / f"{n}.tif.rgb.tif")
+        np.testing.assert_array_equal(second, first.transpose(1, 0, 2))
+        shown = first.reshape(-1, 3)[: n + 1]
+        assert (shown[0] == 0).all()
+        black = np.flatnonzero((shown == 0).all(-1))[1:]
+        assert black.tolist() in ([], list(range(1, len(black) + 1)))
+        assert len(black) in (0, 0 if n < 512 else n // 512)
+        if n <= 255:
+            np.testing.assert_array_equal(shown, instance_colours(n + 1))
+        else:
+            assert len(np.unique(shown, axis=0)) == 256
 
 
 def test_probabilities_carry_the_class_names_and_their_range(outputs, bundle):

@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.io import writing
-from densecell_batch.io.writing import StackWriter, instance_colours
+from densecell_batch.io.writing import StackWriter, instance_colours, instance_range
 
 RNG = np.random.default_rng(0)
 SIZE = VoxelSize(0.04, 0.012, 0.01)
@@ -190,3 +191,23 @@ def test_instance_colours():
     assert colours[1:].max(1).min() > 150  # all visible on black
     steps = np.abs(np.diff(colours[1:256].astype(int), axis=0)).sum(1)
     assert np.median(steps) > 150  # neighbouring numbers look different
+
+
+@pytest.mark.parametrize(("step", "least"), [(1, 40), (2, 30), (3, 20)])
+def test_instance_colours_look_different(step, least):
+    lab = rgb2lab(instance_colours(2000)[None] / 255)[0]
+    assert deltaE_ciede2000(lab[1:-step], lab[1 + step :]).min() > least
+    assert deltaE_ciede2000(lab[1:], np.zeros_like(lab[1:])).min() > 35
+
+
+@pytest.mark.parametrize("n", [0, 1, 255, 256, 511, 512, 1000, 1022, 1023, 60_000, 65_535])
+def test_no_object_has_the_colour_of_the_background(n):
+    low, high = instance_range(n)
+    value = np.arange(max(n, 1) + 1)
+    colour = np.minimum(((value - low) * (256 / (high - low + 1)) + 0.5).astype(int), 255)  # as ImageJ has it
+    assert colour[0] == 0
+    assert colour[1] == 1
+    if n <= 255:
+        np.testing.assert_array_equal(colour, value)
+    else:
+        assert len(np.unique(colour)) == 256

@@ -28,7 +28,7 @@ def files(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return train_ensemble(a_run(restarts=1), [phantom()], phantom(seed=1), folder), folder
+    return train_ensemble(a_run(restarts=1), [phantom()], [phantom(seed=1)], folder), folder
 
 
 def arguments(files, out, **more):

@@ -90,7 +90,8 @@ def train(
     _check_teaching(unlabelled, classes, options)
     stacks = Stacks.of(images, labels, weights, evaluation, options)
     infos = [*stacks.infos, *(stack_info(path) for path in unlabelled)]
-    of_first, known = known_size(infos), known_aim(options)
+    known = known_aim(options)
+    of_first = stacks.infos[0].voxel_size if known else known_size(stacks.infos)
     scale = scale_of(options, of_first)
 
     def aim(scale: Factors) -> Aim | None:
@@ -99,7 +100,7 @@ def train(
         return known or aim_at(of_first, scale)
 
     first = aim(scale or ONE)
-    check_alike([*infos, *stacks.judge_infos], options, as_they_are=first is None)
+    check_alike([*infos, *stacks.judge_infos], options, known, as_they_are=first is None)
     grids = [grid_at(info.shape, zoom_to(first or Aim(), info.voxel_size)[0]) for info in infos]
     start, run = training_run(classes, options, grids)
     run = replace(run, held_back=stacks.held_back)

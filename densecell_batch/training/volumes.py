@@ -11,7 +11,7 @@ import numpy as np
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
 from densecell_batch.io.reading import open_stack
-from densecell_batch.io.stack import Stack
+from densecell_batch.io.stack import Stack, StackInfo
 from densecell_batch.prepare.contrast import SliceGreys, describe
 from densecell_batch.prepare.examine import examine, zoom_to
 from densecell_batch.prepare.preparation import Aim, Steps
@@ -116,15 +116,10 @@ def load_labelled(
         image = whole if slices is None else whole.part((slices, (0, whole.shape[1]), (0, whole.shape[2])))
         scale = _scale_of(image, aim or Aim())
         grid = grid_at(image.info.shape, scale)
-        if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
-            scaled = "" if image.info.shape == grid else f", at the voxel size of the nets {_by(grid)}"
-            raise StackError(
-                f"{images}: it is {_by(image.info.shape)} (z, y, x){scaled}, smaller than the training window, which "
-                f"shows {_by(window)} of it; give a larger stack, a smaller --window, or a finer --scale"
-                f"{_OF_ONE_SLICE if grid[0] < window[0] else ''}"
-            )
+        if window is not None:
+            _check_size(image.info, grid, window, slices)
         shape = image.info.shape
-        each = 5 if weights is None else 9
+        each = 5 if weights is None and ignore is None else 9
         need_memory(images, each * (image.info.n_voxels + (0 if grid == shape else prod(grid))))
         # First: what is wrong shows early.
         classes, counted, checksums = read_labels(labels, whole.info, n_classes, ignore=ignore, slices=slices)
@@ -148,6 +143,19 @@ def load_labelled(
             for plane in range(shape[0])
         ]
         return _scaled(volume, grid, Original(classes, volume.counted, greys), n_classes)
+
+
+def _check_size(image: StackInfo, grid: Triple, window: Triple, slices: tuple[int, int] | None) -> None:
+    """Refuse a stack that is smaller than a window, at the voxel size of the nets."""
+    if all(a >= b for a, b in zip(grid, window, strict=True)):
+        return
+    part = "" if slices is None else f", its slices {slices[0] + 1} to {slices[1]}, for the others are held back"
+    scaled = "" if image.shape == grid else f", at the voxel size of the nets {_by(grid)}"
+    raise StackError(
+        f"{image.path}: it is {_by(image.shape)} (z, y, x){part}{scaled}, smaller than the training window, which "
+        f"shows {_by(window)} of it; give a larger stack, a smaller --window, or a finer --scale"
+        f"{_OF_ONE_SLICE if grid[0] < window[0] else ''}"
+    )
 
 
 def _tissue(prepared: Prepared) -> np.ndarray | None:

@@ -58,7 +58,9 @@ def aim_at(of_first: VoxelSize | None, scale: Factors) -> Aim:
     return Aim(VoxelSize(z, y, x), scale)
 
 
-def check_alike(infos: Sequence[StackInfo], options: TrainingOptions, *, as_they_are: bool) -> None:
+def check_alike(
+    infos: Sequence[StackInfo], options: TrainingOptions, known: Aim | None = None, *, as_they_are: bool
+) -> None:
     """Say what becomes of stacks that have not the voxel size of the first, and of those that have none.
 
     Parameters
@@ -67,6 +69,8 @@ def check_alike(infos: Sequence[StackInfo], options: TrainingOptions, *, as_they
         Of all stacks, those to judge by, too.
     options
         What is asked.
+    known
+        What the nets of a bundle see that is gone on from, or learned from.
     as_they_are
         Whether nothing is resampled.
 
@@ -76,7 +80,7 @@ def check_alike(infos: Sequence[StackInfo], options: TrainingOptions, *, as_they
         If stacks of different voxel sizes would be mixed.
     """
     first = next((info for info in infos if info.voxel_size is not None), None)
-    if first is None:
+    if first is None and known is None:
         _log.warning(
             "%s: it has no voxel size, nor has any other stack: all are taken to have the same, and so will be what is "
             "segmented later; calibrate them (in Fiji: Image > Properties) so that stacks of other voxel sizes fit",
@@ -85,11 +89,12 @@ def check_alike(infos: Sequence[StackInfo], options: TrainingOptions, *, as_they
         return
     for info in infos:
         if info.voxel_size is None:
+            like = f"{first.path}, {first.voxel_size}" if known is None and first else "the data of the bundle"
             _log.warning(
-                "%s: it has no voxel size; it is taken to have that of %s, %s: if that is wrong, calibrate it (in "
-                "Fiji: Image > Properties)", info.path, first.path, first.voxel_size,
+                "%s: it has no voxel size; it is taken to have that of %s: if that is wrong, calibrate it (in Fiji: "
+                "Image > Properties)", info.path, like,
             )  # fmt: skip
-        elif info.voxel_size != first.voxel_size:
+        elif first is not None and info.voxel_size != first.voxel_size:
             _tell(info, first, options, as_they_are=as_they_are)
 
 

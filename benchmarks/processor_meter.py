@@ -81,7 +81,7 @@ class ProcessorMeter:
             weights=None if first.weights is None else first.weights[:_DEPTH], original=None,
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as scratch:
-            fit_member(architecture, train, part, few, Path(scratch) / "pace.state", 0)
+            fit_member(architecture, train, [part], few, Path(scratch) / "pace.state", 0)
         spans = self._trainings.pop()
         return float(np.mean(spans[_STARTING + _PACED // 3 :]))
 

@@ -17,7 +17,7 @@ from densecell_batch.io.writing import StackWriter
 from densecell_batch.measure import compare, instances
 from densecell_batch.measure.compare import Comparison
 from densecell_batch.models.bundle import ModelBundle
-from densecell_batch.models.classes import ClassInfo, named_classes
+from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
 from densecell_batch.models.registry import DEFAULT_MODEL
 from densecell_batch.runs import batch, pipeline
@@ -26,7 +26,8 @@ from densecell_batch.runs.options import RunOptions, RunSegmenter
 from densecell_batch.runs.pipeline import SegmentedStack
 from densecell_batch.storage.atomic import make_folder
 from densecell_batch.training import train as training
-from densecell_batch.training.options import TrainingOptions, known_classes
+from densecell_batch.training.naming import classes_of
+from densecell_batch.training.options import TrainingOptions
 from densecell_batch.training.restarts import Progress
 
 __all__ = [
@@ -374,7 +375,7 @@ def evaluate(
 def train(
     images: Sequence[str | Path],
     labels: Sequence[str | Path],
-    evaluation: tuple[str | Path, str | Path],
+    evaluation: tuple[str | Path, str | Path] | Sequence[tuple[str | Path, str | Path]] | None,
     out: str | Path,
     classes: Sequence[ClassInfo | str] | None,
     *,
@@ -392,12 +393,14 @@ def train(
     labels
         For each of them the file of its labels: class indices from 0 on.
     evaluation
-        Stack and labels that the members are chosen on.
+        Stack and labels that the members are chosen on, or several such pairs; None to hold back the last fifth of the
+        labelled slices of each training stack for it.
     out
         Run folder; a run in it that was stopped goes on.
     classes
         What the labels mean, from class 0 on: names, "name=#rrggbb", or `ClassInfo`; None for the classes of the
-        bundle that the option `distil` or `init` names.
+        bundle that the option `distil` or `init` names, or for those that the label files name. With the option
+        ignore_label=0 they are those of the labels from 1 on, and label 0 is what nobody labelled.
     weights
         For each image a stack that says how much each voxel counts, or none.
     unlabelled
@@ -416,9 +419,12 @@ def train(
     OptionError, StackError
         If the options contradict each other, or a stack does not fit its labels.
     """
-    (first, second), asked = evaluation, TrainingOptions(**options)
-    named = known_classes(asked) if classes is None else named_classes(classes)
+    asked, files = TrainingOptions(**options), _paths(labels)
+    pairs: Any = () if evaluation is None else evaluation
+    if pairs and isinstance(pairs[0], str | Path):
+        pairs = [pairs]
     return training.train(
-        _paths(images), _paths(labels), (Path(first), Path(second)), Path(out), named, asked,
+        _paths(images), files, [(Path(a), Path(b)) for a, b in pairs], Path(out),
+        classes_of(classes, files, asked), asked,
         weights=_paths(weights), unlabelled=_paths(unlabelled), progress=progress,
     )  # fmt: skip

@@ -7,7 +7,9 @@ voxels are not scored, but told of. The truth has no such label: what does not c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from msgspec import Struct
@@ -18,7 +20,8 @@ from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.metrics import (
     Scores,
     adjusted_rand_index,
-    boundary_f_score,
+    boundary_counts,
+    f_score,
     score,
     variation_of_information,
 )
@@ -28,7 +31,9 @@ from densecell_batch.system import need_memory
 
 __all__ = [
     "MAX_CLASSES",
+    "Agreement",
     "Comparison",
+    "agreement",
     "as_table",
     "check_classes",
     "compare",
@@ -207,15 +212,51 @@ def read_mask(path: Path) -> np.ndarray:
     return mask
 
 
-def compare(
+@dataclass(frozen=True)
+class Agreement:
+    """What a class map and the truth have in common, in counts; those of several volumes add up."""
+
+    scores: Scores
+    boundaries: np.ndarray  # see `metrics.boundary_counts`
+    n_outside: int  # voxels that would have counted, but are outside in the class map
+
+    def __add__(self, other: Self) -> Agreement:
+        return Agreement(
+            Scores(self.scores.confusion + other.scores.confusion),
+            self.boundaries + other.boundaries,
+            self.n_outside + other.n_outside,
+        )
+
+    @property
+    def comparison(self) -> Comparison:
+        """All scores."""
+        scores = self.scores
+        split, merge = variation_of_information(scores.confusion)
+        without = scores.mean_iou_without_first
+        return Comparison(
+            mean_iou=scores.mean_iou,
+            mean_iou_without_class_0=None if np.isnan(without) else without,
+            accuracy=scores.accuracy,
+            adjusted_rand_index=adjusted_rand_index(scores.confusion),
+            variation_of_information_split=split,
+            variation_of_information_merge=merge,
+            boundary_f_score=f_score(self.boundaries),
+            iou=[None if np.isnan(value) else float(value) for value in scores.iou],
+            confusion=scores.confusion.tolist(),
+            voxels=int(scores.confusion.sum()),
+            outside_voxels=self.n_outside,
+        )
+
+
+def agreement(
     truth: np.ndarray,
     found: np.ndarray,
     n_classes: int,
     counted: np.ndarray | None = None,
     *,
     name: str = "the class map",
-) -> tuple[Scores, Comparison]:
-    """Score a class map.
+) -> Agreement:
+    """Count how far a class map agrees with the truth.
 
     Parameters
     ----------
@@ -225,12 +266,6 @@ def compare(
         Bool (z, y, x): voxels that count; all when None.
     name
         Of the class map, for the error.
-
-    Returns
-    -------
-    scores : Scores
-    comparison : Comparison
-        All scores.
 
     Raises
     ------
@@ -248,20 +283,22 @@ def compare(
     scores = score(truth, found, n_classes, counted)
     if counted is not None:  # where nothing counts, there shall be no boundary of the one and not of the other
         truth, found = np.where(counted, truth, 0), np.where(counted, found, 0)
-    split, merge = variation_of_information(scores.confusion)
-    return scores, Comparison(
-        mean_iou=scores.mean_iou,
-        mean_iou_without_class_0=None if np.isnan(scores.mean_iou_without_first) else scores.mean_iou_without_first,
-        accuracy=scores.accuracy,
-        adjusted_rand_index=adjusted_rand_index(scores.confusion),
-        variation_of_information_split=split,
-        variation_of_information_merge=merge,
-        boundary_f_score=boundary_f_score(truth, found),
-        iou=[None if np.isnan(value) else float(value) for value in scores.iou],
-        confusion=scores.confusion.tolist(),
-        voxels=int(scores.confusion.sum()),
-        outside_voxels=n_outside,
-    )
+    return Agreement(scores, boundary_counts(truth, found), n_outside)
+
+
+def compare(
+    truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndarray | None = None
+) -> tuple[Scores, Comparison]:
+    """Score a class map; parameters and what it raises are those of `agreement`.
+
+    Returns
+    -------
+    scores : Scores
+    comparison : Comparison
+        All scores.
+    """
+    common = agreement(truth, found, n_classes, counted)
+    return common.scores, common.comparison
 
 
 def as_table(compared: Sequence[tuple[str, Comparison]], names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,12 @@ from skimage.segmentation import find_boundaries
 
 __all__ = [
     "Scores",
+    "added",
     "adjusted_rand_index",
+    "boundary_counts",
     "boundary_f_score",
     "confusion_matrix",
+    "f_score",
     "score",
     "variation_of_information",
 ]
@@ -81,6 +85,11 @@ def score(truth: np.ndarray, found: np.ndarray, n_classes: int, counted: np.ndar
     return Scores(confusion_matrix(truth, found, n_classes))
 
 
+def added(scores: Iterable[Scores]) -> Scores:
+    """Those of several volumes together: their confusions added up."""
+    return Scores(np.sum([some.confusion for some in scores], axis=0))
+
+
 def adjusted_rand_index(confusion: np.ndarray) -> float:
     """Adjusted Rand index, from a confusion matrix: 1 for equal class maps, about 0 by chance (ref. 1)."""
 
@@ -121,6 +130,14 @@ def boundary_f_score(truth: np.ndarray, found: np.ndarray, tolerance: float = 2)
     float
         Harmonic mean of precision and recall over all slices; 1 where neither has a boundary.
     """
+    return f_score(boundary_counts(truth, found, tolerance))
+
+
+def boundary_counts(truth: np.ndarray, found: np.ndarray, tolerance: float = 2) -> np.ndarray:
+    """Boundary voxels of what was found and of the truth: those that are met, and all; (2, 2) float64.
+
+    Parameters are those of `boundary_f_score`. Counts of several volumes may be added up.
+    """
     met, there = np.zeros(2), np.zeros(2)  # of the found boundaries, of the true ones
     for planes in zip(found, truth, strict=True):
         edges = [find_boundaries(plane, mode="inner") for plane in planes]  # type: ignore[no-untyped-call]
@@ -128,6 +145,12 @@ def boundary_f_score(truth: np.ndarray, found: np.ndarray, tolerance: float = 2)
             near = distance_transform_edt(~other) <= tolerance if other.any() else np.zeros(other.shape, bool)
             met[i] += np.count_nonzero(mine & near)
             there[i] += np.count_nonzero(mine)
+    return np.stack([met, there])
+
+
+def f_score(counts: np.ndarray) -> float:
+    """Harmonic mean of precision and recall, of `boundary_counts`; 1 where there is no boundary."""
+    met, there = counts
     if not there.any():
         return 1.0
     if not there.all() or not met.all():

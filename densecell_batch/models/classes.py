@@ -12,7 +12,15 @@ import numpy as np
 from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.manifest import is_whole, short
 
-__all__ = ["PLATELET_CLASSES", "ClassInfo", "default_classes", "jet_colours", "named_classes", "parse_classes"]
+__all__ = [
+    "PLATELET_CLASSES",
+    "ClassInfo",
+    "class_entries",
+    "default_classes",
+    "jet_colours",
+    "named_classes",
+    "parse_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,11 @@ def jet_colours(n: int) -> list[tuple[int, int, int]]:
 
 def parse_classes(text: str) -> tuple[ClassInfo, ...]:
     """Names and colours of the classes, from the option or from the file that it names."""
+    return named_classes(class_entries(text))
+
+
+def class_entries(text: str) -> list[str]:
+    """The entries of `named_classes`, from the option --classes or from the file that it names."""
     path = Path(text)
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
     entries = [line.strip() for line in lines if line.strip()]
@@ -86,11 +99,20 @@ def parse_classes(text: str) -> tuple[ClassInfo, ...]:
         raise OptionError(
             f"--classes names {len(entries)} class; expected at least two, such as background,cell=#ff0000"
         )
-    return named_classes(entries)
+    return entries
 
 
-def named_classes(entries: Sequence[ClassInfo | str]) -> tuple[ClassInfo, ...]:
-    """Classes, where each is one, or its name, or "name=#rrggbb"; those without a colour get one of `jet_colours`.
+def named_classes(
+    entries: Sequence[ClassInfo | str], colours: Sequence[tuple[int, int, int] | None] = ()
+) -> tuple[ClassInfo, ...]:
+    """Classes, where each is one, or its name, or "name=#rrggbb".
+
+    Parameters
+    ----------
+    entries
+        The classes.
+    colours
+        Of those that say none, or too few of them; where there is none, it is one of `jet_colours`.
 
     Raises
     ------
@@ -99,9 +121,10 @@ def named_classes(entries: Sequence[ClassInfo | str]) -> tuple[ClassInfo, ...]:
     BundleError
         If a name is none.
     """
+    known = [*colours, *([None] * len(entries))]
     return tuple(
-        entry if isinstance(entry, ClassInfo) else _class(entry, colour)
-        for entry, colour in zip(entries, jet_colours(len(entries)), strict=True)
+        entry if isinstance(entry, ClassInfo) else _class(entry, mine or colour)
+        for entry, mine, colour in zip(entries, known, jet_colours(len(entries)), strict=False)
     )
 
 

@@ -23,7 +23,7 @@ def render_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> np.
     Parameters
     ----------
     histories
-        Name of a member -> its rows, each with "step", "loss" and "mean_iou".
+        Name of a member -> its rows, each with "step" and "mean_iou", all but one of step 0 with "loss".
 
     Returns
     -------
@@ -37,7 +37,7 @@ def render_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> np.
     last = max((row["step"] for row in rows), default=1)
     for i, (key, title) in enumerate((("loss", "loss"), ("mean_iou", "mean IoU"))):
         left, top = i * (_WIDTH + 2 * _MARGIN) + _MARGIN, _MARGIN
-        highest = 1.0 if key == "mean_iou" else _round_up(max((row[key] for row in rows), default=1.0))
+        highest = 1.0 if key == "mean_iou" else _round_up(max((row[key] for row in rows if key in row), default=1.0))
         draw.text((left, top - 24), title, fill=_INK, font=font)
         for share in np.linspace(0, 1, 6):
             y = top + _HEIGHT * (1 - share)
@@ -45,7 +45,8 @@ def render_curves(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> np.
             draw.text((left - 40, y - 8), f"{share * highest:.2g}", fill=_INK, font=font)
         draw.text((left + _WIDTH - 70, top + _HEIGHT + 8), f"{last:g} steps", fill=_INK, font=font)
         for history, colour in zip(histories.values(), colours, strict=True):
-            points = [(left + _WIDTH * row["step"] / last, top + _HEIGHT * (1 - row[key] / highest)) for row in history]
+            there = [row for row in history if key in row]
+            points = [(left + _WIDTH * row["step"] / last, top + _HEIGHT * (1 - row[key] / highest)) for row in there]
             if len(points) > 1:
                 draw.line(points, fill=colour, width=2)
     bests = [max((row["mean_iou"] for row in history), default=0.0) for history in histories.values()]

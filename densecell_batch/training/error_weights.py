@@ -27,9 +27,26 @@ _STEPS = 50
 _BORDER_MAX = 25.0
 
 
-def error_weights(labels: np.ndarray) -> np.ndarray:
-    """Class-balance plus border weights of a class map: (z, y, x) of whole numbers -> (z, y, x) float32, above 0."""
-    return class_balance_weights(labels)[labels] + border_weights(labels)
+def error_weights(labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
+    """Class-balance plus border weights of a class map.
+
+    Parameters
+    ----------
+    labels
+        (z, y, x) of whole numbers.
+    counted
+        (z, y, x) bool: voxels that somebody labelled; all if None.
+
+    Returns
+    -------
+    numpy.ndarray
+        (z, y, x) float32, above 0; 0 where nobody labelled.
+    """
+    if counted is None:
+        return class_balance_weights(labels)[labels] + border_weights(labels)
+    balance = class_balance_weights(labels[counted])
+    balance = np.pad(balance, (0, max(0, int(labels.max()) + 1 - len(balance))))
+    return np.where(counted, balance[labels] + border_weights(labels, counted), 0).astype(np.float32)
 
 
 def class_balance_weights(labels: np.ndarray) -> np.ndarray:
@@ -39,7 +56,7 @@ def class_balance_weights(labels: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, least / np.maximum(counts, 1), 0).astype(np.float32)
 
 
-def border_weights(labels: np.ndarray) -> np.ndarray:
+def border_weights(labels: np.ndarray, counted: np.ndarray | None = None) -> np.ndarray:
     """Weights from 0 to 25 that fall off with the distance to the next voxel of another class in the same slice.
 
     Heat flows from all other classes into each class, slice by slice, so both sides of a border are weighted, and those
@@ -50,6 +67,8 @@ def border_weights(labels: np.ndarray) -> np.ndarray:
     ----------
     labels
         (z, y, x) of whole numbers.
+    counted
+        (z, y, x) bool: voxels that somebody labelled; all if None. There is no border to the others.
 
     Returns
     -------
@@ -59,10 +78,11 @@ def border_weights(labels: np.ndarray) -> np.ndarray:
     weights = np.zeros(labels.shape, np.float32)
     for c in np.unique(labels):
         inside = labels == c
+        others = ~inside if counted is None else ~inside & counted
         heat = np.zeros(labels.shape, np.float32)
         for z in range(len(labels)):
-            if inside[z].any() and not inside[z].all():
-                heat[z] = np.maximum(diffuse(~inside[z]) - _THRESHOLD, 0) * inside[z]
+            if inside[z].any() and others[z].any():
+                heat[z] = np.maximum(diffuse(others[z]) - _THRESHOLD, 0) * inside[z]
         if heat.max() > 0:
             weights += heat * (_BORDER_MAX / heat.max())
     return weights
@@ -98,7 +118,7 @@ def diffuse(sources: np.ndarray, steps: int = _STEPS) -> np.ndarray:
 
 def write_error_weights(path: Path, volume: LabelledVolume, colours: Sequence[tuple[int, int, int]]) -> None:
     """Write the error weights of a volume as float32 stack, and a picture beside it: labels left, weights right."""
-    weights = error_weights(volume.labels)
+    weights = error_weights(volume.labels, volume.counted)
     highest = float(weights.max())
     with StackWriter(
         path, weights.shape, "float32", voxel_size=volume.voxel_size, display_range=(0.0, highest)

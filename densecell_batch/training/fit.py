@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from densecell_batch.errors import OptionError, Stopped
 from densecell_batch.inference.volume import predict_labels
-from densecell_batch.measure.metrics import Scores, score
+from densecell_batch.measure.metrics import Scores, added, score
 from densecell_batch.nets.architecture import Architecture, UNet2D
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.printable import printable
@@ -29,7 +29,7 @@ from densecell_batch.training.recipes import Recipe
 from densecell_batch.training.volumes import LabelledVolume
 from densecell_batch.training.windows import Batch, flattened
 
-__all__ = ["Arrays", "TrainedMember", "fit_member", "seconds_per_step"]
+__all__ = ["Arrays", "TrainedMember", "fit_member", "judged", "seconds_per_step"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +47,8 @@ class TrainedMember:
 
     seed: int
     weights: Arrays  # those with the best mean IoU of all evaluations, averaged, under canonical names
-    scores: Scores  # on the evaluation volume
-    history: list[dict[str, float]]
+    scores: Scores  # on the evaluation volumes together
+    history: list[dict[str, float]]  # of a net that did not begin with random weights, from step 0 on
     abandoned: bool = False  # its training was given up
 
 
@@ -66,7 +66,7 @@ class _State:
 def fit_member(
     architecture: Architecture,
     train: list[LabelledVolume],
-    evaluation: LabelledVolume,
+    evaluation: Sequence[LabelledVolume],
     recipe: Recipe,
     checkpoint: Path,
     seed: int,
@@ -89,9 +89,10 @@ def fit_member(
     seed
         Of the initial weights and of the windows.
     start
-        Weights to begin with, under canonical names, instead of random ones.
+        Weights to begin with, under canonical names, instead of random ones. They are evaluated first, and are kept
+        if no later evaluation beats them; such a training is never abandoned.
     progress
-        Called with each row of the history.
+        Called with each row of the history; that of step 0 has no loss and no time.
 
     Raises
     ------
@@ -114,16 +115,17 @@ def fit_member(
 
     def evaluate(weights: Arrays) -> Scores:
         judge.reload([weights])
-        truth, counted = evaluation.truth
-        labels = predict_labels(evaluation.image, judge, recipe.window, truth.shape)
-        return score(truth, labels, architecture.n_classes, counted)
+        return judged(judge, recipe.window, evaluation)
 
     losses: list[float] = []
-    since = time.monotonic()
     try:
+        if start is not None and not state.history:
+            progress(_note_start(state, recipe, start, evaluate(start).mean_iou))
+            _save(checkpoint, net, state)
+        since = time.monotonic()
         with ThreadPoolExecutor(1, "densecell-windows") as reader:
             upcoming = reader.submit(sampler, state.step)
-            while state.step < recipe.steps and not _hopeless(state, recipe, trial):
+            while state.step < recipe.steps and (start is not None or not _hopeless(state, recipe, trial)):
                 batch = upcoming.result()
                 upcoming = reader.submit(sampler, state.step + 1)
                 losses.append(_advance(state, step_function, recipe, batch))
@@ -154,6 +156,34 @@ def _folding(
         return folded(net, architecture, weights, [measure(weights, each) for each in images])
 
     return plain
+
+
+def judged(predictor: Predictor, window: tuple[int, int, int], volumes: Sequence[LabelledVolume]) -> Scores:
+    """What an ensemble is worth on labelled volumes: their confusions added up.
+
+    Parameters
+    ----------
+    predictor
+        The ensemble.
+    window
+        Input window (z, y, x) of its training.
+    volumes
+        As it sees them.
+    """
+    found = []
+    for volume in volumes:
+        truth, counted = volume.truth
+        labels = predict_labels(volume.image, predictor, window, truth.shape)
+        found.append(score(truth, labels, predictor.architecture.n_classes, counted))
+    return added(found)
+
+
+def _note_start(state: _State, recipe: Recipe, start: Arrays, mean_iou: float) -> dict[str, float]:
+    """The first row of a history, of the weights that are begun with: what has to be beaten."""
+    row = {"step": 0, "steps": recipe.steps, "mean_iou": round(mean_iou, 5)}
+    state.best = start
+    state.history.append(row)
+    return row
 
 
 def _note(

@@ -10,6 +10,7 @@ from densecell_batch.nets.build import ops
 __all__ = ["cropped", "cross_entropy", "improved_loss", "published_loss", "published_penalty", "soft_dice"]
 
 _SECOND = 0.33  # weight of the 2D predictor's loss (ref. Guay et al. 2021, and the published code)
+_FEWEST = 0.01  # share of the voxels of a window below which those that count do not count the more
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:
@@ -35,6 +36,9 @@ def soft_dice(labels: Any, logits: Any, weights: Any) -> Any:
 def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0.5) -> Any:
     """Mean cross-entropy, weighted, plus Dice of the deciding predictor, and 0.33 of that of the other one.
 
+    Means are over the voxels that count: where few are labelled, they have the say that all have elsewhere. Of a window
+    of which next to nothing counts, it is less: some voxels shall not speak as loud as a window full of them.
+
     Parameters
     ----------
     labels, weights
@@ -46,9 +50,10 @@ def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0
         Weight of the Dice term.
     """
     total: Any = 0.0
+    counted = ops.maximum(ops.mean(ops.cast(ops.greater(weights, 0), "float32")), _FEWEST)
     for logits, share in zip(outputs, (1.0, _SECOND), strict=False):
         logits = ops.cast(logits, "float32")
-        loss = ops.mean(cross_entropy(labels, logits) * weights) + dice * soft_dice(labels, logits, weights)
+        loss = ops.mean(cross_entropy(labels, logits) * weights) / counted + dice * soft_dice(labels, logits, weights)
         total = total + share * loss
     return total
 

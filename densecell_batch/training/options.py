@@ -20,11 +20,12 @@ from densecell_batch.training.fit import Arrays
 from densecell_batch.training.recipes import Improved, Published, Recipe
 from densecell_batch.training.restarts import TrainingRun
 
-__all__ = ["TrainingOptions", "fitting", "known_classes", "training_run"]
+__all__ = ["TrainingOptions", "fitting", "training_run"]
 
 Triple = tuple[int, int, int]
 
 _WINDOWS: dict[str, Triple] = {"residual": (3, 256, 256), "2d3d": (5, 160, 160), "unet2d": (5, 252, 252)}  # of a family
+_TUNING_RATE = 3e-5  # of weights that are good already: higher ones spoil them before they gain (design note 0004)
 _log = logging.getLogger(__name__)
 
 
@@ -54,9 +55,9 @@ class TrainingOptions:
         How long each member is trained, by one of them: steps; how often the volumes are seen; or about how many
         minutes the steps take. Start-up and some twenty evaluations come on top.
     learning_rate
-        None for that of the preset.
+        None for that of the preset; where weights are gone on from, a low one of its own, 3e-5.
     restarts
-        Members to train.
+        Members to train; None for one, or as many as the bundle `init` has.
     keep
         Best members to keep; None for all, at most 4.
     floor
@@ -64,7 +65,8 @@ class TrainingOptions:
     seed
         Of the first member; the others count on.
     init
-        Name or path of a bundle to start from; it decides the architecture.
+        Name or path of a bundle to start from; it decides the architecture. What it is worth is found first, and it
+        is kept if nothing better comes of it.
     distil
         Name or path of a bundle: what its ensemble says is learned beside the labels (`training.distil`).
     scale
@@ -72,6 +74,9 @@ class TrainingOptions:
         as they are; "auto" for what trials say (`training.working_scale`).
     voxel_size_trained
         The same, as the voxel size that the nets see.
+    ignore_label
+        The label of voxels that do not count, in training and evaluation; None if all do. If it is 0, the classes that
+        are named are those of the labels from 1 on.
     precision
         "auto", "float32" or "bfloat16".
     licence, citation
@@ -94,7 +99,7 @@ class TrainingOptions:
     epochs: Side | None = None
     minutes: Annotated[float, Meta(gt=0)] | None = None
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
-    restarts: Side = 1
+    restarts: Side | None = None
     keep: Side | None = None
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.3
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -102,6 +107,7 @@ class TrainingOptions:
     distil: str | None = None
     scale: Literal["auto", "off"] | tuple[Factor, Factor, Factor] = "auto"
     voxel_size_trained: VoxelSize | None = None
+    ignore_label: int | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     licence: str = "not stated"
     citation: str = "not stated"
@@ -116,14 +122,11 @@ class TrainingOptions:
             raise OptionError("--distil takes the voxel size of its bundle; leave --scale and --voxel-size-trained out")
         if self.distil is not None and self.preset == "published":
             raise OptionError("--preset published learns labels alone; give --distil with --preset improved")
-
-
-def known_classes(options: TrainingOptions) -> tuple[ClassInfo, ...]:
-    """Those of the bundle that is learned from, or gone on from; OptionError if there is none."""
-    name = options.distil or options.init
-    if name is None:
-        raise OptionError("give --classes: what the labels 0, 1, 2, ... mean")
-    return find_bundle(name).classes
+        if self.ignore_label is not None and self.preset == "published":
+            raise OptionError(
+                "--preset published counts every voxel a little, labelled or not; give --ignore-label with --preset "
+                "improved"
+            )
 
 
 def training_run(
@@ -166,17 +169,19 @@ def training_run(
             f"--window {','.join(map(str, window))} (z, y, x) is too small for a {architecture.family} net; expected "
             f"more, of {1 + 2 * architecture.context} slices at least"
         )
+    restarts = options.restarts or len(start or [None])
     return start, TrainingRun(
         name=options.name,
         architecture=architecture,
         classes=tuple(classes),
         recipe=_recipe(architecture, window, options, normalized=start is None),
-        restarts=options.restarts,
-        keep=options.keep or min(4, options.restarts),
+        restarts=restarts,
+        keep=options.keep or min(4, restarts),
         seed=options.seed,
         minutes=options.minutes,
         licence=options.licence,
         citation=options.citation,
+        ignore_label=options.ignore_label,
     )
 
 
@@ -192,8 +197,9 @@ def _recipe(architecture: Architecture, window: Triple, options: TrainingOptions
         recipe = Improved(
             window=window, floor=options.floor, precision=name, batch=options.batch, normalized=normalized
         )
-    if options.learning_rate is not None:
-        recipe = replace(recipe, learning_rate=options.learning_rate)
+    rate = options.learning_rate or (_TUNING_RATE if options.init else None)
+    if rate is not None:
+        recipe = replace(recipe, learning_rate=rate)
     return recipe if options.steps is None else recipe.over(options.steps)
 
 

@@ -16,12 +16,12 @@ from densecell_batch.training.volumes import LabelledVolume
 
 __all__ = ["own_records"]
 
-_LEARNED, _OTHER = 48, 16  # windows of the volumes that it learned from, and of the one that it did not
+_LEARNED, _OTHER = 48, 16  # windows of the volumes that it learned from, and of those that it did not
 
 
 def own_records(
     train: Sequence[LabelledVolume],
-    evaluation: LabelledVolume,
+    evaluation: Sequence[LabelledVolume],
     predictor: Predictor,
     window: tuple[int, int, int],
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -41,8 +41,8 @@ def own_records(
     """
     window = looked_at(window, predictor.architecture)
     slices = [greys for volume in train for greys in volume.greys]
-    share = -(-_LEARNED // len(train))
-    windows_of = [*((_Seen(volume), share) for volume in train), (_Seen(evaluation), _OTHER)]
+    share, others = -(-_LEARNED // len(train)), -(-_OTHER // len(evaluation))
+    windows_of = [*((_Seen(volume), share) for volume in train), *((_Seen(volume), others) for volume in evaluation)]
     found = [row for volume, n in windows_of for row in try_windows(volume, predictor, window, n)]
     most = max(found, key=len).keys()  # a volume of one slice says nothing of neighbours
     alike = [row for row in found if row.keys() == most]
@@ -55,7 +55,7 @@ class _Seen:
     """A volume as nets see it."""
 
     def __init__(self, volume: LabelledVolume) -> None:
-        self._image, self._counted = volume.image, volume.counted
+        self._image, self._tissue = volume.image, volume.tissue
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,4 +66,4 @@ class _Seen:
         return self._image[z, rows[0] : rows[1]]
 
     def has_outside(self, region: tuple[slice, slice, slice]) -> bool:
-        return self._counted is not None and not bool(self._counted[region].all())
+        return self._tissue is not None and not bool(self._tissue[region].all())

@@ -7,7 +7,7 @@ The run folder::
     member-SEED.json      its scores, once it is trained
     log.jsonl             a line for each evaluation
     curves.png            learning curves
-    sample.png            slices of the evaluation volume and what the ensemble says of them
+    sample.png            slices of the first evaluation volume and what the ensemble says of them
     NAME.zip              the bundle
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from densecell_batch._version import __version__
 from densecell_batch.errors import OptionError
 from densecell_batch.identity import differences
 from densecell_batch.inference.volume import predict_labels
-from densecell_batch.measure.metrics import Scores, score
+from densecell_batch.measure.metrics import Scores
 from densecell_batch.models.bundle import ModelBundle, load_bundle, write_bundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.golden import golden_pair, verify_bundle
@@ -41,7 +41,7 @@ from densecell_batch.plots.png import write_png
 from densecell_batch.printable import printable
 from densecell_batch.storage.atomic import make_folder, write_file
 from densecell_batch.storage.strict_json import JsonObject, parse_json
-from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, seconds_per_step
+from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, judged, seconds_per_step
 from densecell_batch.training.own_data import own_records
 from densecell_batch.training.quantize import Looked, measure_quantization
 from densecell_batch.training.recipes import Recipe
@@ -63,9 +63,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     minutes: float | None
     init: list[str]  # SHA-256 of the weights that members start from
     train: list[list[str]]  # SHA-256 of the files of each volume
-    evaluation: list[str]
+    evaluation: list[str]  # those of the files of all volumes
     scale: list[float]  # voxels (z, y, x) that the nets see for each of the first volume
     taught_by: list[str]  # the ensemble whose answers are learned, see `distil.answers_of`
+    ignore_label: int | None  # the label that does not count
+    held_back: list[str]  # what of the stacks is not trained on, where it is what members are chosen by
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class TrainingRun:
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets see for each of the volumes'
     minutes_as_steps: int | None = None  # what `minutes` come to, where that was measured
     taught_by: tuple[str, ...] = ()  # the ensemble whose answers the volumes have
+    ignore_label: int | None = None  # of the label files
+    held_back: tuple[str, ...] = ()  # what of each stack was held back for the evaluation, in words
 
     def __post_init__(self) -> None:
         check_texts(self.name, self.version, self.licence, self.citation)
@@ -104,7 +108,7 @@ Progress = Callable[[TrainingRun, int, dict[str, float]], None]  # (run, seed of
 def train_ensemble(
     run: TrainingRun,
     train: list[LabelledVolume],
-    evaluation: LabelledVolume,
+    evaluation: Sequence[LabelledVolume],
     folder: Path,
     *,
     start: list[Arrays] | None = None,
@@ -117,11 +121,12 @@ def train_ensemble(
     run
         What to train, and how.
     train, evaluation
-        Labelled volumes; the members are chosen on the latter.
+        Labelled volumes; the members are chosen on the latter, all of them together.
     folder
         The run folder; made, or gone on with.
     start
-        Weights of members to begin with (fine-tuning); each restart takes the next one.
+        Weights of members to begin with (fine-tuning); each restart takes the next one. They stay what they are
+        where the members that come of them are no better.
     progress
         Called after each evaluation.
 
@@ -144,16 +149,55 @@ def train_ensemble(
         members.append(_member(run, train, evaluation, folder, seed, first, progress))
         write_png(folder / "curves.png", render_curves({f"seed {m.seed}": m.history for m in members}))
     kept = _best(members, run)
-    ensemble = Predictor(run.architecture, [m.weights for m in kept], run.recipe.inference_precision)
-    truth, counted = evaluation.truth
-    labels = predict_labels(evaluation.image, ensemble, run.recipe.window, truth.shape)
-    scores = score(truth, labels, run.architecture.n_classes, counted)
+    ensemble, scores = _ensemble(run, [m.weights for m in kept], evaluation)
     _log.info("ensemble of %d: mean IoU %.4f; best member %.4f", len(kept), scores.mean_iou, kept[0].scores.mean_iou)
-    if evaluation.original is not None:  # a picture of what the nets see
-        labels = predict_labels(evaluation.image, ensemble, run.recipe.window)
-    _write_sample(run, evaluation, labels, folder)
-    identity = _identity(run, train, evaluation, start)
-    return _write(run, train, evaluation, members, kept, ensemble, scores, folder, identity)
+    told: JsonObject = {
+        "seeds kept": [m.seed for m in kept],
+        "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
+    }
+    if start is not None:
+        before, its_scores = _ensemble(run, start[: run.keep], evaluation)
+        told["mean IoU before fine-tuning"] = round(its_scores.mean_iou, 4)
+        if not _is_better(scores, its_scores):
+            kept, ensemble, scores = _starts(run, start, evaluation), before, its_scores
+            told["seeds kept"] = []
+    shown = evaluation[0]
+    _write_sample(run, shown, predict_labels(shown.image, ensemble, run.recipe.window), folder)
+    identity = to_builtins(_identity(run, train, evaluation, start))
+    provenance = {"trained by": f"densecell-batch {__version__}", **identity, **told}
+    return _write(run, train, evaluation, kept, ensemble, scores, folder, provenance)
+
+
+def _ensemble(
+    run: TrainingRun, members: list[Arrays], evaluation: Sequence[LabelledVolume]
+) -> tuple[Predictor, Scores]:
+    """Nets as an ensemble, and what it is worth."""
+    ensemble = Predictor(run.architecture, members, run.recipe.inference_precision)
+    return ensemble, judged(ensemble, run.recipe.window, evaluation)
+
+
+def _is_better(after: Scores, before: Scores) -> bool:
+    """Whether fine-tuning gained anything, and a word about it. Members each as good as before may still agree more,
+    and so be worth less together.
+    """
+    better = after.mean_iou > before.mean_iou
+    if better:
+        _log.info("fine-tuning: mean IoU %.4f before, %.4f after", before.mean_iou, after.mean_iou)
+    else:
+        _log.warning(
+            "fine-tuning found nothing better on the evaluation stacks than what it began with, of a mean IoU of %.4f: "
+            "the bundle has those weights; give more labels, more steps, or another --learning-rate",
+            before.mean_iou,
+        )
+    return better
+
+
+def _starts(run: TrainingRun, start: list[Arrays], evaluation: Sequence[LabelledVolume]) -> list[TrainedMember]:
+    """The nets that a run began with, as its members."""
+    return [
+        TrainedMember(run.seed + i, weights, _ensemble(run, [weights], evaluation)[1], [])
+        for i, weights in enumerate(start[: run.keep])
+    ]
 
 
 def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]:
@@ -173,7 +217,7 @@ def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]
 def _member(
     run: TrainingRun,
     train: list[LabelledVolume],
-    evaluation: LabelledVolume,
+    evaluation: Sequence[LabelledVolume],
     folder: Path,
     seed: int,
     start: Arrays | None,
@@ -201,7 +245,11 @@ def _member(
 
 
 def _same_run(
-    run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, folder: Path, start: list[Arrays] | None
+    run: TrainingRun,
+    train: list[LabelledVolume],
+    evaluation: Sequence[LabelledVolume],
+    folder: Path,
+    start: list[Arrays] | None,
 ) -> TrainingRun:
     """Hold the run to what its folder was begun with; the run with its number of steps."""
     wanted = to_builtins(_identity(run, train, evaluation, start))
@@ -213,7 +261,9 @@ def _same_run(
             found = parse_json(path.read_bytes())
             if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
                 raise ValueError("it is no description of a run")
-            for name, before in (("scale", [1.0, 1.0, 1.0]), ("taught_by", [])):  # as it was when there was no choice
+            # As it was when there was no choice.
+            as_it_was: JsonObject = {"scale": [1.0, 1.0, 1.0], "taught_by": [], "ignore_label": None, "held_back": []}
+            for name, before in as_it_was.items():
                 found.setdefault(name, before)
         except (OSError, ValueError) as error:
             raise OptionError(f"{path}: cannot be read ({error}); give another run folder") from error
@@ -247,7 +297,7 @@ def steps_in(run: TrainingRun, train: list[LabelledVolume]) -> int:
 
 
 def _identity(
-    run: TrainingRun, train: list[LabelledVolume], evaluation: LabelledVolume, start: list[Arrays] | None
+    run: TrainingRun, train: list[LabelledVolume], evaluation: Sequence[LabelledVolume], start: list[Arrays] | None
 ) -> RunRecord:
     """All that decides a member. How many are trained and kept may change: restarts can be added."""
     import hashlib
@@ -265,9 +315,11 @@ def _identity(
         minutes=run.minutes,
         init=sums,
         train=[list(volume.sha256) for volume in train],
-        evaluation=list(evaluation.sha256),
+        evaluation=[checksum for volume in evaluation for checksum in volume.sha256],
         scale=list(run.scale),
         taught_by=list(run.taught_by),
+        ignore_label=run.ignore_label,
+        held_back=list(run.held_back),
     )
 
 
@@ -287,13 +339,12 @@ def _write_sample(run: TrainingRun, evaluation: LabelledVolume, labels: np.ndarr
 def _write(
     run: TrainingRun,
     train: list[LabelledVolume],
-    evaluation: LabelledVolume,
-    members: list[TrainedMember],
+    evaluation: Sequence[LabelledVolume],
     kept: list[TrainedMember],
     ensemble: Predictor,
     scores: Scores,
     folder: Path,
-    identity: RunRecord,
+    provenance: JsonObject,
 ) -> ModelBundle:
     path = folder / f"{run.name}.zip"
     weights = [m.weights for m in kept]
@@ -305,17 +356,12 @@ def _write(
         citation=run.citation,
         architecture=run.architecture,
         classes=run.classes,
-        voxel_size=train[0].voxel_size,
+        voxel_size=next((volume.voxel_size for volume in train if volume.voxel_size is not None), None),
         window=run.recipe.window,
         members=weights,
         golden=golden_pair(run.architecture, weights, run.recipe.window),
         scores={"evaluation": _as_dict(scores, run), "members": [_as_dict(m.scores, run) for m in kept]},
-        provenance={
-            "trained by": f"densecell-batch {__version__}",
-            **to_builtins(identity),
-            "seeds kept": [m.seed for m in kept],
-            "mean IoU of all restarts": {str(m.seed): round(m.scores.mean_iou, 4) for m in members},
-        },
+        provenance=provenance,
         own_data=own_records(train, evaluation, ensemble, run.recipe.window, run.scale),
         quantization=_quantization(run, weights, train, evaluation),
         may_exist=True,  # an earlier one of this very run, made when fewer members were kept, say
@@ -326,13 +372,13 @@ def _write(
 
 
 def _quantization(
-    run: TrainingRun, weights: list[Arrays], train: list[LabelledVolume], evaluation: LabelledVolume
+    run: TrainingRun, weights: list[Arrays], train: list[LabelledVolume], evaluation: Sequence[LabelledVolume]
 ) -> Quantization | None:
-    """What int8 needs, measured on the evaluation volume; None where that cannot be: a bundle goes without it, too."""
+    """What int8 needs, measured on the evaluation volumes; None where that cannot be: a bundle goes without it, too."""
     if not is_installed("openvino"):
         return None
-    truth, counted = evaluation.truth
-    looked, images = [Looked(evaluation.image, truth, counted)], [volume.image for volume in train]
+    looked = [Looked(volume.image, *volume.truth) for volume in evaluation]
+    images = [volume.image for volume in train]
     try:
         return measure_quantization(run.architecture, weights, run.recipe.window, looked, observed=images)
     except Exception as error:

@@ -7,23 +7,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
-from densecell_batch.io.reading import open_stack
-from densecell_batch.io.stack import StackInfo
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.classes import ClassInfo
 from densecell_batch.models.fetching import find_bundle
-from densecell_batch.models.manifest import MOST_SCALED
 from densecell_batch.prepare.examine import zoom_to
 from densecell_batch.prepare.preparation import Aim
 from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.atomic import make_folder
-from densecell_batch.storage.opening import Reach
 from densecell_batch.training.distil import answers_of, check_teacher, taught
+from densecell_batch.training.naming import UNLABELLED
 from densecell_batch.training.options import TrainingOptions, training_run
 from densecell_batch.training.restarts import Progress, TrainingRun, train_ensemble
+from densecell_batch.training.stacks import Pair, Stacks
 from densecell_batch.training.volumes import LabelledVolume, load_labelled
+from densecell_batch.training.voxel_sizes import (
+    aim_at,
+    aim_of,
+    check_alike,
+    known_aim,
+    known_size,
+    scale_of,
+    stack_info,
+)
 from densecell_batch.training.working_scale import ONE, Factors, Volumes, with_plan
 
 __all__ = ["train"]
@@ -36,7 +42,7 @@ _log = logging.getLogger(__name__)
 def train(
     images: Sequence[Path],
     labels: Sequence[Path],
-    evaluation: tuple[Path, Path],
+    evaluation: Sequence[Pair],
     out: Path,
     classes: Sequence[ClassInfo],
     options: TrainingOptions,
@@ -52,11 +58,12 @@ def train(
     images, labels
         Stacks to train on, and their labels: class indices from 0 on.
     evaluation
-        Stack and labels that the members are chosen on.
+        Stacks and their labels that the members are chosen on, all of them together; where there are none, the last
+        fifth of the labelled slices of each training stack is held back for it.
     out
         Run folder; a run in it that was interrupted goes on.
     classes
-        What the labels mean.
+        What the labels mean (`training.naming` tells).
     options
         What is asked.
     weights
@@ -73,35 +80,40 @@ def train(
     Raises
     ------
     OptionError
-        If the options contradict each other, classes have no voxel, or `out` holds another run.
+        If the options contradict each other, classes have no voxel, stacks of different voxel sizes would be mixed, or
+        `out` holds another run.
     StackError
         If a stack cannot be read, or does not fit its labels.
     Stopped
         If the training is stopped; the same call goes on.
     """
-    _check_asked(images, labels, weights, unlabelled, classes, options)
-    infos = [_info(path) for path in (*images, *unlabelled)]
-    of_first, known = infos[0].voxel_size, _known(options)
-    scale = _scale(options, of_first)
-    wanted = Aim() if options.scale == "off" else known or _aim(of_first, scale or ONE)
-    shapes = [grid_at(info.shape, zoom_to(wanted, info.voxel_size)[0]) for info in infos]
-    start, run = training_run(classes, options, shapes)
+    _check_teaching(unlabelled, classes, options)
+    stacks = Stacks.of(images, labels, weights, evaluation, options)
+    infos = [*stacks.infos, *(stack_info(path) for path in unlabelled)]
+    known = known_aim(options)
+    of_first = stacks.infos[0].voxel_size if known else known_size(stacks.infos)
+    scale = scale_of(options, of_first)
+
+    def aim(scale: Factors) -> Aim | None:
+        if options.scale == "off" or (options.preset == "published" and scale == ONE):
+            return None
+        return known or aim_at(of_first, scale)
+
+    first = aim(scale or ONE)
+    check_alike([*infos, *stacks.judge_infos], options, known, as_they_are=first is None)
+    grids = [grid_at(info.shape, zoom_to(first or Aim(), info.voxel_size)[0]) for info in infos]
+    start, run = training_run(classes, options, grids)
+    run = replace(run, held_back=stacks.held_back)
+    for part in run.held_back:
+        _log.info("without --eval-images, some slices are held back to judge the nets by: %s", part)
     n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
     smallest = (depth - 2 * run.architecture.context, height, width)
 
-    def load(scale: Factors) -> tuple[list[LabelledVolume], LabelledVolume]:
-        published = options.preset == "published"
-        as_it_is = options.scale == "off" or (published and scale == ONE)
-        aim = None if as_it_is else known or _aim(of_first, scale)
-        outside = "off" if published else "auto"
-        volumes = [
-            load_labelled(image, label, n, smallest, errors, outside=outside, aim=aim)
-            for image, label, errors in zip(images, labels, weights or (None,) * len(labels), strict=True)
-        ]
-        return volumes, load_labelled(*evaluation, n, outside=outside, aim=aim)
+    def load(scale: Factors) -> Volumes:
+        return stacks.load(n, smallest, aim(scale))
 
     volumes, chosen_on = load(scale or ONE)
-    _check_classes(volumes, chosen_on, run, taught=options.distil is not None)
+    _check_classes(volumes, chosen_on, run, options)
     if options.distil is not None:
         run, volumes = _with_teacher(run, (volumes, chosen_on), unlabelled, options.distil, smallest)
     if options.epochs is not None:
@@ -115,19 +127,8 @@ def train(
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
 
 
-def _check_asked(
-    images: Sequence[Path],
-    labels: Sequence[Path],
-    weights: Sequence[Path],
-    unlabelled: Sequence[Path],
-    classes: Sequence[ClassInfo],
-    options: TrainingOptions,
-) -> None:
-    """Refuse numbers of stacks that do not go with each other, and classes that are not the teacher's."""
-    if len(images) != len(labels):
-        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
-    if weights and len(weights) != len(labels):
-        raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
+def _check_teaching(unlabelled: Sequence[Path], classes: Sequence[ClassInfo], options: TrainingOptions) -> None:
+    """Refuse stacks that nobody would speak of, and classes that are not the teacher's."""
     if unlabelled and options.distil is None:
         raise OptionError("--unlabelled is for --distil: without labels there is only what an ensemble says to learn")
     if options.distil is not None:
@@ -140,64 +141,12 @@ def _with_teacher(
     """A run on volumes, more of them, that have the answers of an ensemble."""
     labelled, chosen_on = volumes
     teacher = find_bundle(name)
-    more = [load_labelled(path, None, len(run.classes), smallest, aim=_aim_of(teacher)) for path in unlabelled]
+    more = [load_labelled(path, None, len(run.classes), smallest, aim=aim_of(teacher)) for path in unlabelled]
+    judges = {volume.sha256[0] for volume in chosen_on}
     for path, volume in zip(unlabelled, more, strict=True):
-        if volume.sha256[0] == chosen_on.sha256[0]:
+        if volume.sha256[0] in judges:
             _log.warning("%s is what the nets are judged on: its scores will flatter", path)
     return replace(run, taught_by=answers_of(teacher)), taught(labelled, more, teacher)
-
-
-def _known(options: TrainingOptions) -> Aim | None:
-    """What the nets of a bundle that is gone on from, or learned from, see; None if nothing says so."""
-    name = options.distil or options.init
-    if name is None or options.scale != "auto" or options.voxel_size_trained is not None:
-        return None
-    return _aim_of(find_bundle(name))
-
-
-def _aim_of(bundle: ModelBundle) -> Aim:
-    return Aim(bundle.voxel_size, bundle.known.scale)
-
-
-def _info(path: Path) -> StackInfo:
-    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
-        return stack.info
-
-
-def _aim(of_first: VoxelSize | None, scale: Factors) -> Aim:
-    """What the nets see: at a scale of the first stack, whose voxel size the others are brought to."""
-    if of_first is None:
-        return Aim(scale=scale)
-    z, y, x = (edge / factor for edge, factor in zip(of_first.edges, scale, strict=True))
-    return Aim(VoxelSize(z, y, x), scale)
-
-
-def _scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factors | None:
-    """The scale at which the nets see the stacks; None if trials are to tell."""
-    scale = _asked_scale(options, of_first)
-    if scale is None or options.scale == "off":
-        return scale
-    if not all(1 / MOST_SCALED <= factor <= MOST_SCALED for factor in scale):
-        raise OptionError(
-            f"the nets would see {', '.join(f'{factor:.3g}' for factor in scale)} voxels along z, y, x for each of the "
-            f"stacks; expected at most {MOST_SCALED} times as many or as few"
-        )
-    return zoom_to(_aim(of_first, scale), of_first)[0]  # nearly 1 is 1
-
-
-def _asked_scale(options: TrainingOptions, of_first: VoxelSize | None) -> Factors | None:
-    """The scale that is asked for, or goes with what is asked for; None if none is."""
-    if options.voxel_size_trained is not None:
-        if of_first is None:
-            raise OptionError("--voxel-size-trained needs stacks with a voxel size; give --scale, or calibrate them")
-        z, y, x = (a / b for a, b in zip(of_first.edges, options.voxel_size_trained.edges, strict=True))
-        return z, y, x
-    if options.scale == "off" or isinstance(options.scale, tuple):
-        return ONE if options.scale == "off" else options.scale
-    known = _known(options)
-    if known is not None:
-        return zoom_to(known, of_first)[0]
-    return ONE if options.preset == "published" else None
 
 
 def _has(volume: LabelledVolume, index: int) -> bool:
@@ -207,14 +156,20 @@ def _has(volume: LabelledVolume, index: int) -> bool:
 
 
 def _check_classes(
-    volumes: list[LabelledVolume], evaluation: LabelledVolume, run: TrainingRun, *, taught: bool
+    volumes: list[LabelledVolume], evaluation: list[LabelledVolume], run: TrainingRun, options: TrainingOptions
 ) -> None:
     """Refuse classes that nothing can be learned of; warn of those whose score will say nothing."""
+    held_back = " (some slices are held back; --eval-images spares them)" if run.held_back else ""
     for index, info in enumerate(run.classes):
-        if not taught and not any(_has(volume, index) for volume in volumes):
-            raise OptionError(
-                f"--labels have no voxel of class {index}, {info.name!r}; expected some of each class: label some, or "
-                "name only the classes that are labelled"
-            )
-        if not _has(evaluation, index):
-            _log.warning("--eval-labels have no voxel of class %d, %r: its IoU will not count", index, info.name)
+        if info == UNLABELLED:
+            continue
+        if options.distil is None and not any(_has(volume, index) for volume in volumes):
+            if index != options.ignore_label:
+                raise OptionError(
+                    f"--labels have no voxel of class {index}, {info.name!r}{held_back}; expected some of each class: "
+                    "label some, or name only the classes that are labelled"
+                )
+            _log.warning("class %d, %r, is what --ignore-label leaves out: nets learn nothing of it", index, info.name)
+        elif not any(_has(volume, index) for volume in evaluation):
+            told = "the slices that are held back" if run.held_back else "--eval-labels"
+            _log.warning("%s have no voxel of class %d, %r: its IoU will not count", told, index, info.name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
-from densecell_batch.io.reading import open_labels, open_stack
+from densecell_batch.io.reading import open_stack
 from densecell_batch.io.stack import Stack, StackInfo
 from densecell_batch.prepare.contrast import SliceGreys, describe
 from densecell_batch.prepare.examine import examine, zoom_to
@@ -19,6 +19,7 @@ from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.prepare.scale import grid_at
 from densecell_batch.storage.opening import Reach
 from densecell_batch.system import need_memory
+from densecell_batch.training.label_files import read_labels, read_weights
 from densecell_batch.training.rescaled import classes_at, weights_at
 
 __all__ = ["LabelledVolume", "Original", "load_labelled"]
@@ -26,6 +27,7 @@ __all__ = ["LabelledVolume", "Original", "load_labelled"]
 Triple = tuple[int, int, int]
 Factors = tuple[float, float, float]
 
+_OF_ONE_SLICE = "; for stacks of one slice there are --net unet, and residual, the default"
 _FAR = 5.0  # times as large or small that pixels may be, where they are not resampled: another unit, more likely
 
 
@@ -49,6 +51,7 @@ class LabelledVolume:
     weights: np.ndarray | None = None  # (z, y, x) float32: how much each voxel counts; all alike if None
     original: Original | None = None  # where it has other voxels than its files
     shares: np.ndarray | None = None  # (z, y, x, class) uint8, in 1/255: what is to be learned; None for the labels
+    tissue: np.ndarray | None = None  # (z, y, x) bool: voxels that are not outside, labelled or not; None for all
 
     @property
     def counted(self) -> np.ndarray | None:
@@ -65,12 +68,8 @@ class LabelledVolume:
         """What is to be remembered of its grey values, slice by slice, as stacks are looked at that come later."""
         if self.original is not None:
             return self.original.greys
-        counted = self.counted
-        return [describe(plane, None if counted is None else counted[z]) for z, plane in enumerate(self.image)]
-
-    def frequencies(self, n_classes: int) -> np.ndarray:
-        """Share of each class in the labels, (n_classes,) float64."""
-        return np.bincount(self.labels.ravel(), minlength=n_classes) / self.labels.size
+        tissue = self.tissue
+        return [describe(plane, None if tissue is None else tissue[z]) for z, plane in enumerate(self.image)]
 
 
 def load_labelled(
@@ -82,6 +81,8 @@ def load_labelled(
     *,
     outside: str = "auto",
     aim: Aim | None = None,
+    ignore: int | None = None,
+    slices: tuple[int, int] | None = None,
 ) -> LabelledVolume:
     """Read an image stack and its labels.
 
@@ -100,6 +101,10 @@ def load_labelled(
     aim
         What the nets want to see: the volume is brought there. A voxel then has the class that most of it has, and
         counts if most of it does.
+    ignore
+        The label of voxels that do not count, which may be any number.
+    slices
+        First, and one past the last, of those that are read; all if None.
 
     Raises
     ------
@@ -107,48 +112,72 @@ def load_labelled(
         If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
         weights are negative or nowhere above 0, or the volume is smaller than the window.
     """
-    with open_stack(images, reach=Reach.of(images, links=True)) as image:
+    with open_stack(images, reach=Reach.of(images, links=True)) as whole:
+        image = whole if slices is None else whole.part((slices, (0, whole.shape[1]), (0, whole.shape[2])))
         scale = _scale_of(image, aim or Aim())
         grid = grid_at(image.info.shape, scale)
-        if window is not None and any(a < b for a, b in zip(grid, window, strict=True)):
-            scaled = "" if image.info.shape == grid else f", at the voxel size of the nets {_by(grid)}"
-            raise StackError(
-                f"{images}: it is {_by(image.info.shape)} (z, y, x){scaled}, smaller than the training window, which "
-                f"shows {_by(window)} of it; give a larger stack, a smaller --window, or a finer --scale"
-            )
+        if window is not None:
+            _check_size(image.info, grid, window, slices)
         shape = image.info.shape
-        each = 5 if weights is None else 9
+        each = 5 if weights is None and ignore is None else 9
         need_memory(images, each * (image.info.n_voxels + (0 if grid == shape else prod(grid))))
-        classes, checksums = _read_labels(labels, image.info, n_classes)  # first: what is wrong shows early
+        # First: what is wrong shows early.
+        classes, counted, checksums = read_labels(labels, whole.info, n_classes, ignore=ignore, slices=slices)
         found = examine(image, Steps(outside=outside, contrast="stack", scale="off", defects="off")).preparation()
         prepared = Prepared(image, found.of_all(scale), find=outside == "auto")
         sums, values = [image.sha256(), *checksums], None
         if weights is not None:
-            values, checksum = _read_weights(weights, shape)
+            values, checksum = read_weights(weights, whole.shape, slices)
             sums.append(checksum)
-        counts = _counts(prepared, values)
+        tissue = _tissue(prepared)
+        counts = _counts(shape, values, counted, tissue)
         grey = np.empty(grid, np.float32)
         for plane in range(grid[0]):
             grey[plane] = prepared.read(plane, (0, grid[1]))
-        volume = LabelledVolume(grey, classes, image.info.voxel_size, tuple(sums), counts)
+        volume = LabelledVolume(grey, classes, image.info.voxel_size, tuple(sums), counts, tissue=tissue)
         if grid == shape:
             return volume
         own = Prepared(image, found.of_all(), find=outside == "auto")
         greys = [
-            describe(own.read(plane, (0, shape[1])), None if counts is None else counts[plane] > 0)
+            describe(own.read(plane, (0, shape[1])), None if tissue is None else tissue[plane])
             for plane in range(shape[0])
         ]
         return _scaled(volume, grid, Original(classes, volume.counted, greys), n_classes)
 
 
-def _counts(prepared: Prepared, weights: np.ndarray | None) -> np.ndarray | None:
-    """How much each voxel of the file counts (z, y, x): as the weights say, and not at all outside; None if all do."""
+def _check_size(image: StackInfo, grid: Triple, window: Triple, slices: tuple[int, int] | None) -> None:
+    """Refuse a stack that is smaller than a window, at the voxel size of the nets."""
+    if all(a >= b for a, b in zip(grid, window, strict=True)):
+        return
+    part = "" if slices is None else f", its slices {slices[0] + 1} to {slices[1]}, for the others are held back"
+    scaled = "" if image.shape == grid else f", at the voxel size of the nets {_by(grid)}"
+    raise StackError(
+        f"{image.path}: it is {_by(image.shape)} (z, y, x){part}{scaled}, smaller than the training window, which "
+        f"shows {_by(window)} of it; give a larger stack, a smaller --window, or a finer --scale"
+        f"{_OF_ONE_SLICE if grid[0] < window[0] else ''}"
+    )
+
+
+def _tissue(prepared: Prepared) -> np.ndarray | None:
+    """Voxels of the file (z, y, x) bool that are not outside; None if none is outside."""
     depth, height, _ = prepared.result_shape
+    tissue: np.ndarray | None = None
     for z in range(depth):
         where = prepared.outside(z, (0, height))
         if where is not None:
-            weights = np.ones(prepared.result_shape, np.float32) if weights is None else weights
-            weights[z][where] = 0
+            tissue = np.ones(prepared.result_shape, bool) if tissue is None else tissue
+            tissue[z] = ~where
+    return tissue
+
+
+def _counts(
+    shape: Triple, weights: np.ndarray | None, counted: np.ndarray | None, tissue: np.ndarray | None
+) -> np.ndarray | None:
+    """How much each voxel counts (z, y, x): as weights say, and not at all outside or unlabelled; None if all do."""
+    for some in (counted, tissue):
+        if some is not None:
+            weights = np.ones(shape, np.float32) if weights is None else weights
+            weights[~some] = 0
     return weights
 
 
@@ -172,7 +201,9 @@ def _scaled(volume: LabelledVolume, grid: Triple, original: Original, n_classes:
             f"at the voxel size of the nets, {_by(grid)} (z, y, x), no voxel counts any more: what is labelled is too "
             "thin; give --scale off, or label areas"
         )
-    return replace(volume, labels=labels, weights=weights, voxel_size=_larger(volume, grid), original=original)
+    tissue = None if volume.tissue is None else weights_at(volume.tissue, grid) > 0
+    size = _larger(volume, grid)
+    return replace(volume, labels=labels, weights=weights, voxel_size=size, original=original, tissue=tissue)
 
 
 def _larger(volume: LabelledVolume, grid: Triple) -> VoxelSize | None:
@@ -180,54 +211,6 @@ def _larger(volume: LabelledVolume, grid: Triple) -> VoxelSize | None:
         return None
     z, y, x = (e * a / b for e, a, b in zip(volume.voxel_size.edges, volume.labels.shape, grid, strict=True))
     return VoxelSize(z, y, x)
-
-
-def _read_labels(path: Path | None, image: StackInfo, n_classes: int) -> tuple[np.ndarray, list[str]]:
-    """The classes of an image (z, y, x) uint8, and the checksum of their file."""
-    classes = np.zeros(image.shape, np.uint8)
-    if path is None:
-        return classes, []
-    with open_labels(path, Reach.of(path, links=True)) as labels:
-        if image.shape != labels.info.shape:
-            raise StackError(
-                f"{path}: the labels are {_by(labels.info.shape)}, the images {image.path} are {_by(image.shape)} "
-                "(z, y, x); expected the same shape: export both from the same stack"
-            )
-        for z, plane in enumerate(classes):
-            plane[:] = _checked(labels, z, n_classes)
-        return classes, [labels.sha256()]
-
-
-def _read_weights(path: Path, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
-    """Error weights and the checksum of their file."""
-    with open_stack(path, stored=True, reach=Reach.of(path, links=True)) as stack:
-        if stack.info.shape != shape:
-            raise StackError(
-                f"{path}: the weights are {_by(stack.info.shape)}, the images {_by(shape)} (z, y, x); expected the "
-                "same shape"
-            )
-        values = np.empty(shape, np.float32)
-        for z in range(shape[0]):
-            values[z] = stack.read(z)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
-            raise StackError(
-                f"{path}: the weights run from {values.min():g} to {values.max():g}; expected 0 and "
-                "above, and some above 0"
-            )
-        return values, stack.sha256()
-
-
-def _checked(labels: Stack, z: int, n_classes: int) -> np.ndarray:
-    """Slice `z` of the labels as uint8."""
-    plane = labels.read(z)
-    low, high = int(plane.min()), int(plane.max())
-    if low < 0 or high >= n_classes:
-        wrong = low if low < 0 else high
-        raise StackError(
-            f"{labels.info.path}: slice {z} has the label {wrong}; expected 0 to {n_classes - 1} for {n_classes} "
-            "classes: name all classes with --classes, or correct the labels"
-        )
-    return plane.astype(np.uint8)
 
 
 def _by(shape: tuple[int, int, int]) -> str:

@@ -47,7 +47,8 @@ class Sampler:
     Parameters
     ----------
     volumes
-        To draw from, each with the probability of its share of all voxels.
+        To draw from, each with the probability of its share of all voxels that count. A window lies about one of
+        those: where little is labelled, none is drawn in vain.
     window
         Input window (z, y, x).
     batch
@@ -79,10 +80,17 @@ class Sampler:
         self._context = context
         self._volumes, self._window, self._batch = volumes, window, batch
         self._augmentation, self._rare, self._seed = augmentation, rare, seed
-        sizes = np.array([volume.labels.size for volume in volumes], float)
+        counted = [volume.counted for volume in volumes]
+        sizes = np.array(
+            [v.labels.size if c is None else np.count_nonzero(c) for v, c in zip(volumes, counted, strict=True)], float
+        )
         self._share = sizes / sizes.sum()
         # Flat indices of each class, thinned out: any of some hundred thousand places will do.
-        self._places = [[_thinned(np.flatnonzero(volume.labels == c)) for c in range(n_classes)] for volume in volumes]
+        self._places = [
+            [_thinned(np.flatnonzero(v.labels == i if c is None else (v.labels == i) & c)) for i in range(n_classes)]
+            for v, c in zip(volumes, counted, strict=True)
+        ]
+        self._counted = [None if c is None else _thinned(np.flatnonzero(c)) for c in counted]
 
     @property
     def epoch(self) -> int:
@@ -136,10 +144,12 @@ class Sampler:
 
     def _centre(self, rng: np.random.Generator, which: int) -> tuple[int, int, int]:
         """A voxel near the middle of the window."""
-        shape, places = self._volumes[which].labels.shape, self._places[which]
+        shape, places, counted = self._volumes[which].labels.shape, self._places[which], self._counted[which]
         filled = [c for c, there in enumerate(places) if len(there)]
         if rng.random() < self._rare:
             index = int(rng.choice(places[rng.choice(filled)]))
+        elif counted is not None:
+            index = int(rng.choice(counted))
         else:
             index = int(rng.integers(np.prod(shape)))
         z, y, x = np.unravel_index(index, shape)

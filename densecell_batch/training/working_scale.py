@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from densecell_batch.errors import OptionError, StackError
-from densecell_batch.measure.metrics import score
+from densecell_batch.measure.metrics import Scores, added, score
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
 from densecell_batch.prepare.scale import grid_at
@@ -65,7 +65,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     trials: list[Trial] = []
 
 
-Volumes = tuple[list[LabelledVolume], LabelledVolume]  # to train on, to evaluate on
+Volumes = tuple[list[LabelledVolume], list[LabelledVolume]]  # to train on, to evaluate on
 Load = Callable[[Factors], Volumes]
 
 
@@ -139,12 +139,16 @@ def choose(trials: Sequence[Trial]) -> tuple[Factors, str]:
     raise AssertionError
 
 
-def label_ceiling(volume: LabelledVolume, n_classes: int, scale: Factors) -> float:
-    """Mean IoU of the labels of a volume with what is left of them after they were brought to a scale and back."""
-    truth, counted = volume.truth
-    coarse = classes_at(truth, grid_at(truth.shape, scale), n_classes, counted)
-    z, y, x = truth.shape
-    return score(truth, classes_at(coarse, (z, y, x), n_classes), n_classes, counted).mean_iou
+def label_ceiling(volumes: Sequence[LabelledVolume], n_classes: int, scale: Factors) -> float:
+    """Mean IoU of the labels of volumes with what is left of them after they were brought to a scale and back."""
+
+    def left(volume: LabelledVolume) -> Scores:
+        truth, counted = volume.truth
+        coarse = classes_at(truth, grid_at(truth.shape, scale), n_classes, counted)
+        z, y, x = truth.shape
+        return score(truth, classes_at(coarse, (z, y, x), n_classes), n_classes, counted)
+
+    return added(map(left, volumes)).mean_iou
 
 
 def _tried(run: TrainingRun, steps: int, load: Load, finest: Volumes, folder: Path, digest: str) -> list[Trial]:
@@ -186,10 +190,12 @@ def _named(scale: Factors) -> str:
     return "the stacks as they are" if scale == ONE else f"{scale[1]:g} times as many voxels along y and x"
 
 
-def _digest(run: TrainingRun, train: Sequence[LabelledVolume], evaluation: LabelledVolume) -> str:
+def _digest(run: TrainingRun, train: Sequence[LabelledVolume], evaluation: Sequence[LabelledVolume]) -> str:
     """Of all that decides trials."""
     recipe = replace(run.recipe, steps=0, evaluate_every=0) if run.minutes is not None else run.recipe
-    parts = [run.architecture, recipe, run.minutes, run.seed, *(volume.sha256 for volume in (*train, evaluation))]
+    parts = [run.architecture, recipe, run.minutes, run.seed, *(volume.sha256 for volume in (*train, *evaluation))]
+    if run.ignore_label is not None or run.held_back:
+        parts += [run.ignore_label, run.held_back]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 

@@ -28,7 +28,7 @@ def files(tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return train_ensemble(a_run(restarts=1), [phantom()], phantom(seed=1), folder), folder
+    return train_ensemble(a_run(restarts=1), [phantom()], [phantom(seed=1)], folder), folder
 
 
 def arguments(files, out, **more):
@@ -171,7 +171,8 @@ BAD = [
     ({"classes": "a,b,c,d"}, 2, "no voxel of class 3, 'd'"),
     ({"minutes": 3}, 2, "one of --steps, --epochs and --minutes"),
     ({"steps": None}, 2, "one of --steps, --epochs and --minutes"),
-    ({"eval-labels": None}, 2, "give --eval-images and --eval-labels"),
+    ({"eval-labels": None}, 2, "1 --eval-images and 0 --eval-labels"),
+    ({"ignore-label": 0, "preset": "published"}, 2, "give --ignore-label with --preset improved"),
     ({"weights": "nowhere.tif"}, 1, "no such file"),
     ({"net": "unet", "window": "5,32,32"}, 2, "too small for a unet2d net"),
     ({"steps": 3}, 2, "3 is not in the range"),

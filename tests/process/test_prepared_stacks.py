@@ -37,7 +37,7 @@ def knowing(data: Path, crop: np.ndarray, tmp_path_factory: pytest.TempPathFacto
     predictor, window = Predictor(small.architecture, weights, "float32"), (4, 64, 64)
     turned = (normalized, normalized[:, ::-1].copy(), normalized.swapaxes(1, 2).copy())
     *train, other = (LabelledVolume(image, np.zeros(image.shape, np.uint8), TRAINED, ()) for image in turned)
-    own = own_records(train, other, predictor, window)
+    own = own_records(train, [other], predictor, window)
     bundle = write_bundle(
         tmp_path_factory.mktemp("knowing") / "knowing.zip", name="knowing", version="1", licence="CC BY-NC-SA 3.0",
         citation="as the small one", architecture=small.architecture, classes=small.classes, voxel_size=TRAINED,

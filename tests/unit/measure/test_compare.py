@@ -12,7 +12,7 @@ from densecell_batch import system
 from densecell_batch.cli.evaluate import evaluate
 from densecell_batch.errors import DensecellError, OptionError, StackError
 from densecell_batch.labels import OUTSIDE
-from densecell_batch.measure.compare import compare, n_classes_of, read_classes, read_mask
+from densecell_batch.measure.compare import agreement, compare, n_classes_of, read_classes, read_mask
 from densecell_batch.plots.confusion import render_confusion
 
 TRUTH = np.array([[[0, 0, 1], [1, 2, 2]]], np.uint8)
@@ -133,6 +133,73 @@ def test_a_model_and_its_members(files, data):
     assert found["member 0"] == found["fly-vnc-small"]
     assert found["fly-vnc-small"]["iou"][1] > 0.5  # most of it is the inside of cells
     assert "IoU mitochondrion" in table
+
+
+@pytest.fixture
+def pairs(files):
+    """Two truths of different shapes, and what was found of each."""
+    tifffile.imwrite(files / "truth-2.tif", TRUTH[:, :1], photometric="minisblack", metadata={"axes": "ZYX"})
+    found = np.array([[[0, 2, 1]]], np.uint8)
+    tifffile.imwrite(files / "found-2.tif", found, photometric="minisblack", metadata={"axes": "ZYX"})
+    return ["--labels", files / "truth-2.tif", files / "found.tif", files / "found-2.tif"]
+
+
+def test_several_stacks_are_scored_one_by_one_and_together(files, pairs):
+    table, told = scores(files, *pairs, "--confusion", files / "c.png")
+    assert [*told] == ["together", "found", "found-2"]
+    both = np.array(told["found"]["confusion"]) + told["found-2"]["confusion"]
+    assert told["together"]["confusion"] == both.tolist()
+    assert told["together"]["voxels"] == 9
+    assert told["found"] == scores(files, files / "found.tif")[1]["found"]
+    assert table.split()[:3] == ["together", "found", "found-2"]
+    with Image.open(files / "c.png") as picture:
+        drawn = render_confusion(both, [f"class {i}" for i in range(3)])
+        np.testing.assert_array_equal(np.asarray(picture), drawn)
+
+
+def test_agreements_of_parts_are_those_of_the_whole():
+    """All scores of two halves together are those of a volume that is both."""
+    rng = np.random.default_rng(0)
+    truth, found = np.sort(rng.integers(0, 3, (2, 6, 20, 20)), axis=-1).astype(np.uint8)
+    found[2, 5] = OUTSIDE
+    halves = [agreement(truth[part], found[part], 3) for part in (np.s_[:3], np.s_[3:])]
+    whole = compare(truth, found, 3)[1]
+    assert (halves[0] + halves[1]).comparison == whole
+    assert 0 < whole.boundary_f_score < 1
+    assert whole.outside_voxels == 20
+
+
+def test_a_model_on_several_stacks(files, data):
+    image = tifffile.imread(data / "vnc-crop.tif")
+    images, labels = [], []
+    for name in ("a", "b"):  # of the same file names
+        (files / name).mkdir()
+        images.append(files / name / "image.tif")
+        labels.append(files / name / "truth.tif")
+        crop = image[:, : 96 if name == "a" else 128]
+        tifffile.imwrite(images[-1], crop, photometric="minisblack", metadata={"axes": "ZYX"})
+        truth = np.ones(crop.shape, np.uint8)
+        tifffile.imwrite(labels[-1], truth, photometric="minisblack", metadata={"axes": "ZYX"})
+    words = [w for a, b in zip(images, labels, strict=True) for w in ("--images", a, "--labels", b)]
+    result = run(*words, "--model", data / "fly-vnc-small.zip", "--json", files / "scores.json")
+    assert result.exit_code == 0, result.output
+    told = json.loads((files / "scores.json").read_text())
+    assert [*told] == ["fly-vnc-small: together", "fly-vnc-small: 1 image", "fly-vnc-small: 2 image"]
+    voxels = [scores["voxels"] for scores in told.values()]
+    assert voxels[0] == voxels[1] + voxels[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda f: [f / "found.tif"], "1 label files to score and 2 --labels; expected one for each"),
+        (lambda f: ["--model", "x", "--images", f / "a.tif"], "1 --images and 2 --labels"),
+        (lambda f: [f / "found.tif", f / "found-2.tif", "--mask", f / "m.tif"], "1 --mask and 2 --labels"),
+    ],
+)
+def test_numbers_of_files_that_do_not_go_together(files, pairs, arguments, message):
+    with pytest.raises(OptionError, match=message):
+        run("--labels", files / "truth.tif", "--labels", files / "truth-2.tif", *arguments(files))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     run = a_run(recipe=RECIPE.over(60), keep=2)
-    return train_ensemble(run, [phantom()], phantom(seed=1), tmp_path_factory.mktemp("teacher"))
+    return train_ensemble(run, [phantom()], [phantom(seed=1)], tmp_path_factory.mktemp("teacher"))
 
 
 def test_half_of_what_is_learned_are_the_labels(teacher):
@@ -87,12 +87,12 @@ def test_a_net_learns_without_labels(teacher, tmp_path):
     volumes = taught([], [other], teacher)
     recipe = replace(RECIPE, window=(3, 32, 32)).over(120)
     run = a_run(architecture=ResidualUNet(3, 8, 2), recipe=recipe, restarts=1, keep=1, taught_by=("a", "b"))
-    student = train_ensemble(run, volumes, judge, tmp_path)
+    student = train_ensemble(run, volumes, [judge], tmp_path)
     assert student.provenance["taught_by"] == ["a", "b"]
     of_teacher = score(judge.labels, predict_labels(judge.image, _net(teacher), teacher.window), 3).mean_iou
     assert student.scores["evaluation"]["mean_iou"] > 0.9 * of_teacher > 0.4
     with pytest.raises(OptionError, match="taught_by"):
-        train_ensemble(replace(run, taught_by=("a", "c")), volumes, judge, tmp_path)
+        train_ensemble(replace(run, taught_by=("a", "c")), volumes, [judge], tmp_path)
 
 
 def _net(bundle):
@@ -123,7 +123,7 @@ def test_what_does_not_go_together(teacher, tmp_path):
         with pytest.raises(OptionError, match=message):
             TrainingOptions(distil=str(teacher.path), steps=20, **options)
     files = save_phantoms(tmp_path)
-    evaluation = files["eval-images"], files["eval-labels"]
+    evaluation = [(files["eval-images"], files["eval-labels"])]
     with pytest.raises(OptionError, match="--unlabelled is for --distil"):
         train(
             [files["train-images"]], [files["train-labels"]], evaluation, tmp_path / "run", CLASSES,
@@ -161,7 +161,7 @@ def test_stacks_are_brought_to_what_the_teacher_sees(tmp_path, monkeypatch, capl
     classes = load_model("fly-vnc-2d3d").classes
 
     def learn(*more):
-        training.train([a], [both[1]], both, tmp_path / "run", classes, options, unlabelled=more)
+        training.train([a], [both[1]], [both], tmp_path / "run", classes, options, unlabelled=more)
 
     with pytest.raises(Seen) as seen:
         learn(tmp_path / "half.tif", a)

@@ -158,8 +158,8 @@ def test_the_finest_that_no_coarser_one_clearly_beats(scores, expected):
 
 def test_thin_things_do_not_survive_coarse_voxels():
     volume = phantom((4, 64, 64))
-    assert label_ceiling(volume, 3, ONE) == 1
-    half, quarter = (label_ceiling(volume, 3, (1.0, s, s)) for s in (0.5, 0.25))
+    assert label_ceiling([volume], 3, ONE) == 1
+    half, quarter = (label_ceiling([volume], 3, (1.0, s, s)) for s in (0.5, 0.25))
     assert 1 > half > quarter > 0.3
 
 
@@ -179,7 +179,7 @@ def planned(tmp_path, run, scores, monkeypatch, calls, load=None):
         shape = tuple(round(a * b) for a, b in zip((6, 128, 144), scale, strict=True))
         if min(shape[1:]) < 33:
             raise StackError("too small")
-        return [phantom(shape)], phantom(shape, 1)
+        return [phantom(shape)], [phantom(shape, 1)]
 
     return with_plan(run, at if load is None else load, at(ONE), tmp_path)
 
@@ -263,7 +263,7 @@ def options(**more):
 def trained(folder, out, **more):
     files = save_phantoms(folder, (6, 72, 80))
     return train(
-        [files["train-images"]], [files["train-labels"]], (files["eval-images"], files["eval-labels"]), out,
+        [files["train-images"]], [files["train-labels"]], [(files["eval-images"], files["eval-labels"])], out,
         CLASSES, options(**more),
     ), files  # fmt: skip
 
@@ -297,7 +297,7 @@ def test_a_voxel_size_is_asked_for(tmp_path):
     labels = phantom().labels
     files = saved(tmp_path, labels, (phantom().image * 20 + 128).astype(np.uint8), (0.04, 0.01, 0.01))
     asked = options(voxel_size_trained=VoxelSize(0.04, 0.02, 0.02))
-    bundle = train([files[0]], [files[1]], files, tmp_path / "run", CLASSES, asked)
+    bundle = train([files[0]], [files[1]], [files], tmp_path / "run", CLASSES, asked)
     np.testing.assert_allclose(bundle.known.scale, HALF, rtol=1e-5)
     np.testing.assert_allclose(bundle.voxel_size.edges, (0.04, 0.02, 0.02), rtol=1e-5)
 

@@ -26,6 +26,7 @@ __all__ = ["cli", "main"]
 # Verb -> what it does; the command itself is `densecell_batch.cli.VERB.VERB`.
 _VERBS = {
     "segment": "Segment TIFF stacks with an ensemble of nets.",
+    "instances": "Number and measure the objects in finished labels.",
     "watch": "Watch a folder and segment each stack that is dropped there.",
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",

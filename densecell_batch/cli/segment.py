@@ -60,6 +60,7 @@ def run_segment(
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.runs.batch import segment_batch, without_outputs
     from densecell_batch.runs.options import RunOptions, RunSegmenter
+    from densecell_batch.runs.run_tables import write_run_tables
     from densecell_batch.system import amd_present, available_memory, nvidia_present
 
     if flags.get("shard") and (flags.get("assemble") or flags.get("overwrite")):
@@ -101,6 +102,8 @@ def run_segment(
                 click.echo(line)
             failed += not verdict.ok
             settled += array_task and isinstance(verdict.error, StackError | OptionError | MacroError | OccupiedError)
+    if segmenter.options.objects and not segmenter.options.shard and out.is_dir():
+        write_run_tables(out)
     if len(found) > 1:
         _log.info("%d of %d stacks done", len(found) - failed, len(found))
     return 1 if failed > settled else 0

@@ -13,6 +13,7 @@ import numpy as np
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.surface import crossings, direction_areas
+from densecell_batch.printable import printable
 
 __all__ = ["Columns", "ObjectSums"]
 
@@ -187,7 +188,7 @@ def _text(value: Any) -> str:
     """A value as it stands in a table: empty for NaN, six digits of what is no whole number."""
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.6g}"
-    return plain(str(value))
+    return plain(printable(value))
 
 
 def plain(text: str) -> str:

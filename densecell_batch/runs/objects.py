@@ -7,6 +7,7 @@ parts.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import logging
 import tempfile
@@ -23,11 +24,14 @@ from msgspec import UNSET
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import StackError
 from densecell_batch.io.stack import Stack
-from densecell_batch.io.writing import StackWriter, instance_colours
+from densecell_batch.io.writing import StackWriter, instance_colours, instance_range
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.instances import Instances, Read, find_instances, of_class
 from densecell_batch.measure.objects import Columns, ObjectSums, rows_of
+from densecell_batch.measure.rois import write_rois
 from densecell_batch.measure.split import default_tolerance, split_instances
+from densecell_batch.plots.objects import Projection, render_objects
+from densecell_batch.plots.png import as_png
 from densecell_batch.runs.object_options import CELLS, ObjectOptions
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.report import Instances as InstancesRecord
@@ -123,12 +127,23 @@ def make_objects(
             _log.warning("%s: there are no objects of %s", source.name, name)
         writers[name] = opened.enter_context(_writer(source, found[name], paths.instances(name), options))
     tables = {name: ObjectSums(len(found[name]), source.classes, source.labels.info.voxel_size) for name in found}
-    of_classes = _measure(source, found, writers, tables)
+    seen = {name: Projection() for name in found}
+    of_classes = _measure(source, found, writers, tables, seen)
     files, told = {}, {}
     for name, objects in found.items():
         kind = f"instances of {name}"
         files[kind] = Made(paths.instances(name), writers[name].finish(), writers[name].publish)
         told[name] = _record(objects, source.labels.info.voxel_size, options)
+        from_above = seen[name].numbers
+        if options.preview and from_above is not None:
+            title = f"{source.name}: {name}" + (" (corrected labels)" if source.state == BY_HAND else "")
+            drawn = render_objects(
+                from_above, objects.voxels, instance_colours(),
+                source.labels.info.voxel_size, title,
+            )  # fmt: skip
+            files[f"picture of {name}"] = made(paths.picture(name), as_png(drawn), opened)
+        if options.rois:
+            files |= _outlines(objects, name, paths.rois(name), opened)
     counts = {name: len(objects) for name, objects in found.items()}
     for kind, path, rows in (
         ("objects", paths.objects, _object_rows(source, {name: table.columns() for name, table in tables.items()})),
@@ -164,12 +179,16 @@ def _writer(source: Source, found: Instances, path: Path, options: ObjectOptions
         file_format = "ome-tiff"
     return StackWriter(
         path, info.shape, found.dtype, file_format=file_format, voxel_size=info.voxel_size, offset=info.offset,
-        colours=instance_colours(), display_range=(0.0, float(max(255, len(found)))), kind="objects",
+        colours=instance_colours(), display_range=instance_range(len(found)), kind="objects",
     )  # fmt: skip
 
 
 def _measure(
-    source: Source, found: dict[str, Instances], writers: dict[str, StackWriter], tables: dict[str, ObjectSums]
+    source: Source,
+    found: dict[str, Instances],
+    writers: dict[str, StackWriter],
+    tables: dict[str, ObjectSums],
+    seen: dict[str, Projection],
 ) -> ObjectSums:
     """Read all slices once: write the numbers of the objects, and add up what is said of these, and of the classes."""
     labels, doubts = source.labels, iter(source.doubts or repeat((None, None)))
@@ -187,7 +206,24 @@ def _measure(
             numbers = objects.read(z)
             writers[name].write(z, numbers)
             tables[name].add(numbers, plane, **values)
+            seen[name].add(numbers)
     return of_classes
+
+
+def _outlines(found: Instances, name: str, path: Path, opened: ExitStack) -> dict[str, Made]:
+    """The zip for the ROI Manager; none of no objects, which ImageJ takes for damaged."""
+    temporary = temporary_name(path)
+    opened.callback(temporary.unlink, missing_ok=True)
+    n = write_rois(
+        temporary, enumerate(found.slices()), name, instance_colours(), objects=len(found), depth=found.depth
+    )
+    if n == 0:
+        return {}
+    with explained(path), temporary.open("rb") as stream:
+        record = FileRecord(
+            file=path.name, bytes=temporary.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest()
+        )
+    return {f"rois of {name}": Made(path, record, lambda *, replace: place(temporary, path, replace=replace))}
 
 
 def _record(found: Instances, voxel_size: VoxelSize | None, options: ObjectOptions) -> InstancesRecord:

@@ -1,0 +1,80 @@
+"""`densecell-batch instances`: labels in, objects and their tables out; no nets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from densecell_batch.cli.options import OF_OBJECTS, with_options
+from densecell_batch.cli.params import VOXEL_SIZE, verbosity
+from densecell_batch.errors import DensecellError, OptionError
+from densecell_batch.signals import stop_on_signals
+
+__all__ = ["instances"]
+
+_log = logging.getLogger(__name__)
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("labels", nargs=-1, required=True, type=_FILE, metavar="LABELS...")
+@click.option("-o", "--out", required=True, type=_FILE, help="Folder for the results.")
+@click.option("--class", "wanted", multiple=True, metavar="CLASS",
+              help="Class whose objects are wanted. Repeatable.  [default: all but the first]")  # fmt: skip
+@with_options(*OF_OBJECTS)
+@click.option("--classes", help="NAME,... from label 0 on, or a file with one in each line.  [default: as the report "
+              "or the labels say]")  # fmt: skip
+@click.option("--images", multiple=True, type=_FILE, help="Grey values of each LABELS, in order.")
+@click.option("--voxel-size", type=VOXEL_SIZE, help="Voxel size in nm (or with a unit), instead of that of the file.")
+@click.option("--format", "file_format", type=click.Choice(["imagej", "ome-tiff"]), default="imagej", show_default=True,
+              help="Of all images written.")  # fmt: skip
+@click.option("--no-preview", is_flag=True, help="Draw no pictures.")
+@click.option("--overwrite", is_flag=True, help="Measure again, and replace what is there.")
+@verbosity
+def instances(
+    labels: tuple[Path, ...],
+    out: Path,
+    wanted: tuple[str, ...],
+    classes: str | None,
+    images: tuple[Path, ...],
+    no_preview: bool,
+    **flags: Any,
+) -> None:
+    """Number and measure the objects in finished labels: of a run, corrected by hand, or from elsewhere.
+
+    For each stack of labels one line goes to stdout: DENSECELL, "ok" with the table of objects and the record, or
+    "failed" with labels and reason, separated by tabs. Labels that a person changed are measured as they are; their
+    tables say so.
+    """
+    from densecell_batch.models.classes import class_entries
+    from densecell_batch.runs.batch import verdict_line
+    from densecell_batch.runs.measured import measure_labels
+    from densecell_batch.runs.object_options import ObjectOptions
+    from densecell_batch.runs.run_tables import write_run_tables
+    from densecell_batch.storage.atomic import remove_remains
+
+    if images and len(images) != len(labels):
+        raise OptionError(f"{len(images)} --images and {len(labels)} LABELS; expected one for each, or none")
+    more = {name: flags.pop(name) for name in ("voxel_size", "overwrite")}
+    options = ObjectOptions(instances=wanted, preview=not no_preview, **flags)
+    names = None if classes is None else [entry.partition("=")[0].strip() for entry in class_entries(classes)]
+    stop_on_signals()
+    remove_remains(out)
+    failed = 0
+    for path, image in zip(labels, images or (None,) * len(labels), strict=True):
+        try:
+            made = measure_labels(path, out, options, classes=names, image=image, **more)
+        except DensecellError as error:
+            _log.error("%s", error)
+            failed += 1
+            click.echo(verdict_line("failed", path, " ".join(str(error).split())))
+        else:
+            click.echo(verdict_line("ok", made.table, made.record))
+    if out.is_dir():
+        write_run_tables(out)
+    sys.exit(1 if failed else 0)

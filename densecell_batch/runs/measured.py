@@ -1,0 +1,310 @@
+"""The objects in labels that are there already: of an earlier run, corrected by a person, or from elsewhere.
+
+What was measured is recorded beside the tables in `NAME_objects.json`, as a report is beside labels: the labels by
+their hash, what was asked, the files that were written. Labels that a person changed since the nets made them say so in
+their tables and in the names of these: `NAME_corrected_objects.csv`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct
+
+from densecell_batch._version import __version__
+from densecell_batch.calibration import VoxelSize
+from densecell_batch.errors import OccupiedError, StackError
+from densecell_batch.io.label_look import label_look
+from densecell_batch.io.reading import open_labels, open_stack
+from densecell_batch.io.stack import Stack
+from densecell_batch.labels import OUTSIDE
+from densecell_batch.runs.object_options import ObjectOptions
+from densecell_batch.runs.objects import BY_HAND, BY_NETS, GIVEN, Source, check_calibrated, make_objects
+from densecell_batch.runs.ownership import set_aside, sha256_of
+from densecell_batch.runs.paths import StackPaths, without_suffix
+from densecell_batch.runs.report import Instances, Report, read_report
+from densecell_batch.storage.atomic import make_folder, write_file
+from densecell_batch.storage.opening import Reach, read_json
+from densecell_batch.storage.records import FileRecord
+from densecell_batch.storage.strict_json import JsonObject
+
+__all__ = ["Measured", "MeasuredLabels", "measure_labels", "read_measured"]
+
+_log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """The record of a measurement."""
+
+    schema_version: int = SCHEMA_VERSION
+    version: str  # of the program
+    labels: str  # path
+    labels_sha256: str
+    state: str  # "nets", "corrected" or "given"
+    image: str | None
+    classes: tuple[str, ...]
+    voxel_size_um: tuple[float, float, float] | None
+    options: JsonObject
+    objects: dict[str, Instances] = {}  # by class
+    outputs: dict[str, FileRecord] = {}  # by kind
+
+
+@dataclass(frozen=True)
+class MeasuredLabels:
+    """Where the results are.
+
+    Attributes
+    ----------
+    table, record
+        Files.
+    skipped
+        Whether they were there before.
+    """
+
+    table: Path
+    record: Path
+    skipped: bool = False
+
+
+def measure_labels(
+    path: Path,
+    folder: Path,
+    options: ObjectOptions,
+    *,
+    classes: Sequence[str] | None = None,
+    voxel_size: VoxelSize | None = None,
+    image: Path | None = None,
+    overwrite: bool = False,
+) -> MeasuredLabels:
+    """Find the objects in a stack of labels and write what there is to say of them.
+
+    Parameters
+    ----------
+    path
+        The labels. A report beside them tells of their classes, of the image and of the nets' doubt.
+    folder
+        Where the results go.
+    options
+        What is asked. Without classes: all but the first.
+    classes
+        Names, from label 0 on; None for those of the report, or of the file's Info, or "class 1" and so on.
+    voxel_size
+        Instead of that of the file.
+    image
+        Grey values, of the same shape; None for those that the report names, if they are there.
+    overwrite
+        Whether to measure again, and to replace files that are not ours.
+
+    Raises
+    ------
+    OptionError
+        If there is no such class.
+    StackError
+        If the labels cannot be read, or have values that are no class.
+    OccupiedError
+        If a result would take the place of a file that is not ours.
+    OutputError
+        If a file cannot be written.
+    """
+    name = without_suffix(path.name).removesuffix("_labels")
+    report = read_report(path.with_name(f"{name}_report.json"))
+    with ExitStack() as opened:
+        labels = opened.enter_context(_open(path, voxel_size))
+        sha256 = labels.sha256()
+        state = _state(report, path, sha256)
+        if state == GIVEN:
+            report = None
+        if labels.info.voxel_size is None and report is not None and report.input.voxel_size_um is not None:
+            # Whoever corrected them saved them without: the stack has it.
+            labels.info = replace(labels.info, voxel_size=VoxelSize(*report.input.voxel_size_um))
+        names = _classes(path, labels, report, classes)
+        if not options.objects:
+            options = replace(options, instances=names[1:])
+        options.check(names)
+        check_calibrated(path, labels.info.voxel_size, options)
+        paths = StackPaths(folder, Path(f"{name}_corrected" if state == BY_HAND else name))
+        record_path = folder / f"{paths.name}_objects.json"
+        grey = opened.enter_context(_grey(labels, report, image))
+        asked = Measured(
+            version=__version__,
+            labels=str(path.absolute()),
+            labels_sha256=sha256,
+            state=state,
+            image=None if grey is None else str(grey.info.path.absolute()),
+            classes=tuple(names),
+            voxel_size_um=None if labels.info.voxel_size is None else labels.info.voxel_size.edges,
+            options=_told(options),
+        )
+        before = read_measured(record_path)
+        if not overwrite and before is not None and _is_done(asked, before, folder):
+            _log.info("%s was measured before: skipped", path)
+            return MeasuredLabels(paths.objects, record_path, skipped=True)
+        make_folder(folder)
+        wanted = paths.of_objects(options)
+        earlier = _earlier(paths, before)
+        if not overwrite:
+            _check_names([*wanted, record_path], earlier, record_path)
+        doubts = _doubts(opened, path, report, labels)
+        source = Source(name, labels, names, state, grey, doubts)
+        files, objects = make_objects(source, paths, options, opened)
+        outputs = {kind: file.record for kind, file in files.items()}
+        # If the process is killed before the record says so, the next one still knows that they are ours.
+        write_file(_announcement(paths), msgspec.json.encode([*earlier, *outputs.values()]))
+        for record in earlier:
+            stale = folder / record.file
+            if stale not in wanted and _is_as_recorded(folder, record):
+                set_aside(stale, paths.report)
+        for file in files.values():
+            file.publish(replace=file.path.exists())
+        done = msgspec.structs.replace(asked, objects=objects, outputs=outputs)
+        text = json.dumps(msgspec.to_builtins(done), indent=2, ensure_ascii=False) + "\n"
+        write_file(record_path, text.encode())
+        _announcement(paths).unlink(missing_ok=True)
+    return MeasuredLabels(paths.objects, record_path)
+
+
+def read_measured(path: Path) -> Measured | None:
+    """The record at `path`; None where there is none that this version knows."""
+    try:
+        found = msgspec.convert(read_json(path), Measured)
+    except (OSError, ValueError):
+        return None
+    return found if found.schema_version == SCHEMA_VERSION else None
+
+
+@contextmanager
+def _open(path: Path, voxel_size: VoxelSize | None) -> Iterator[Stack]:
+    with open_labels(path, Reach.of(path, links=True)) as labels:
+        if voxel_size is not None:
+            labels.info = replace(labels.info, voxel_size=voxel_size)
+        yield labels
+
+
+def _state(report: Report | None, path: Path, sha256: str) -> str:
+    """What became of labels since the report beside them was written."""
+    record = None if report is None else report.outputs.get("labels")
+    if record is None or record.file != path.name:
+        return GIVEN
+    # The hash of a stack is that of its file, if it is one.
+    return BY_NETS if record.sha256 in (sha256, sha256_of(path)) else BY_HAND
+
+
+def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the classes; all labels are seen to be one of them, or outside."""
+    highest, where = 0, 0
+    for z in range(len(labels)):
+        plane = labels.read(z)
+        if int(plane.min()) < 0:
+            raise StackError(f"{path}: slice {z} has the label {int(plane.min())}; expected 0 or more")
+        found = int(plane.max(initial=0, where=plane != OUTSIDE))
+        if found > highest:
+            highest, where = found, z
+    if asked is not None:
+        names = [*asked]
+    elif report is not None:
+        names = [row.name for row in report.classes]
+    else:
+        told = label_look(path).names
+        names = [told.get(i, f"class {i}") for i in range(1 + max(highest if highest < OUTSIDE else 0, *told, 0))]
+    if highest >= len(names):
+        raise StackError(
+            f"{path}: slice {where} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
+            f"{', '.join(names)}, or {OUTSIDE} for what is outside: correct it, or name all classes with --classes"
+        )
+    return tuple(names)
+
+
+@contextmanager
+def _grey(labels: Stack, report: Report | None, image: Path | None) -> Iterator[Stack | None]:
+    """The image of the labels: the one that is given, or that the report names, if it is still there and as it was."""
+    path = image
+    if path is None and report is not None and report.input.path:
+        path = Path(report.input.path)
+    if path is None or (image is None and not path.exists()):
+        yield None
+        return
+    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
+        part = stack
+        if report is not None and report.region is not UNSET and stack.shape == report.input.shape:
+            part = stack.part(report.region.box)
+        if part.shape == labels.shape:
+            yield part
+            return
+        found, expected = (" x ".join(map(str, shape)) for shape in (part.shape, labels.shape))
+        if image is not None:
+            raise StackError(f"{path}: it is {found} (z, y, x), the labels {labels.info.path} are {expected}")
+        _log.warning(
+            "%s: it is %s (z, y, x) now, the labels are %s: no grey values are measured", path, found, expected
+        )
+        yield None
+
+
+def _doubts(
+    opened: ExitStack, path: Path, report: Report | None, labels: Stack
+) -> Iterator[tuple[None, np.ndarray | None]]:
+    """The disagreement of the nets in each slice, if it lies beside the labels."""
+    record = None if report is None else report.outputs.get("uncertainty")
+    file = path if record is None else path.with_name(record.file)
+    if record is None or not file.is_file() or sha256_of(file) != record.sha256:
+        return iter([(None, None)] * len(labels))
+    stack = opened.enter_context(open_stack(file, stored=True, reach=Reach.of(file, links=True)))
+    if stack.shape != labels.shape:
+        return iter([(None, None)] * len(labels))
+    return ((None, stack.read(z)) for z in range(len(labels)))
+
+
+def _told(options: ObjectOptions) -> JsonObject:
+    values = {field.name: getattr(options, field.name) for field in fields(ObjectOptions)}
+    return dict(json.loads(json.dumps(values)))
+
+
+def _is_done(asked: Measured, before: Measured, folder: Path) -> bool:
+    """Whether this very measurement is there, all files as they were written."""
+    same = msgspec.structs.replace(before, labels=asked.labels, image=asked.image, objects={}, outputs={})
+    return same == asked and all(_is_as_recorded(folder, record) for record in before.outputs.values())
+
+
+def _is_as_recorded(folder: Path, record: FileRecord) -> bool:
+    try:
+        return (folder / record.file).stat().st_size == record.bytes and sha256_of(
+            folder / record.file
+        ) == record.sha256
+    except OSError:
+        return False
+
+
+def _announcement(paths: StackPaths) -> Path:
+    return paths.folder / f".{paths.name}.objects"
+
+
+def _earlier(paths: StackPaths, before: Measured | None) -> list[FileRecord]:
+    """What earlier measurements wrote, also one that was killed before its record was there."""
+    found = [] if before is None else [*before.outputs.values()]
+    with suppress(OSError, ValueError):
+        found += msgspec.convert(read_json(_announcement(paths)), list[FileRecord])
+    return found
+
+
+def _check_names(wanted: Sequence[Path], earlier: Sequence[FileRecord], record: Path) -> None:
+    """Refuse what would take the place of a file that is not of an earlier measurement."""
+    for path in wanted:
+        if not (path.exists() or path.is_symlink()):
+            continue
+        if path == record:
+            is_ours = read_measured(path) is not None
+        else:
+            is_ours = any(_is_as_recorded(path.parent, entry) for entry in earlier if entry.file == path.name)
+        if not is_ours:
+            raise OccupiedError(
+                f"{path}: a file of that name is there that this command did not write, or that was changed since; it "
+                "is left as it is. Move it, or choose another output folder; --overwrite would replace it for good"
+            )

@@ -1,0 +1,125 @@
+"""The tables of all stacks in an output folder as one: `objects.csv` and `classes.csv`.
+
+They are put together from the tables of the stacks, as long as these are what was written. Labels that a person changed
+are another state, and have tables of their own: `corrected_objects.csv`. No table has rows of both.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from pathlib import Path
+
+import msgspec
+
+from densecell_batch.io.discovery import natural_key
+from densecell_batch.runs.measured import read_measured
+from densecell_batch.runs.objects import BY_NETS
+from densecell_batch.runs.ownership import sha256_of
+from densecell_batch.runs.report import read_report
+from densecell_batch.storage.atomic import write_file
+from densecell_batch.storage.opening import open_plainly, read_json
+from densecell_batch.storage.records import FileRecord
+
+__all__ = ["write_run_tables"]
+
+_log = logging.getLogger(__name__)
+
+_KINDS = ("objects", "classes")
+_OURS = ".densecell-tables.json"  # name -> SHA-256 of what was written lately, the last one last
+_KEPT = 20  # of them: as many processes may be about to write
+
+
+def write_run_tables(folder: Path) -> list[Path]:
+    """Write the tables of all stacks in a folder; one that a person changed is left as it is.
+
+    Several processes may do so at once: who is last has seen the tables of all.
+
+    Returns
+    -------
+    list of Path
+        The tables that are there.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written.
+    """
+    written: list[Path] = []
+    seen: object = None
+    while seen != (seen := _tables_in(folder)):
+        written = [path for name, files in seen.items() if (path := _write(folder / name, files)) is not None]
+    return written
+
+
+def _tables_in(folder: Path) -> dict[str, list[Path]]:
+    """Tables of stacks, by the name of the table that they are part of."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.json"), key=natural_key):
+        outputs: dict[str, FileRecord] = {}
+        state = BY_NETS
+        if path.name.endswith("_report.json") and (report := read_report(path)) is not None:
+            outputs = report.outputs
+        elif path.name.endswith("_objects.json") and (measured := read_measured(path)) is not None:
+            outputs, state = measured.outputs, measured.state
+        for kind in _KINDS:
+            record = outputs.get(kind)
+            if record is not None and _is_as_recorded(folder / record.file, record):
+                name = f"{kind}.csv" if state == BY_NETS else f"{state}_{kind}.csv"
+                found.setdefault(name, []).append(folder / record.file)
+    return found
+
+
+def _is_as_recorded(path: Path, record: FileRecord) -> bool:
+    try:
+        if sha256_of(path) == record.sha256:
+            return True
+    except OSError:
+        return False
+    _log.warning("%s: changed since it was written, so it is part of no table of all stacks", path)
+    return False
+
+
+def _write(path: Path, files: list[Path]) -> Path | None:
+    """Write the rows of several tables as one, whose columns are those of all; None if a file of the user is there."""
+    rows: list[dict[str, str]] = []
+    columns: dict[str, None] = {}
+    for file in files:
+        with open_plainly(file) as stream:
+            table = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""))
+            columns |= dict.fromkeys(table.fieldnames or ())
+            rows += table
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*columns], restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    content = text.getvalue().encode()
+    ours = _ours(path.parent)
+    if path.exists() or path.is_symlink():
+        try:
+            there = sha256_of(path)
+        except OSError:
+            there = ""
+        if there == hashlib.sha256(content).hexdigest():
+            return path
+        if there not in ours.get(path.name, ()):
+            _log.warning(
+                "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it is "
+                "left as it is: move it, and run the same command again",
+                path,
+            )
+            return None
+    ours[path.name] = [*ours.get(path.name, ()), hashlib.sha256(content).hexdigest()][-_KEPT:]
+    write_file(path.with_name(_OURS), json.dumps(ours).encode())
+    write_file(path, content)
+    return path
+
+
+def _ours(folder: Path) -> dict[str, list[str]]:
+    try:
+        return msgspec.convert(read_json(folder / _OURS), dict[str, list[str]])
+    except (OSError, ValueError):
+        return {}

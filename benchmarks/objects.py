@@ -159,8 +159,8 @@ def depth() -> None:
 
 def many() -> None:
     shape, objects = MANY
-    kinds = ["instances --split", "instances --split --rois"]
-    table(f"{' x '.join(map(str, shape))}, {np.prod(objects):,} objects", [(k, shape, objects, k) for k in kinds])
+    kind = "instances --split --rois"
+    table(f"{' x '.join(map(str, shape))}, {np.prod(objects):,} objects", [(kind, shape, objects, kind)])
 
 
 def quality() -> None:

@@ -38,7 +38,7 @@ Shape = tuple[int, int, int]
 SLABS = VoxelSize(0.05, 0.01, 0.01)
 CUBES = VoxelSize(0.01, 0.01, 0.01)
 SPEED = (20, 2048, 2048), (4, 50, 50)  # shape, objects along each axis
-MANY = (28, 2048, 2048), (7, 100, 100)
+MANY = (28, 1536, 1536), (7, 100, 100)
 SIDE, DEPTHS = 1024, (20, 40, 80)
 
 

@@ -26,7 +26,10 @@ from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.runs.report import Input, Model, Report, read_report, write_report
 from densecell_batch.storage.records import described
 
-NAMES = ("labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_instances.tif", "preview.png")
+NAMES = (
+    "labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_instances.tif", "mitochondrion_objects.png",
+    "objects.csv", "classes.csv", "preview.png",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +306,7 @@ def kill_at(module: str, name: str, after: int) -> None:
         ("runs.outputs", "announce", 0),
         ("io.writing", "place", 0),
         ("io.writing", "place", 1),
-        ("runs.outputs", "write_file", 0),  # of the preview
+        ("runs.objects", "place", 0),  # of the preview
         ("runs.pipeline", "write_report", 0),
         ("runs.pipeline", "forget_announced", 0),
     ],
@@ -449,7 +452,7 @@ def test_hashes_in_the_report_are_those_of_the_files(asked, stack, out):
 
     segment_stack(stack, out, asked(**ALL, file_format="ome-tiff"))
     outputs_said = json.loads((out / "cells_report.json").read_text())["outputs"]
-    assert len(outputs_said) == 5
+    assert len(outputs_said) == 8
     for entry in outputs_said.values():
         content = (out / entry["file"]).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())

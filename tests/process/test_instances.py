@@ -3,7 +3,10 @@
 import csv
 import json
 import shutil
+import signal
+from functools import partial
 
+import kills
 import numpy as np
 import pytest
 import tifffile
@@ -242,3 +245,27 @@ def test_corrected_labels_are_measured_anew_and_say_so(segmented, tmp_path):
     assert {name: (out / name).read_bytes() for name in before} == before
     assert {row["labels"] for row in table(out / "objects.csv")} == {"nets"}
     assert code == 1
+
+
+@pytest.mark.parametrize(("module", "name", "after"), [
+    ("runs.measured", "write_file", 0),  # of the announcement
+    ("runs.objects", "place", 0),
+    ("runs.objects", "place", 1),
+    ("io.writing", "place", 0),
+    ("runs.measured", "write_file", 1),  # of the record
+])  # fmt: skip
+def test_killed_while_files_get_their_names(labels, tmp_path, module, name, after):
+    out = tmp_path / "out"
+    words = ["instances", labels, "-o", out, "--class", "=thing"]
+    assert run(*words)[1] == 0  # what is replaced
+    process = kills.start(
+        [str(word) for word in (*words, "--split")], tmp_path / "said", partial(kills.kill_at, module, name, after)
+    )
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
+    assert run(*words, "--split")[1] == 0
+    assert run(*words, "--split", "-o", tmp_path / "whole")[1] == 0
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert {path.name for path in out.iterdir()} == names
+    for file in names - {".densecell-tables.json"}:
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -286,20 +285,6 @@ def test_a_new_version_of_a_stack_replaces_results(asked, stack, out):
 # Killed while files get their names
 
 
-def kill_at(module: str, name: str, after: int) -> None:
-    """The process is killed when a function is called that was called so many times before."""
-    owner = importlib.import_module(f"densecell_batch.{module}")
-    function, calls = getattr(owner, name), []
-
-    def killed(*arguments, **more):
-        if len(calls) == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        calls.append(1)
-        return function(*arguments, **more)
-
-    setattr(owner, name, killed)
-
-
 @pytest.mark.parametrize(
     ("module", "name", "after"),
     [
@@ -314,7 +299,7 @@ def kill_at(module: str, name: str, after: int) -> None:
 def test_our_own_files_are_known_after_a_kill(asked, stack, out, tmp_path, data, module, name, after):
     words = ["segment", stack, "-o", out, "--model", data / "fly-vnc-small.zip", "--precision", "float32",
              "--uncertainty"]  # fmt: skip
-    process = kills.start([str(word) for word in words], tmp_path / "said", partial(kill_at, module, name, after))
+    process = kills.start([str(word) for word in words], tmp_path / "said", partial(kills.kill_at, module, name, after))
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
     shutil.copytree(out, tmp_path / "again")

@@ -117,7 +117,8 @@ class ObjectSums:
         centroid_x_um, _y_um, _z_um    mean place of the centres of the voxels; that of the first voxel is 0
         x_start, x_stop, ... z_stop    bounding box in voxels from 0, ends not included
         slices                         in how many it is
-        touches_border                 1 if a voxel lies at a side of the stack, its first or last slice
+        touches_border                 1 if a voxel lies at a side of the stack, or in the first or last slice of
+                                       several
         touches_outside                1 if it touches what is no tissue
         mean_...                       of the values that were added
         contact_CLASS_um2              area of the surface that is shared with each class; with the own class where
@@ -162,8 +163,10 @@ class ObjectSums:
 
     @property
     def _cut(self) -> np.ndarray:
-        """Whether objects 1, 2, ... reach a side of the stack, its first or its last slice."""
-        found: np.ndarray = self._at_border[1:] | (self._least[0, 1:] == 0) | (self._most[0, 1:] == self._z - 1)
+        """Whether objects 1, 2, ... reach a side of the stack, its first or its last slice; all reach the only one."""
+        found = self._at_border[1:]
+        if self._z > 1:
+            found = found | (self._least[0, 1:] == 0) | (self._most[0, 1:] == self._z - 1)
         return found
 
     def _longest_axis(self, sums: Columns, centre: Columns, edges: dict[str, float]) -> np.ndarray:

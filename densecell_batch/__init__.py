@@ -13,7 +13,6 @@ from densecell_batch._version import __version__
 if TYPE_CHECKING:
     from densecell_batch.api import (
         evaluate,
-        find_instances,
         load_model,
         segment,
         segment_batch,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from densecell_batch.io.reading import open_stack
     from densecell_batch.io.stack import Stack, StackInfo
     from densecell_batch.measure.compare import Comparison
+    from densecell_batch.measure.volumes import find_instances, measure_objects
     from densecell_batch.models.bundle import ModelBundle
     from densecell_batch.models.classes import ClassInfo
     from densecell_batch.runs.batch import Verdict
@@ -88,6 +88,7 @@ __all__ = [
     "evaluate",
     "find_instances",
     "load_model",
+    "measure_objects",
     "open_stack",
     "segment",
     "segment_batch",
@@ -112,6 +113,8 @@ _PLACES = {
     "TrainingOptions": "training.options",
     "Verdict": "runs.batch",
     "VoxelSize": "calibration",
+    "find_instances": "measure.volumes",
+    "measure_objects": "measure.volumes",
     "open_stack": "io.reading",
 }
 

@@ -14,7 +14,7 @@ from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.volume import Segmentation
 from densecell_batch.io.stack import Stack
 from densecell_batch.io.writing import StackWriter
-from densecell_batch.measure import compare, instances
+from densecell_batch.measure import compare
 from densecell_batch.measure.compare import Comparison
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.classes import ClassInfo
@@ -32,7 +32,6 @@ from densecell_batch.training.restarts import Progress
 
 __all__ = [
     "evaluate",
-    "find_instances",
     "load_model",
     "segment",
     "segment_batch",
@@ -262,51 +261,6 @@ def write_stack(
             writer.write(z, np.ascontiguousarray(plane))
         writer.commit()
     return path
-
-
-def find_instances(labels: np.ndarray, class_index: int, *, min_voxels: int = 1, connectivity: int = 6) -> np.ndarray:
-    """Number the connected objects of a class.
-
-    Parameters
-    ----------
-    labels
-        Class map (z, y, x) of any integer dtype.
-    class_index
-        Index of the class, such as `[c.name for c in found.classes].index("mitochondrion")`.
-    min_voxels
-        Objects with fewer voxels are left out.
-    connectivity
-        6 (faces), 18 (faces and edges) or 26 (corners, too).
-
-    Returns
-    -------
-    numpy.ndarray
-        (z, y, x) uint16, or uint32 where there are more than 65,535 objects; 0 outside of them, and its maximum is
-        their number.
-
-    Raises
-    ------
-    OptionError
-        If the labels or the index are no whole numbers, or the connectivity is none of these.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from densecell_batch import find_instances
-    >>> find_instances(np.array([[[1, 1, 0, 1]]]), 1)
-    array([[[1, 1, 0, 2]]], dtype=uint16)
-    """
-    if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
-        raise OptionError(f"labels are {labels.dtype.name} of shape {labels.shape}; expected whole numbers (z, y, x)")
-    if not isinstance(class_index, int | np.integer):
-        raise OptionError(f"class_index is {class_index!r}; expected a whole number: its place among the classes")
-    found = instances.find_instances(
-        instances.of_class(labels.__getitem__, int(class_index)),
-        len(labels),
-        min_voxels=min_voxels,
-        connectivity=connectivity,
-    )
-    return np.stack(list(found.slices())) if len(labels) else np.zeros(labels.shape, found.dtype)
 
 
 def evaluate(

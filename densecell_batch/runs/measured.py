@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct
 from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OccupiedError, StackError
+from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.label_look import label_look
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
@@ -51,6 +52,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     labels_sha256: str
     state: str  # "nets", "corrected" or "given"
     image: str | None
+    image_sha256: str | None
     classes: tuple[str, ...]
     voxel_size_um: tuple[float, float, float] | None
     options: JsonObject
@@ -115,61 +117,77 @@ def measure_labels(
     OutputError
         If a file cannot be written.
     """
-    name = without_suffix(path.name).removesuffix("_labels")
-    report = read_report(path.with_name(f"{name}_report.json"))
     with ExitStack() as opened:
-        labels = opened.enter_context(_open(path, voxel_size))
-        sha256 = labels.sha256()
-        state = _state(report, path, sha256)
-        if state == GIVEN:
-            report = None
-        if labels.info.voxel_size is None and report is not None and report.input.voxel_size_um is not None:
-            # Whoever corrected them saved them without: the stack has it.
-            labels.info = replace(labels.info, voxel_size=VoxelSize(*report.input.voxel_size_um))
-        names = _classes(path, labels, report, classes)
+        source = _source(opened, path, classes, voxel_size, image)
         if not options.objects:
-            options = replace(options, instances=names[1:])
-        options.check(names)
-        check_calibrated(path, labels.info.voxel_size, options)
-        paths = StackPaths(folder, Path(f"{name}_corrected" if state == BY_HAND else name))
-        record_path = folder / f"{paths.name}_objects.json"
-        grey = opened.enter_context(_grey(labels, report, image))
-        asked = Measured(
-            version=__version__,
-            labels=str(path.absolute()),
-            labels_sha256=sha256,
-            state=state,
-            image=None if grey is None else str(grey.info.path.absolute()),
-            classes=tuple(names),
-            voxel_size_um=None if labels.info.voxel_size is None else labels.info.voxel_size.edges,
-            options=_told(options),
-        )
-        before = read_measured(record_path)
+            options = replace(options, instances=tuple(source.classes[1:]))
+        options.check(source.classes)
+        check_calibrated(path, source.labels.info.voxel_size, options)
+        paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
+        record = folder / f"{paths.name}_objects.json"
+        asked, before = _asked(path, source, options), read_measured(record)
         if not overwrite and before is not None and _is_done(asked, before, folder):
             _log.info("%s was measured before: skipped", path)
-            return MeasuredLabels(paths.objects, record_path, skipped=True)
+            return MeasuredLabels(paths.objects, record, skipped=True)
         make_folder(folder)
-        wanted = paths.of_objects(options)
         earlier = _earlier(paths, before)
         if not overwrite:
-            _check_names([*wanted, record_path], earlier, record_path)
-        doubts = _doubts(opened, path, report, labels)
-        source = Source(name, labels, names, state, grey, doubts)
+            _check_not_of_another(asked, before, record)
+            _check_names([*paths.of_objects(options), record], earlier, record)
         files, objects = make_objects(source, paths, options, opened)
         outputs = {kind: file.record for kind, file in files.items()}
         # If the process is killed before the record says so, the next one still knows that they are ours.
         write_file(_announcement(paths), msgspec.json.encode([*earlier, *outputs.values()]))
-        for record in earlier:
-            stale = folder / record.file
-            if stale not in wanted and _is_as_recorded(folder, record):
+        for entry in earlier:
+            stale = folder / entry.file
+            if stale not in paths.of_objects(options) and _is_as_recorded(folder, entry):
                 set_aside(stale, paths.report)
         for file in files.values():
             file.publish(replace=file.path.exists())
         done = msgspec.structs.replace(asked, objects=objects, outputs=outputs)
         text = json.dumps(msgspec.to_builtins(done), indent=2, ensure_ascii=False) + "\n"
-        write_file(record_path, text.encode())
+        write_file(record, text.encode())
         _announcement(paths).unlink(missing_ok=True)
-    return MeasuredLabels(paths.objects, record_path)
+    return MeasuredLabels(paths.objects, record)
+
+
+def _source(
+    opened: ExitStack, path: Path, classes: Sequence[str] | None, voxel_size: VoxelSize | None, image: Path | None
+) -> Source:
+    """The labels, and what is known of them."""
+    kind = own_result(path) if path.is_file() else ""
+    if kind in ("objects", "probabilities", "uncertainty"):
+        raise StackError(f"{path}: these are {kind}; expected labels: one number for each class, as NAME_labels.tif")
+    name = without_suffix(path.name).removesuffix("_labels")
+    labels = opened.enter_context(open_labels(path, Reach.of(path, links=True)))
+    report = read_report(path.with_name(f"{name}_report.json"))
+    state = _state(report, path, labels.sha256())
+    if state == GIVEN:
+        report = None
+    if voxel_size is None and labels.info.voxel_size is None and report is not None and report.input.voxel_size_um:
+        voxel_size = VoxelSize(*report.input.voxel_size_um)  # whoever corrected them saved them without
+    if voxel_size is not None:
+        labels.info = replace(labels.info, voxel_size=voxel_size)
+    names = _classes(path, labels, report, classes)
+    grey = opened.enter_context(_grey(labels, report, image))
+    return Source(name, labels, names, state, grey, _doubts(opened, path, report, labels))
+
+
+def _asked(path: Path, source: Source, options: ObjectOptions) -> Measured:
+    """The record, as far as it is known before anything is measured."""
+    labels, image = source.labels, source.image
+    values = {field.name: getattr(options, field.name) for field in fields(ObjectOptions)}
+    return Measured(
+        version=__version__,
+        labels=str(path.absolute()),
+        labels_sha256=labels.sha256(),
+        state=source.state,
+        image=None if image is None else str(image.info.path.absolute()),
+        image_sha256=None if image is None else image.sha256(),
+        classes=tuple(source.classes),
+        voxel_size_um=None if labels.info.voxel_size is None else labels.info.voxel_size.edges,
+        options=dict(json.loads(json.dumps(values))),
+    )
 
 
 def read_measured(path: Path) -> Measured | None:
@@ -179,14 +197,6 @@ def read_measured(path: Path) -> Measured | None:
     except (OSError, ValueError):
         return None
     return found if found.schema_version == SCHEMA_VERSION else None
-
-
-@contextmanager
-def _open(path: Path, voxel_size: VoxelSize | None) -> Iterator[Stack]:
-    with open_labels(path, Reach.of(path, links=True)) as labels:
-        if voxel_size is not None:
-            labels.info = replace(labels.info, voxel_size=voxel_size)
-        yield labels
 
 
 def _state(report: Report | None, path: Path, sha256: str) -> str:
@@ -262,11 +272,6 @@ def _doubts(
     return ((None, stack.read(z)) for z in range(len(labels)))
 
 
-def _told(options: ObjectOptions) -> JsonObject:
-    values = {field.name: getattr(options, field.name) for field in fields(ObjectOptions)}
-    return dict(json.loads(json.dumps(values)))
-
-
 def _is_done(asked: Measured, before: Measured, folder: Path) -> bool:
     """Whether this very measurement is there, all files as they were written."""
     same = msgspec.structs.replace(before, labels=asked.labels, image=asked.image, objects={}, outputs={})
@@ -292,6 +297,15 @@ def _earlier(paths: StackPaths, before: Measured | None) -> list[FileRecord]:
     with suppress(OSError, ValueError):
         found += msgspec.convert(read_json(_announcement(paths)), list[FileRecord])
     return found
+
+
+def _check_not_of_another(asked: Measured, before: Measured | None, record: Path) -> None:
+    """Refuse to replace the results of other labels of the same name."""
+    if before is not None and before.labels != asked.labels and before.labels_sha256 != asked.labels_sha256:
+        raise OccupiedError(
+            f"{record}: the results of other labels of this name, {before.labels}, are there; choose another output "
+            "folder, or replace them with --overwrite"
+        )
 
 
 def _check_names(wanted: Sequence[Path], earlier: Sequence[FileRecord], record: Path) -> None:

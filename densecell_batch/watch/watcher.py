@@ -15,6 +15,7 @@ from densecell_batch.errors import (
 from densecell_batch.runs.batch import Verdict
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.runs.pipeline import Progress
+from densecell_batch.runs.run_tables import write_run_tables
 from densecell_batch.signals import Stop
 from densecell_batch.watch.attempt import Attempts, Changed
 from densecell_batch.watch.board import Board
@@ -96,6 +97,8 @@ class Watcher:
         self._page_late = False  # something happened since the status page was written
         self._page_state: object = None  # what the page shows
         self._current = ""  # the stack that is being worked on
+        self._has_objects = bool(segmenter.options.objects)
+        self._new_tables = {place.out} if self._has_objects else set()  # folders that may have some
 
     def run(self) -> int:
         """Watch until stopped, or, if asked to do so once, until nothing is left to do.
@@ -120,7 +123,10 @@ class Watcher:
                 if row is not None:
                     self._work(row)
                 elif self._options.once and (self._trouble or self._board.drained):
+                    self._join_tables()
                     break
+                if row is None:
+                    self._join_tables()
                 self._show_page()
                 if row is None:
                     self._wait()
@@ -200,6 +206,8 @@ class Watcher:
                 )
             name = self._results.shown(self._board.paths(row).report)
             with self._place.claim("name", name) as ours:
+                if ours and self._has_objects:
+                    self._new_tables.add(self._board.paths(row).folder)
                 if ours:
                     self._attempts.make(row, inherited=ours == "inherited")
                 else:
@@ -216,6 +224,17 @@ class Watcher:
             self._pause(f"{error}; nothing is done until then, next try in {seconds:g} s", seconds)
         finally:
             self._current = ""
+
+    def _join_tables(self) -> None:
+        """Write the tables of all stacks anew, where there are new ones, when there is nothing else to do."""
+        for folder in sorted(self._new_tables):
+            try:
+                self._place.check()
+                write_run_tables(folder)
+            except (OutputError, FolderGoneError) as error:
+                _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
+            else:
+                self._new_tables.discard(folder)
 
     def _follow(self, row: Row) -> Progress:
         """Progress that keeps looking at the folder, and the status page up to date, while a stack takes hours."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -26,7 +25,10 @@ from densecell_batch.runs.pipeline import segment_stack
 from densecell_batch.runs.report import Input, Model, Report, read_report, write_report
 from densecell_batch.storage.records import described
 
-NAMES = ("labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_instances.tif", "preview.png")
+NAMES = (
+    "labels.tif", "probabilities.tif", "uncertainty.tif", "mitochondrion_instances.tif", "mitochondrion_objects.png",
+    "objects.csv", "classes.csv", "preview.png",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -283,27 +285,13 @@ def test_a_new_version_of_a_stack_replaces_results(asked, stack, out):
 # Killed while files get their names
 
 
-def kill_at(module: str, name: str, after: int) -> None:
-    """The process is killed when a function is called that was called so many times before."""
-    owner = importlib.import_module(f"densecell_batch.{module}")
-    function, calls = getattr(owner, name), []
-
-    def killed(*arguments, **more):
-        if len(calls) == after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        calls.append(1)
-        return function(*arguments, **more)
-
-    setattr(owner, name, killed)
-
-
 @pytest.mark.parametrize(
     ("module", "name", "after"),
     [
         ("runs.outputs", "announce", 0),
         ("io.writing", "place", 0),
         ("io.writing", "place", 1),
-        ("runs.outputs", "write_file", 0),  # of the preview
+        ("runs.objects", "place", 0),  # of the preview
         ("runs.pipeline", "write_report", 0),
         ("runs.pipeline", "forget_announced", 0),
     ],
@@ -311,7 +299,7 @@ def kill_at(module: str, name: str, after: int) -> None:
 def test_our_own_files_are_known_after_a_kill(asked, stack, out, tmp_path, data, module, name, after):
     words = ["segment", stack, "-o", out, "--model", data / "fly-vnc-small.zip", "--precision", "float32",
              "--uncertainty"]  # fmt: skip
-    process = kills.start([str(word) for word in words], tmp_path / "said", partial(kill_at, module, name, after))
+    process = kills.start([str(word) for word in words], tmp_path / "said", partial(kills.kill_at, module, name, after))
     process.join(120)
     assert process.exitcode == -signal.SIGKILL, (tmp_path / "said").read_text()
     shutil.copytree(out, tmp_path / "again")
@@ -449,7 +437,7 @@ def test_hashes_in_the_report_are_those_of_the_files(asked, stack, out):
 
     segment_stack(stack, out, asked(**ALL, file_format="ome-tiff"))
     outputs_said = json.loads((out / "cells_report.json").read_text())["outputs"]
-    assert len(outputs_said) == 5
+    assert len(outputs_said) == 8
     for entry in outputs_said.values():
         content = (out / entry["file"]).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())

@@ -16,6 +16,7 @@ from bundles import fields
 from forked import Command, run
 from limits import memory_limit, peak, run_in
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.data import SAMPLE
 from densecell_batch.errors import BusyError, OptionError, OutputError, StackError, Stopped
 from densecell_batch.identity import differences, digest
@@ -68,7 +69,7 @@ def segmenter(request, data, tmp_path_factory):
     tile = None if request.param == "deepest" else (5, 64, 64)
     options = RunOptions(
         stitch=request.param, probabilities=True, uncertainty=True, precision="float32", tile=tile,
-        instances=(bundle.classes[1].name,),
+        instances=(bundle.classes[1].name,), split=True, rois=True, voxel_size=VoxelSize(0.05, 0.01, 0.01),
     )  # fmt: skip
     return RunSegmenter(bundle, options)
 
@@ -105,7 +106,7 @@ def whole(stack, segmenter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     segment_stack(stack, folder, segmenter)
     found = files(folder)
-    assert len(found) == 6
+    assert len(found) == 10
     return found
 
 

@@ -295,3 +295,18 @@ def test_nothing_of_the_watched_folder_is_changed(folders, segmenter):
     drain(folders, segmenter)
     assert state() == before
     assert os.listdir(inbox / "sub") == []  # noqa: PTH208
+
+
+# Objects
+
+
+def test_the_tables_of_all_stacks_of_a_folder(folders, segmenter):
+    inbox, out = folders
+    for i, name in enumerate(["a", "b", "sub/c"]):
+        save(inbox / f"{name}.tif", i)
+    asked = RunSegmenter(segmenter.bundle, replace(segmenter.options, instances=("mitochondrion",)))
+    asked.__dict__ |= {name: getattr(segmenter, name) for name in ("device", "precision", "predictor")}
+    assert drain(folders, asked)[0] == 0
+    lines = (out / "objects.csv").read_text().splitlines()
+    assert lines[1:] == [line for name in "ab" for line in (out / f"{name}_objects.csv").read_text().splitlines()[1:]]
+    assert (out / "sub/objects.csv").read_text() == (out / "sub/c_objects.csv").read_text()

@@ -238,7 +238,7 @@ def test_labels_of_which_0_is_what_nobody_labelled(tmp_path):
 def test_labels_that_call_classes_otherwise_than_the_bundle(tmp_path, data):
     path = write_stack(tmp_path / "a.tif", phantom().labels, classes=CLASSES)
     init = str(data / "fly-vnc-small.zip")
-    with pytest.raises(OptionError, match=r"a\.tif: it calls class 0 'outside', which to .* is 'glia and extrac"):
+    with pytest.raises(OptionError, match=r"a\.tif: it calls class 0 'outside', which to .* is 'glia and"):
         naming([path], init=init)
     assert [c.name for c in naming([path], list("abcde"), init=init)] == list("abcde")
     assert len(naming([saved(tmp_path / "b.tif", phantom().labels)], init=init)) == 5

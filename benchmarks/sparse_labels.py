@@ -3,8 +3,9 @@
     python benchmarks/sparse_labels.py DATA OUT [--share 0.1] [--steps 300] [--seed 0] [--kernels N]
 
 DATA is a folder with train-images.tif, train-labels.tif, eval-images.tif and eval-labels.tif. OUT gets the scribbles
-and a run of each kind. Scribbles are strokes such as a hand draws: each begins at a random voxel, so that no
-class is favoured, and wanders on within the object there, some voxels wide. Prints a line for each, and the ratio.
+and a run of each kind. Scribbles are strokes such as a hand draws: each begins at a random voxel, so that no class is
+favoured, and wanders on within the object there, along it where it is thin, some voxels wide. Prints a line for each,
+and the ratio.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import densecell_batch
 
 UNLABELLED = 255
 _WIDTH, _LENGTH, _TURN = 3, 40, 0.4  # voxels across a stroke; steps along it; radians by which it turns at each
+_AROUND = [sign * turn for turn in np.linspace(0, 0.8 * np.pi, 9) for sign in (1, -1)]  # where else it may go on
 
 
 def scribbles(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -33,12 +35,17 @@ def scribbles(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
             angle = rng.uniform(0, 2 * np.pi)
             for _ in range(_LENGTH):
                 row, column = round(y), round(x)
-                if not (0 <= row < plane.shape[0] and 0 <= column < plane.shape[1]) or plane[row, column] != c:
-                    break
                 near = (slice(max(0, row - half), row + half + 1), slice(max(0, column - half), column + half + 1))
                 drawn[near][plane[near] == c] = c  # people stay within the lines
                 angle += rng.normal(0, _TURN)
-                y, x = y + np.sin(angle), x + np.cos(angle)
+                for turn in _AROUND:  # and follow what is thin
+                    next_y, next_x = y + np.sin(angle + turn), x + np.cos(angle + turn)
+                    inside = 0 <= round(next_y) < plane.shape[0] and 0 <= round(next_x) < plane.shape[1]
+                    if inside and plane[round(next_y), round(next_x)] == c:
+                        y, x, angle = next_y, next_x, angle + turn
+                        break
+                else:
+                    break
     return found
 
 

@@ -1,6 +1,6 @@
 """What a net learns of scribbles, against what it learns of full labels, in as many steps.
 
-    python benchmarks/sparse_labels.py DATA OUT [--share 0.1] [--steps 300] [--seed 0] [--kernels N]
+    python benchmarks/sparse_labels.py DATA OUT [--share 0.1] [--steps 1200] [--seed 0] [--kernels N]
 
 DATA is a folder with train-images.tif, train-labels.tif, eval-images.tif and eval-labels.tif. OUT gets the scribbles
 and a run of each kind. Scribbles are strokes such as a hand draws: each begins at a random voxel, so that no class is
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kernels", type=int)
     asked = parser.parse_args()

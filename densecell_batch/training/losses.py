@@ -56,9 +56,8 @@ def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0
     share_that_counts = _counted_share(weights)
     for logits, share in zip(outputs, (1.0, _SECOND), strict=False):
         logits = ops.cast(logits, "float32")
-        loss = ops.mean(cross_entropy(labels, logits) * weights) / share_that_counts + dice * soft_dice(
-            labels, logits, weights
-        )
+        mean = ops.mean(cross_entropy(labels, logits) * weights) / share_that_counts
+        loss = mean + dice * soft_dice(labels, logits, weights)
         total = total + share * loss
     return total
 

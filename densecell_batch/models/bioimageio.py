@@ -6,7 +6,7 @@
     README.md              what it is, for people
     weights.onnx           the ensemble and the mean of its members
     test_input.npy         (1, 1, z, y, x) float32: grey values, as before the normalization
-    test_output.npy        (1, class, z', y', x') float32: the probabilities, computed by our own engine
+    test_output.npy        (1, class, z, y, x) float32: the probabilities, computed by our own engine
     cover.png              a slice of the two
     NAME.densecell.zip     the bundle: what `import_package` takes
 
@@ -89,7 +89,7 @@ def export_package(
     ours = bundle.path.parent.resolve() == BUNDLED.resolve()
     image = SAMPLE if image is None and ours else image
     voxels = smooth_noise(window) if image is None else grey_window(image, window)
-    made = made_onnx(bundle, normalized(voxels))
+    made = made_onnx(bundle, normalized(voxels), padded=True)
     packed = _packed(bundle)
     name = f"{bundle.name}{_BUNDLE}"
     halo = halo_for(bundle, window)
@@ -191,9 +191,9 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _cover(bundle: ModelBundle, voxels: np.ndarray, probabilities: np.ndarray) -> bytes:
-    """The slice in the middle of the output, and its classes."""
-    depth, height, width = probabilities.shape[:3]
-    net = bundle.architecture
-    image = voxels[net.context + depth // 2, net.margin : net.margin + height, net.margin : net.margin + width]
-    labels = probabilities[depth // 2].argmax(-1).astype(np.uint8)
-    return as_png(render_cover(image, labels, [(c.name, c.colour) for c in bundle.classes]))
+    """The slice in the middle, and its classes, as far as the nets say them."""
+    depth, height, width = voxels.shape
+    margin = bundle.architecture.margin
+    core = (depth // 2, slice(margin, height - margin), slice(margin, width - margin))
+    labels = probabilities[core].argmax(-1).astype(np.uint8)
+    return as_png(render_cover(voxels[core], labels, [(c.name, c.colour) for c in bundle.classes]))

@@ -11,7 +11,7 @@ from densecell_batch._version import __version__
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.names import file_word
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D, n_parameters
-from densecell_batch.nets.onnx_graph import INPUT, OPSET, OUTPUT
+from densecell_batch.nets.onnx_graph import INPUT, OPSET, OUTPUT, rim
 from densecell_batch.nets.predictor import Triple
 from densecell_batch.storage.strict_json import JsonObject
 
@@ -54,14 +54,17 @@ class Package:
     authors: tuple[str, ...]
     hashes: Mapping[str, str]  # SHA-256 of each file that the description names
     attached: str  # the file of the bundle
-    halo: int  # voxels at each side in y and x of what comes out that are to be cropped; see `halo_for`
+    halo: Triple  # voxels at each end of what comes out, along z, y and x, that are to be cropped; see `halo_for`
 
 
-def halo_for(bundle: ModelBundle, window: Triple) -> int:
-    """Voxels at each side in y and x of what comes out of a window that are to be cropped: those that do not have their
-    whole context, but no more than leave half of a side.
+def halo_for(bundle: ModelBundle, window: Triple) -> Triple:
+    """Voxels at each end of what comes out of a window, along z, y and x, that are to be cropped: those that the nets
+    do not say, and in y and x those that do not have their whole context, but of these no more than leave half of a
+    side.
     """
-    return min(bundle.architecture.halo, min(window[1:]) // 4)
+    z, y, x = rim(bundle.architecture)
+    context = min(bundle.architecture.halo, min(window[1:]) // 4)
+    return (z, max(y, context), max(x, context))
 
 
 def spdx(licence: str) -> str | None:
@@ -164,16 +167,14 @@ def _input(package: Package) -> JsonObject:
 
 
 def _output(package: Package) -> JsonObject:
-    bundle, window = package.bundle, package.window
-    out = bundle.architecture.output_shape(window)
+    bundle = package.bundle
     names = [re.sub(r"\W", "_", file_word(c.name)) for c in bundle.classes]
     if len({*names}) < len(names) or not all(name.isidentifier() for name in names):
         names = [f"class_{i}" for i in range(len(names))]
     axes: list[JsonObject] = [{"type": "batch", "size": 1}, {"type": "channel", "channel_names": names}]
-    for axis, size, given in zip(_axes(package), out, window, strict=True):
-        reference = {"tensor_id": INPUT, "axis_id": axis["id"], "offset": size - given}
-        halo = {"halo": package.halo} if package.halo and axis["id"] != "z" else {}
-        axes.append(axis | {"size": reference} | halo)
+    for axis, halo in zip(_axes(package), package.halo, strict=True):
+        reference = {"tensor_id": INPUT, "axis_id": axis["id"], "offset": 0}
+        axes.append(axis | {"size": reference} | ({"halo": halo} if halo else {}))
     return {
         "id": OUTPUT,
         "description": "probability of each class: the mean of the nets",
@@ -183,7 +184,7 @@ def _output(package: Package) -> JsonObject:
     }
 
 
-def readme(bundle: ModelBundle, window: Triple, halo: int, *, is_noise: bool) -> str:
+def readme(bundle: ModelBundle, window: Triple, halo: Triple, *, is_noise: bool) -> str:
     """The content of README.md; `is_noise` says that the test input is no tissue."""
     paper, doi = _PAPERS[bundle.architecture.family]
     size = "not recorded" if bundle.voxel_size is None else str(bundle.voxel_size)
@@ -228,24 +229,21 @@ when the model was made:
 """
 
 
-def _use(bundle: ModelBundle, window: Triple, halo: int) -> str:
+def _use(bundle: ModelBundle, window: Triple, halo: Triple) -> str:
     """What goes in, what comes out, and what to expect of it."""
-    net = bundle.architecture
-    out = net.output_shape(window)
-    lost = [f"{(a - b) // 2} voxels in {axis}" for axis, a, b in zip("zyx", window, out, strict=True) if a > b]
-    rim = f" Of the input, {', '.join(lost)} at each side give none of the output." if lost else ""
+    net, beyond = bundle.architecture, rim(bundle.architecture)
     lines = [
-        f"* `weights.onnx` takes one window of {_by(window)} voxels (z, y, x), float32, as (1, 1, z, y, x).",
-        f"  It gives the probabilities of {_by(out)} voxels as (1, class, z, y, x): the mean over all nets, which",
-        f"  are {len(bundle.members)}.{rim}",
+        f"* `weights.onnx` takes one window of {_by(window)} voxels (z, y, x), float32, as (1, 1, z, y, x), and gives",
+        "  the probabilities of each class there, as (1, class, z, y, x): the mean over all nets, which are",
+        f"  {len(bundle.members)}.",
         "* Normalization: minus the mean, divided by the standard deviation, **of the whole stack**, not of a window.",
+        f"* A voxel depends on up to {net.reach[0]} voxels in z and {net.reach[1]} in y and x around it. The halo",
+        f"  that the description names, {_by(halo)} voxels at each end, is to be cropped; where the whole reach would",
+        "  leave no core in this window, it is less.",
     ]
-    if halo:
-        lines += [
-            f"* What a voxel is depends on up to {net.reach[0]} voxels in z and {net.reach[1]} in y and x around it;",
-            f"  beyond the window there are zeros. The halo of {halo} voxels in y and x that the description names is",
-            "  to be cropped; where the whole reach would leave no core in this window, it is less.",
-        ]
+    if any(beyond):
+        lines[-1] += f" Of the outermost {_by(beyond)} voxels the nets say nothing:"
+        lines.append("  what stands there repeats what lies further in.")
     lines += [
         "* Stacks should have the voxel size above, and a contrast like that of the training data. densecell-batch",
         "  scales stacks, matches their contrast and passes over what is no tissue; what computes `weights.onnx` does",

@@ -17,7 +17,7 @@ from densecell_batch.models.derived import check_free
 from densecell_batch.models.golden import smooth_noise
 from densecell_batch.nets.architecture import Architecture, window_problem
 from densecell_batch.nets.engines import for_processor, is_installed
-from densecell_batch.nets.onnx_graph import answers, onnx_bytes
+from densecell_batch.nets.onnx_graph import answers, onnx_bytes, rim
 from densecell_batch.nets.predictor import Predictor, Triple
 from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.opening import Reach
@@ -33,7 +33,7 @@ class ExportedOnnx:
 
     content: bytes
     window: Triple  # (z, y, x) that goes in
-    probabilities: np.ndarray  # (z', y', x', class) float32, by our own engine
+    probabilities: np.ndarray  # (z', y', x', class) float32, by our own engine; padded as the file's
     difference: float | None  # of the file's, read back by OpenVINO, at most; None where it is not installed
 
 
@@ -67,17 +67,20 @@ def export_onnx(bundle: ModelBundle, out: Path, window: Triple | None = None) ->
     return made
 
 
-def made_onnx(bundle: ModelBundle, image: np.ndarray) -> ExportedOnnx:
+def made_onnx(bundle: ModelBundle, image: np.ndarray, *, padded: bool = False) -> ExportedOnnx:
     """The ensemble of a bundle as ONNX for windows of the shape of `image`, (z, y, x) float32, normalized, on which it
-    is tried. Raises as `export_onnx` does.
+    is tried; `padded` as for `onnx_bytes`. Raises as `export_onnx` does.
     """
     z, y, x = image.shape
     members = [bundle.weights(i) for i in range(len(bundle.members))]
-    content = onnx_bytes(bundle.architecture, members, (z, y, x), bundle.class_offsets, _records(bundle))
+    content = onnx_bytes(bundle.architecture, members, (z, y, x), bundle.class_offsets, _records(bundle), padded=padded)
     engine = for_processor()
     predictor = Predictor(bundle.architecture, members, offsets=bundle.class_offsets, engine=engine)
     expected = predictor.together(image, with_probabilities=True).probabilities
     assert expected is not None
+    if padded:
+        beyond = [(side, side) for side in (*rim(bundle.architecture), 0)]
+        expected = np.pad(expected, beyond, "edge")
     difference = None
     if is_installed("openvino"):
         difference = float(np.abs(answers(content, image) - expected).max())

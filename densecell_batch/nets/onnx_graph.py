@@ -23,7 +23,7 @@ from densecell_batch.nets.architecture import Architecture, n_parameters
 from densecell_batch.nets.families import logits
 from densecell_batch.nets.graph import Sides
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "answers", "onnx_bytes"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "answers", "onnx_bytes", "rim"]
 
 OPSET = 17  # other programs read up to 18
 _IR_VERSION = 8  # the one that came with this opset
@@ -41,6 +41,8 @@ def onnx_bytes(
     shape: Triple,
     offsets: Sequence[float] | None = None,
     records: Mapping[str, str] | None = None,
+    *,
+    padded: bool = False,
 ) -> bytes:
     """The members of an ensemble and their mean as the content of an ONNX file. Equal input, equal bytes.
 
@@ -57,6 +59,9 @@ def onnx_bytes(
         Added to the logit of each class; None for nothing.
     records
         Texts that stand in the file by name.
+    padded
+        Whether what comes out gets the sides of what goes in, where a net gives less (`rim`): its outermost values are
+        repeated.
 
     Raises
     ------
@@ -83,7 +88,14 @@ def onnx_bytes(
     mean = made.node("Div", [total, made.constant(np.float32(len(every)))], total.shape)
     depth, classes, *sides = mean.shape
     mean = made.node("Transpose", [mean], (classes, depth, *sides), perm=[1, 0, 2, 3])
-    answer = made.reshaped(mean, (1, classes, depth, *sides), name=OUTPUT)
+    beyond = rim(architecture) if padded else (0, 0, 0)
+    if any(beyond):
+        mean = made.reshaped(mean, (1, classes, depth, *sides))
+        pads = made.constant(np.array([0, 0, *beyond] * 2, np.int64))
+        whole = [side + 2 * more for side, more in zip((depth, *sides), beyond, strict=True)]
+        answer = made.node("Pad", [mean, pads], (1, classes, *whole), OUTPUT, mode="edge")
+    else:
+        answer = made.reshaped(mean, (1, classes, depth, *sides), OUTPUT)
     floats = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
         made.nodes,
@@ -102,6 +114,11 @@ def onnx_bytes(
     helper.set_model_props(model, dict(records or {}))
     checker.check_model(model, full_check=True)  # what it infers of the shapes is what is declared, too
     return bytes(model.SerializeToString(deterministic=True))
+
+
+def rim(architecture: Architecture) -> Triple:
+    """Voxels at each end of what goes in, along z, y and x, of which nothing comes out."""
+    return (architecture.context, architecture.margin, architecture.margin)
 
 
 def answers(content: bytes, volume: np.ndarray) -> np.ndarray:

@@ -246,13 +246,12 @@ def test_a_description_of_models_of_all_kinds(tmp_path: Path, data: Path) -> Non
     fast = described(load_bundle(BUNDLED / "fly-vnc-fast"))
     assert fast["license"] == "CC-BY-NC-SA-3.0"
     assert fast["cite"][0]["doi"] == "10.6084/m9.figshare.856713"
-    offsets = [axis["size"]["offset"] for axis in fast["outputs"][0]["axes"][2:]]
-    assert offsets == [-2, 0, 0]
+    assert [axis["halo"] for axis in fast["outputs"][0]["axes"][2:]] == [1, 64, 64]
     unet = described(import_published([data / "published/unet-small_0"], tmp_path / "u.zip", "a.b", version="x"))
     assert unet["name"] == "a-b (densecell-batch)"
     assert not unet.keys() & {"license", "version"}
-    assert [axis["size"]["offset"] for axis in unet["outputs"][0]["axes"][2:]] == [0, -184, -184]
-    assert not any("halo" in axis or "scale" in axis for axis in unet["outputs"][0]["axes"])
+    assert [axis.get("halo") for axis in unet["outputs"][0]["axes"][2:]] == [None, 92, 92]
+    assert not any("scale" in axis for axis in unet["outputs"][0]["axes"])
     scaled = tiny(tmp_path / "scaled.zip", own_data=OwnRecords(scale=(1.0, 0.5, 0.5)), version="2.1")
     assert [axis["scale"] for axis in described(scaled)["inputs"][0]["axes"][2:]] == [47.0, 18.4, 18.4]
 
@@ -265,11 +264,14 @@ def test_class_names_that_are_no_names_of_channels(tmp_path: Path) -> None:
 
 
 def test_a_page_for_people_says_what_is_cropped(bundle: ModelBundle) -> None:
-    text = readme(bundle, (5, 16, 16), 4, is_noise=True)
-    assert "halo of 4 voxels" in text
+    text = readme(bundle, (5, 16, 16), (0, 4, 4), is_noise=True)
+    assert "0 x 4 x 4 voxels at each end" in text
+    assert "say nothing" not in text
     assert "noise, not tissue" in text
     fast = load_bundle(BUNDLED / "fly-vnc-fast")
-    assert "1 voxels in z at each side give none" in readme(fast, (3, 256, 256), 64, is_noise=False)
+    assert "the outermost 1 x 0 x 0 voxels the nets say nothing" in readme(
+        fast, (3, 256, 256), (1, 64, 64), is_noise=False
+    )
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 

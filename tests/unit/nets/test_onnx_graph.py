@@ -13,7 +13,7 @@ from densecell_batch.models.published import read_published
 from densecell_batch.nets import onnx_graph
 from densecell_batch.nets.architecture import Architecture, Hybrid2D3D, ResidualUNet, UNet2D
 from densecell_batch.nets.engines import for_processor
-from densecell_batch.nets.onnx_graph import INPUT, OPSET, OUTPUT, answers, onnx_bytes
+from densecell_batch.nets.onnx_graph import INPUT, OPSET, OUTPUT, answers, onnx_bytes, rim
 from densecell_batch.nets.predictor import Predictor
 
 onnx = pytest.importorskip("onnx")
@@ -55,6 +55,18 @@ def test_onnx_says_what_ours_says(architecture, shape, computed) -> None:
     found = computed(onnx_bytes(architecture, members, shape, offsets), volume)
     assert found.shape == expected.shape == (*architecture.output_shape(shape), architecture.n_classes)
     np.testing.assert_allclose(found, expected, rtol=0, atol=NEAR)
+
+
+@pytest.mark.parametrize(("architecture", "shape"), [NETS[4], NETS[5]])
+@pytest.mark.parametrize("computed", [answers, by_onnxruntime])
+def test_what_is_padded_has_the_sides_of_what_goes_in(architecture, shape, computed) -> None:
+    member = random_member(architecture)
+    volume = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    expected = said(architecture, [member], volume, None)
+    found = computed(onnx_bytes(architecture, [member], shape, padded=True), volume)
+    assert found.shape == (*shape, architecture.n_classes)
+    beyond = [(side, side) for side in (*rim(architecture), 0)]
+    np.testing.assert_allclose(found, np.pad(expected, beyond, "edge"), rtol=0, atol=NEAR)
 
 
 def test_onnx_says_what_the_published_code_says(data) -> None:

@@ -106,8 +106,13 @@ def test_no_objects_are_an_empty_table():
     assert list(rows_of(table_of(empty, empty, VoxelSize(1, 1, 1)))) == []
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\ta"])
+def test_a_name_stays_in_its_cell():
+    assert next(iter(rows_of({"n": np.array([2])}, stack="\t=a\nb"))) == ["\\t=a\\nb", "2"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a"])
 def test_a_spreadsheet_takes_no_name_for_a_formula(text):
     assert plain(text) == f"'{text}"
+    assert plain("\ta") == "'\ta"
     assert next(iter(rows_of({"n": np.array([1.5])}, stack=text))) == [f"'{text}", "1.5"]
     assert plain("a=b") == "a=b"

@@ -265,11 +265,11 @@ def test_class_names_that_are_no_names_of_channels(tmp_path: Path) -> None:
 
 def test_a_page_for_people_says_what_is_cropped(bundle: ModelBundle) -> None:
     text = readme(bundle, (5, 16, 16), (0, 4, 4), is_noise=True)
-    assert "0 x 4 x 4 voxels at each end" in text
+    assert "0 x 4 x 4 voxels (z, y, x) at each end" in text
     assert "say nothing" not in text
     assert "noise, not tissue" in text
     fast = load_bundle(BUNDLED / "fly-vnc-fast")
-    assert "the outermost 1 x 0 x 0 voxels the nets say nothing" in readme(
+    assert "the outermost 1 x 0 x 0 voxels (z, y, x) the nets say nothing" in readme(
         fast, (3, 256, 256), (1, 64, 64), is_noise=False
     )
     assert not [line for line in text.splitlines() if line != line.rstrip()]

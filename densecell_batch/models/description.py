@@ -238,8 +238,8 @@ def _use(bundle: ModelBundle, window: Triple, halo: Triple) -> str:
         f"  {len(bundle.members)}.",
         "* Normalization: minus the mean, divided by the standard deviation, **of the whole stack**, not of a window.",
         f"* A voxel depends on up to {net.reach[0]} voxels in z and {net.reach[1]} in y and x around it. The halo",
-        f"  that the description names, {_by(halo)} voxels (z, y, x) at each end, is to be cropped; where the whole reach would",
-        "  leave no core in this window, it is less.",
+        f"  that the description names, {_by(halo)} voxels (z, y, x) at each end, is to be cropped; where the whole",
+        "  reach would leave no core in this window, it is less.",
     ]
     if any(beyond):
         lines[-1] += f" Of the outermost {_by(beyond)} voxels (z, y, x) the nets say nothing:"

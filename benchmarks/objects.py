@@ -38,7 +38,7 @@ Shape = tuple[int, int, int]
 SLABS = VoxelSize(0.05, 0.01, 0.01)
 CUBES = VoxelSize(0.01, 0.01, 0.01)
 SPEED = (20, 2048, 2048), (4, 50, 50)  # shape, objects along each axis
-MANY = (28, 2048, 2048), (7, 100, 100)
+MANY = (35, 1536, 1536), (7, 100, 100)
 SIDE, DEPTHS = 1024, (20, 40, 80)
 
 
@@ -172,7 +172,7 @@ def quality() -> None:
     from tests.support.solids import panoptic_quality, touching_ellipsoids, touching_tubes
 
     print(
-        "\n| solids | voxels | objects | components | quality | parted | quality | its worst |\n"
+        "\n| solids | voxels | objects | components | their quality | parted | their quality | in the worst of 10 |\n"
         "|---|---|---|---|---|---|---|---|"
     )
     for name, shape, size, radius in (("cubes", (96, 160, 160), CUBES, 0.13), ("1:5", (40, 220, 220), SLABS, 0.25)):

@@ -123,7 +123,7 @@ class ObjectSums:
         mean_...                       of the values that were added
         contact_CLASS_um2              area of the surface that is shared with each class; with the own class where
                                        it touches another object
-        contact_outside_um2            and with what is no tissue
+        contact_outside_um2            and with what is no tissue; a class of that name is "outside (class)"
         ============================== =====================================================================
 
         A touch is by a face, an edge or a corner of a voxel.
@@ -158,7 +158,7 @@ class ObjectSums:
             "touches_outside": (self._contact[1:, -1] > 0).astype(np.int64),
             **means,
         }
-        names = [*self._classes, "outside"]
+        names = [*("outside (class)" if name == "outside" else name for name in self._classes), "outside"]
         return columns | {f"contact_{name}_um2": contact[:, i] for i, name in enumerate(names)}
 
     @property

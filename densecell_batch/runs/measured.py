@@ -121,7 +121,7 @@ def measure_labels(
         source = _source(opened, path, classes, voxel_size, image)
         if not options.objects:
             options = replace(options, instances=tuple(source.classes[1:]))
-        options.check(source.classes)
+        options.check(source.classes, "--class")
         check_calibrated(path, source.labels.info.voxel_size, options)
         paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
         record = folder / f"{paths.name}_objects.json"
@@ -224,7 +224,12 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
         names = [row.name for row in report.classes]
     else:
         told = label_look(path).names
-        names = [told.get(i, f"class {i}") for i in range(1 + max(highest if highest < OUTSIDE else 0, *told, 0))]
+        if highest > OUTSIDE:
+            raise StackError(
+                f"{path}: slice {where} has the label {highest}; expected labels of classes, 0 to {OUTSIDE - 1}, or "
+                f"{OUTSIDE} for what is outside: are these numbers of objects?"
+            )
+        names = [told.get(i, f"class {i}") for i in range(1 + max(highest, *told, 0))]
     if highest >= len(names):
         raise StackError(
             f"{path}: slice {where} has the label {highest}; expected 0 to {len(names) - 1} for the classes "

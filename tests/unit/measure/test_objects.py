@@ -101,6 +101,17 @@ def test_one_object_that_fills_the_stack_has_no_surface():
     assert table["touches_border"].tolist() == [1]
 
 
+def test_a_class_called_outside_keeps_its_contacts():
+    labels = np.array([[[0, 1, 2, OUTSIDE]]], np.uint8)
+    sums = ObjectSums(1, ["rest", "thing", "outside"], VoxelSize(1, 1, 1))
+    sums.add(np.array([[0, 1, 0, 0]]), labels[0])
+    table = sums.columns()
+    contacts = [column for name, column in table.items() if name.startswith("contact_")]
+    assert len(contacts) == 4
+    assert sum(contacts) == pytest.approx(table["surface_um2"])
+    assert table["contact_outside (class)_um2"] == table["contact_rest_um2"] > 0 == table["contact_outside_um2"]
+
+
 def test_no_objects_are_an_empty_table():
     empty = np.zeros((2, 3, 3), np.uint8)
     assert list(rows_of(table_of(empty, empty, VoxelSize(1, 1, 1)))) == []

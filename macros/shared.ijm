@@ -23,6 +23,14 @@ function isInteractive(options) {
   return false;
 }
 
+// Whether somebody takes the answer, as runMacro does. Of a command of its menu, Fiji shows it in a window.
+function isAsked(options, interactive) {
+  argument = getArgument();
+  if (argument != "") return true;
+  if (options != "") return false; // of run(...)
+  return !interactive;
+}
+
 // Folder of the installed macros, ending with a separator. To be asked first: another macro that is run changes it.
 function home() {
   path = getInfo("macro.filepath");
@@ -220,7 +228,7 @@ function prefix(inFolder, outFolder, model) {
   }
   all = mount(all, inFolder, "/densecell/in", ":ro");
   all = mount(all, outFolder, "/densecell/out", "");
-  if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
+  if (model != "") if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
   return Array.concat(all, extra, newArray(target));
 }
 
@@ -238,19 +246,7 @@ function with(all, name, value) {
 // Run the tool on stacks of one folder; returns what it wrote to stdout. What it wrote to stderr is in the log.
 function segmentStacks(stacks, out, logFile) {
   model = option("model", "fly-vnc-2d3d");
-  all = prefix(parentOf(stacks[0]), out, model);
-  first = all.length;
-  // ImageJ's exec waits for ever once the child has written 64 KB to stderr. A shell sends that to the log; there is
-  // none on Windows, where the tool does it itself. No text of the user's is part of the shell's script.
-  if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
-  else {
-    script = "log=$1; shift; exec \"$@\" 2>\"$log\"";
-    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
-    first += 5;
-  }
-  all = with(all, "", "segment");
-  if (isContainer()) all = with(all, "-o", "/densecell/out");
-  else all = with(all, "-o", out);
+  all = newArray("segment");
   if (File.exists(model)) all = with(all, "--model", seen(model, "/densecell/model"));
   else all = with(all, "--model", model);
   classes = split(option("instances", ""), ",");
@@ -258,8 +254,29 @@ function segmentStacks(stacks, out, logFile) {
   all = with(all, "--voxel-size", option("voxel_size", ""));
   further = split(option("options", ""), " ");
   for (i = 0; i < further.length; i++) all = with(all, "", further[i]);
+  said = runTool(all, stacks, out, model, logFile);
+  return said;
+}
+
+// Run the tool with a verb and its options on files of one folder; as segmentStacks.
+function runTool(verb, files, out, model, logFile) {
+  all = prefix(parentOf(files[0]), out, model);
+  first = all.length;
+  // ImageJ's exec waits for ever once the child has written 64 KB to stderr. A shell sends that to a log, of this run
+  // alone until it ends; there is none on Windows, where the tool does it itself. No text of the user's is part of the
+  // shell's script.
+  ownLog = getDirectory("temp") + "densecell-" + d2s(getTime(), 0) + "-" + d2s(1e9 * random, 0) + "_log.txt";
+  if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
+  else {
+    script = "log=$1; shift; exec \"$@\" 2>\"$log\"";
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", ownLog), all);
+    first += 5;
+  }
+  all = Array.concat(all, verb);
+  if (isContainer()) all = with(all, "-o", "/densecell/out");
+  else all = with(all, "-o", out);
   all = with(all, "", "--");
-  for (i = 0; i < stacks.length; i++) all = with(all, "", seen(stacks[i], "/densecell/in"));
+  for (i = 0; i < files.length; i++) all = with(all, "", seen(files[i], "/densecell/in"));
   if (runner == "ssh") {
     for (i = first; i < all.length; i++) {
       word = quoted(all[i]);
@@ -267,6 +284,11 @@ function segmentStacks(stacks, out, logFile) {
     }
   }
   said = execute(all);
+  if (File.exists(ownLog)) {
+    copied = File.delete(logFile); // of an earlier run
+    copied = File.copy(ownLog, logFile);
+    deleted = File.delete(ownLog);
+  }
   return said;
 }
 
@@ -277,6 +299,16 @@ function execute(all) {
   code = "a = split(getArgument(), '\\n'); return exec(a[0]";
   for (i = 1; i < all.length; i++) code += ", a[" + i + "]";
   return call("ij.IJ.runMacro", code + ");", String.join(all, "\n"));
+}
+
+// Print what the tool warned of.
+function printWarnings(said) {
+  lines = split(said, "\n");
+  for (i = 0; i < lines.length; i++) {
+    fields = split(lines[i], "\t");
+    if (fields.length >= 4)
+      if (fields[0] == "DENSECELL" && fields[1] == "warning") print(File.getName(fields[2]) + ": " + fields[3]);
+  }
 }
 
 // The tool's own words about why there is no verdict: what it said on stdout, and the end of the log.
@@ -382,6 +414,11 @@ function classNames() {
   last = 254;
   while (last > 0 && names[last] == "") last--;
   return Array.trim(names, last + 1);
+}
+
+// Whether the active image bears names of classes, as labels do.
+function hasClassNames() {
+  return matches(getMetadata("Info"), "(?s)(.*\\n)?class \\d{1,3} = .*");
 }
 
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.

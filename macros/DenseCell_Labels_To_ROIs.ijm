@@ -26,8 +26,8 @@ function ask() {
   image = Dialog.getChoice();
   remember("instances.file", instances);
   text = "" + setting("instances", instances);
-  if (class != "") text += setting("class", class);
-  text += setting("image", image);
+  if (class != "") text = text + setting("class", class);
+  text = text + setting("image", image);
   record("DenseCell Labels To ROIs", text);
   return text;
 }

@@ -262,14 +262,12 @@ function segmentStacks(stacks, out, logFile) {
 function runTool(verb, files, out, model, logFile) {
   all = prefix(parentOf(files[0]), out, model);
   first = all.length;
-  // ImageJ's exec waits for ever once the child has written 64 KB to stderr. A shell sends that to a log, of this run
-  // alone until it ends; there is none on Windows, where the tool does it itself. No text of the user's is part of the
-  // shell's script.
-  ownLog = getDirectory("temp") + "densecell-" + d2s(getTime(), 0) + "-" + d2s(1e9 * random, 0) + "_log.txt";
+  // On Windows there is no shell: exec waits for the tool, which has to keep off stderr, for ImageJ's exec waits for ever
+  // once the child has written 64 KB to that.
   if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
   else {
-    script = "log=$1; shift; exec \"$@\" 2>\"$log\"";
-    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", ownLog), all);
+    script = launcher();
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
     first += 5;
   }
   all = Array.concat(all, verb);
@@ -283,13 +281,73 @@ function runTool(verb, files, out, model, logFile) {
       all[i] = word;
     }
   }
-  said = execute(all);
-  if (File.exists(ownLog)) {
-    copied = File.delete(logFile); // of an earlier run
-    copied = File.copy(ownLog, logFile);
-    deleted = File.delete(ownLog);
-  }
+  said = String.trim(execute(all));
+  if (!isWindows() && startsWith(said, "/")) said = follow(said, logFile);
   return said;
+}
+
+// A script for the shell that starts a tool in the background and says the folder in which it leaves what the tool says.
+// The tool runs as long as somebody writes something new into "alive" there, or until there is a file "stop". No text of
+// the user's is part of it.
+function launcher() {
+  script = "log=$1; shift; run=$(mktemp -d) || exit 1; echo \"$run\"; : >\"$run/alive\"; (";
+  script += "\"$@\" >\"$run/said\" 2>\"$run/log\" & tool=$!; (before=; still=0; while sleep 1; do ";
+  script += "now=$(cat \"$run/alive\"); still=$((still + 1)); [ \"$now\" = \"$before\" ] || still=0; before=$now; ";
+  script += "[ -e \"$run/stop\" ] && still=15; if [ $still -ge 15 ]; then [ -e \"$run/stop\" ] || : >\"$run/left\"; ";
+  script += "kill -TERM $tool; sleep 20; kill -KILL $tool; fi; done) & watcher=$!; ";
+  script += "wait $tool; kill $watcher; if [ -e \"$run/left\" ]; then cp \"$run/log\" \"$log\"; rm -rf \"$run\"; ";
+  return script + "else : >\"$run/ended\"; fi) </dev/null >/dev/null 2>&1 &";
+}
+
+// Wait for the tool that the launcher started, and show how far it is; returns what it wrote to stdout. If this macro is
+// ended by Esc, or ImageJ is closed, the tool stops by itself.
+function follow(place, logFile) {
+  heard = getTime();
+  size = 0;
+  silence = parseFloat(recall("silence", "120")); // minutes
+  silent = "";
+  while (!File.exists(place + "/ended")) {
+    beat = d2s(getTime(), 0);
+    trouble = call("ij.IJ.saveString", beat, place + "/alive");
+    n = lengthOfFile(place + "/log") + lengthOfFile(place + "/said");
+    if (n != size) {
+      size = n;
+      heard = getTime();
+      showLast(place + "/log");
+    } else if (silent == "" && getTime() - heard > 60000 * silence) {
+      silent = "\nit said nothing for " + silence + " minutes, so it was stopped";
+      trouble = call("ij.IJ.saveString", "", place + "/stop");
+    }
+    wait(200);
+  }
+  showProgress(1);
+  said = "";
+  if (lengthOfFile(place + "/said") > 0) said = call("ij.IJ.openAsString", place + "/said");
+  copied = File.delete(logFile); // of an earlier run
+  copied = File.copy(place + "/log", logFile);
+  names = newArray("said", "log", "alive", "stop", "ended");
+  for (i = 0; i < names.length; i++)
+    if (File.exists(place + "/" + names[i])) deleted = File.delete(place + "/" + names[i]);
+  deleted = File.delete(place);
+  return said + silent;
+}
+
+// In bytes; ImageJ's own says it as a text.
+function lengthOfFile(path) {
+  if (!File.exists(path)) return 0;
+  text = "" + File.length(path);
+  return parseFloat(text);
+}
+
+// Show the last line of a log: how far it is, and how long it takes.
+function showLast(path) {
+  n = lengthOfFile(path);
+  if (n == 0 || n > 1e7) return;
+  lines = split(call("ij.IJ.openAsString", path), "\n");
+  if (lines.length == 0) return;
+  last = replace(lines[lines.length - 1], "^densecell-batch: ", "");
+  if (matches(last, "segmenting: \\d+ %.*")) showProgress(parseInt(substring(last, 12, indexOf(last, " %"))) / 100);
+  showStatus("DenseCell (Esc stops it): " + last);
 }
 
 // exec() of an array: it takes separate arguments only. The code that is made holds nothing but their number.

@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -287,3 +288,70 @@ name = RoiManager.getName(0); say(name);
     answer, name = run_script(imagej, script, tmp_path)
     assert answer == f"ok\t{tmp_path}/mine_rois.zip\t1"
     assert name == "nucleus 3 z 1"
+
+
+def a_tool(folder, lines):
+    """A runner that does what the lines say, and an ImageJ whose macros start it."""
+    tool = folder / "a tool"
+    tool.write_text(f"#!/bin/sh\n{lines}\n")
+    tool.chmod(0o755)
+    imagej = make_imagej(folder / "ij")
+    assert install(imagej, "--command", tool).returncode == 0
+    return imagej
+
+
+STOPPED = "trap 'kill $!; echo stopped by TERM >&2; sleep 1; echo done >{folder}/done.txt; exit 75' TERM"
+
+
+@NEEDS_CLICKS
+def test_escape_stops_the_tool(volume, tmp_path):
+    """The key is pressed by the tool itself. It gets the signal after which it goes on the next time."""
+    talk = tmp_path / "talk"
+    key = "w=$(xdotool search --onlyvisible --name '^ImageJ$' | tail -1); xdotool mousemove --window $w 30 45 click 1"
+    key += "; sleep 1; xdotool key Escape; touch pressed"
+    folder = a_tool(tmp_path, f"cd {tmp_path}; {STOPPED.format(folder=talk)}\nsleep 3; {key}\nsleep 100 & wait; wait")
+    stack = save(tmp_path / "x.tif", volume)
+    words = options(stack=stack, out=tmp_path / "out", show="no")
+    run_script(folder, f'runMacro(D + "DenseCell_Segment.ijm", "{words}"); wait(200000);', talk, timeout=60)
+    assert (tmp_path / "pressed").exists()
+    log = tmp_path / "out" / "x_log.txt"
+    for _ in range(50):
+        if log.exists():
+            break
+        time.sleep(0.2)
+    assert log.read_text() == "stopped by TERM\n"
+
+
+def test_a_tool_that_says_nothing_is_stopped(volume, tmp_path):
+    """After the time limit of silence; how far it is, and the way to stop it, stand in the status line."""
+    lines = "echo 'densecell-batch: segmenting: 40 %, 9 voxels/s, 1 min 2 s left' >&2"
+    folder = a_tool(tmp_path, f"{STOPPED.format(folder=tmp_path)}\n{lines}\nsleep 100 & wait")
+    stack = save(tmp_path / "x.tif", volume)
+    words = options(stack=stack, out=tmp_path / "out", show="no")
+    script = f"""
+call("ij.Prefs.set", "densecell.silence", "0.05");
+say(runMacro(D + "DenseCell_Segment.ijm", "{words}"));
+"""
+    (answer,) = run_script(folder, script, tmp_path / "talk", timeout=60)
+    assert answer.startswith("failed\tthe tool gave no verdict")
+    assert "it said nothing for 0.05 minutes, so it was stopped" in answer
+    assert "segmenting: 40 %" in answer
+    assert (tmp_path / "done.txt").exists()
+
+
+def test_the_tool_ends_with_imagej(volume, tmp_path):
+    """ImageJ is killed while it runs."""
+    folder = a_tool(tmp_path, f"{STOPPED.format(folder=tmp_path)}\ntouch {tmp_path}/begun\nsleep 100 & wait")
+    stack = save(tmp_path / "x.tif", volume)
+    words = options(stack=stack, out=tmp_path / "out", show="no")
+    (folder / "plugins" / "Other_Run.ijm").write_text(
+        f'runMacro("{folder}/plugins/DenseCell/DenseCell_Segment.ijm", "{words}");'
+    )
+    script = f'doCommand("Other Run"); while (!File.exists("{tmp_path}/begun")) wait(100);'
+    run_script(folder, script, tmp_path / "talk", timeout=60)
+    assert not (tmp_path / "done.txt").exists()
+    for _ in range(200):
+        if (tmp_path / "done.txt").exists():
+            return
+        time.sleep(0.2)
+    raise AssertionError("the tool goes on")

@@ -412,6 +412,15 @@ def test_the_rate_of_another_attempt_begins_anew(said):
     ]
 
 
+def test_something_is_said_each_ten_minutes(said):
+    """Whatever is done: who hears nothing takes the tool for dead."""
+    lines, clock = said
+    with ProgressBar() as bar:
+        for clock[0], done in ((0, 0), (601, 50), (700, 60), (1300, 70)):
+            bar("measuring", done, 1000)
+    assert lines == ["measuring: 5 %", "measuring: 7 %"]
+
+
 def test_nor_for_that_of_the_bar_on_a_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     with ProgressBar() as bar:

@@ -6,11 +6,12 @@
 
 options = given();
 interactive = isInteractive(options);
+asked = isAsked(options, interactive);
 folder = home();
 if (interactive) options = ask(folder);
 result = segmentFolder(options, folder);
 tell(result, interactive);
-return result;
+if (asked) return result;
 
 function ask(folder) {
   Dialog.create("DenseCell Batch");
@@ -47,14 +48,16 @@ function segmentFolder(options, folder) {
   if (source == "" || !File.isDirectory(source))
     return "failed\t'" + source + "' is no folder; expected one with TIFF stacks";
   source = File.getAbsolutePath(source);
-  stacks = stacksIn(source);
-  if (stacks.length == 0) return "failed\tno .tif or .tiff file in " + source;
   out = tidy(option("out", ""));
   if (out == "") out = source + File.separator + "densecell";
   out = File.getAbsolutePath(out);
+  stacks = stacksIn(source, out);
+  if (stacks.length == 0) return "failed\tno .tif or .tiff file in " + source;
   wrong = makeFolder(out);
   if (wrong != "") return "failed\t" + wrong;
   logFile = out + File.separator + "densecell_log.txt";
+  wrong = canWrite(logFile, "out");
+  if (wrong != "") return "failed\t" + wrong;
   failures = "";
   nFailed = 0;
   nStacks = stacks.length;
@@ -101,11 +104,29 @@ function segmentFolder(options, folder) {
   return "ok\t" + nStacks;
 }
 
-// Paths of the TIFF files of a folder.
-function stacksIn(source) {
+// Paths of the TIFF files of a folder, without the results of runs whose output folder it is.
+function stacksIn(source, out) {
   names = getFileList(source);
   found = newArray(0);
-  for (i = 0; i < names.length; i++)
-    if (matches(names[i], "(?is)[^.].*\\.tiff?")) found = Array.concat(found, newArray(source + File.separator + names[i]));
+  for (i = 0; i < names.length; i++) {
+    path = source + File.separator + names[i];
+    ours = false;
+    if (source == out) ours = isResult(path);
+    if (matches(names[i], "(?is)[^.].*\\.tiff?") && !ours) found = Array.concat(found, newArray(path));
+  }
   return found;
+}
+
+// Whether a file is a result of a stack: its report lies beside it, or it is an earlier one that was set aside.
+function isResult(path) {
+  name = File.getName(path);
+  if (!matches(name, "(?s).+_(labels|probabilities|uncertainty|.+_instances)\\.tif")) return false;
+  if (matches(name, "(?s).+\\.old-\\d{8}T\\d{6}Z(-\\d+)?_.+")) return true;
+  at = lengthOf(path) - lengthOf(name);
+  do {
+    at = indexOf(path, "_", at + 1);
+    there = false;
+    if (at >= 0) there = File.exists(substring(path, 0, at) + "_report.json");
+  } while (at >= 0 && !there);
+  return there;
 }

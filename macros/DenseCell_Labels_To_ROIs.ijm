@@ -1,28 +1,33 @@
 // Put the instances of a class into the ROI Manager: a region for each object and slice, named "CLASS NUMBER z SLICE".
 //
-// Options: instances (file NAME_CLASS_instances.tif; else the active image), class (else as in the file's name),
-// zip (file to save the regions to; else NAME_CLASS_rois.zip beside the instances), image (title of an open image that
+// Options: instances (file NAME_CLASS_instances.tif, or another one with 'class'; else the active image), class (else as in
+// the file's name), zip (file to save the regions to; else NAME_CLASS_rois.zip beside the instances), image (title of an open image that
 // the regions are shown on, each on its slice). What the ROI Manager holds already stays.
 // Returns "ok<TAB>ZIP<TAB>NUMBER OF REGIONS" or "failed<TAB>REASON".
 
 options = given();
 interactive = isInteractive(options);
+asked = isAsked(options, interactive);
 if (interactive) options = ask();
 result = toRois(options);
 tell(result, interactive);
-return result;
+if (asked) return result;
 
 function ask() {
   instances = recall("instances.file", "");
   images = imageChoices();
   Dialog.create("DenseCell Labels To ROIs");
   Dialog.addFile("Instances of a class", instances);
+  Dialog.addString("Class, if the file's name does not say it", "", 30);
   Dialog.addChoice("Image to show them on", images, images[0]);
   Dialog.show();
   instances = Dialog.getString();
+  class = Dialog.getString();
   image = Dialog.getChoice();
   remember("instances.file", instances);
-  text = "" + setting("instances", instances) + setting("image", image);
+  text = "" + setting("instances", instances);
+  if (class != "") text = text + setting("class", class);
+  text = text + setting("image", image);
   record("DenseCell Labels To ROIs", text);
   return text;
 }
@@ -43,15 +48,18 @@ function toRois(options) {
   instances = 0;
   if (wrong == "") {
     instances = getImageID();
-    if (!matches(File.getName(path), ".*_.+_instances\\.tif") || (bitDepth() != 8 && bitDepth() != 16))
+    named = matches(File.getName(path), ".*_.+_instances\\.tif");
+    name = option("class", "");
+    if ((!named && name == "") || (bitDepth() != 8 && bitDepth() != 16))
       wrong = File.getName(path) + " is no file of instances; expected NAME_CLASS_instances.tif with at most 65535 "
-        + "objects, which DenseCell Segment makes with instances=CLASS";
+        + "objects, which DenseCell Segment makes with instances=CLASS, or the class as 'class'";
   }
   nRegions = 0;
   if (wrong == "") {
-    stem = substring(path, 0, lastIndexOf(path, "_instances.tif"));
+    if (named) stem = substring(path, 0, lastIndexOf(path, "_instances.tif"));
+    else stem = replace(path, "(?i)\\.tiff?$", "");
     zip = option("zip", stem + "_rois.zip");
-    name = option("class", classOf(stem));
+    if (name == "") name = classOf(stem);
     if (!endsWith(zip, ".zip")) wrong = zip + ": expected the name of a .zip file";
     else wrong = canWrite(zip, "zip");
   }
@@ -159,7 +167,7 @@ function saveRegions(zip, nBefore, nRegions) {
 
 // Colour of the class in the labels that lie beside its instances, as "#rrggbb"; yellow where there are none.
 function classColour(stem, name) {
-  labels = substring(stem, 0, lengthOf(stem) - lengthOf(name) - 1) + "_labels.tif";
+  labels = substring(stem, 0, maxOf(0, lengthOf(stem) - lengthOf(name) - 1)) + "_labels.tif";
   colour = "yellow";
   if (File.exists(labels)) {
     image = getImageID();

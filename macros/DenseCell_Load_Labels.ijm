@@ -6,10 +6,11 @@
 
 options = given();
 interactive = isInteractive(options);
+asked = isAsked(options, interactive);
 if (interactive) options = ask();
 result = load(options);
 tell(result, interactive);
-return result;
+if (asked) return result;
 
 function ask() {
   images = imageChoices();
@@ -86,19 +87,44 @@ function overlay(base, labels, opacity, named) {
   }
   slice = getSliceNumber();
   if (Overlay.size > 0) Overlay.removeRois("DenseCell-labels");
+  before = Overlay.size;
   selectImage(labels);
   rename("DenseCell-labels");
-  for (z = 1; z <= nSlices; z++) {
+  depth = nSlices;
+  // Where nothing is outside, which is to be seen through, a slice of the labels is laid there as it is: it takes no
+  // memory. With something, it takes four bytes a voxel; where that is not there, what is outside is dark.
+  bytes = 4 * getWidth() * getHeight();
+  room = freeMemory() / 2;
+  dark = 0;
+  for (z = 1; z <= depth; z++) {
     selectImage(labels);
     setSlice(z);
+    getRawStatistics(n, mean, least, highest);
+    through = "";
+    if (highest == 255) {
+      room -= bytes;
+      if (room >= 0) through = " zero";
+      else dark++;
+    }
     selectImage(base);
-    run("Add Image...", "image=DenseCell-labels x=0 y=0 opacity=" + opacity + " zero");
+    run("Add Image...", "image=DenseCell-labels x=0 y=0 opacity=" + opacity + through);
     Overlay.setPosition(z);
   }
+  added = Overlay.size - before;
   selectImage(labels);
   rename(title);
   setSlice(slice);
+  if (added != depth)
+    return "the overlay has " + added + " of " + depth + " slices, for ImageJ's memory is small: give it more in Edit > "
+      + "Options > Memory & Threads, or look at the labels on their own, with 'image=none'";
+  if (dark > 0) print("DenseCell: in " + dark + " slices of the overlay what is outside is dark, for ImageJ's memory is small");
   return "";
+}
+
+// Bytes that ImageJ may still take.
+function freeMemory() {
+  call("java.lang.System.gc");
+  return parseFloat(call("ij.IJ.maxMemory")) - parseFloat(call("ij.IJ.currentMemory"));
 }
 
 function dimensions() {

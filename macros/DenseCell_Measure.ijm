@@ -10,16 +10,22 @@
 
 options = given();
 interactive = isInteractive(options);
+asked = isAsked(options, interactive);
 if (interactive) options = ask();
 result = measure(options);
 tell(result, interactive);
-return result;
+if (asked) return result;
 
 function ask() {
   Dialog.create("DenseCell Measure");
-  labels = "";
-  if (nImages > 0) Dialog.addMessage("The active image is " + getTitle());
-  Dialog.addFile("Labels, if not the active image", "");
+  labels = recall("labels", ""); // of the last run: after it, its stack is active
+  if (!File.exists(labels)) labels = "";
+  if (nImages > 0) {
+    Dialog.addMessage("The active image is " + getTitle());
+    named = hasClassNames();
+    if (named) labels = "";
+  }
+  Dialog.addFile("Labels, if not the active image", labels);
   Dialog.show();
   labels = Dialog.getString();
   text = setting("labels", labels);
@@ -43,6 +49,8 @@ function measure(options) {
     csv = option("csv", replace(path, "(_labels)?\\.tif$", "") + "_measurements.csv");
     if (bitDepth() != 8) wrong = getTitle() + " has " + bitDepth() + " bits; expected labels, which have 8";
     else if (!matches(csv, "(/|\\\\|[A-Za-z]:).*")) wrong = "the labels have no folder of their own: give a file as 'csv'";
+    else if (!endsWith(path, "_labels.tif") && !hasClassNames()) wrong = getTitle() + " bears no names of classes, so it "
+      + "may be the stack itself; expected NAME_labels.tif, or a copy of it";
     else wrong = canWrite(csv, "csv");
   }
   if (wrong == "") fillTable(labels, replace(path, "_labels\\.tif$", ""), csv);

@@ -6,12 +6,13 @@
 
 options = given();
 interactive = isInteractive(options);
+asked = isAsked(options, interactive);
 folder = home();
 if (interactive) options = ask(folder);
 result = segment(options, folder);
-if (interactive && startsWith(result, "ok\t")) suggest(substring(result, 3));
+if (startsWith(result, "ok\t")) suggest(substring(result, 3));
 tell(result, interactive);
-return result;
+if (asked) return result;
 
 function ask(folder) {
   stack = "";
@@ -67,15 +68,19 @@ function segment(options, folder) {
   out = File.getAbsolutePath(out);
   wrong = makeFolder(out);
   if (wrong != "") return "failed\t" + wrong;
+  if (stack == "") name = titleAsFileName();
+  else name = stackName(stack);
+  logFile = out + File.separator + name + "_log.txt";
+  wrong = canWrite(logFile, "out");
+  if (wrong != "") return "failed\t" + wrong;
   copy = "";
   if (stack == "") {
     copy = out + File.separator + "densecell-input-" + d2s(getTime(), 0);
     wrong = makeFolder(copy);
     if (wrong != "") return "failed\t" + wrong;
-    stack = copy + File.separator + titleAsFileName() + ".tif";
+    stack = copy + File.separator + name + ".tif";
     saveCopy(stack);
   }
-  logFile = out + File.separator + stackName(stack) + "_log.txt";
   showStatus("DenseCell: segmenting " + stackName(stack) + " ...");
   said = segmentStacks(newArray(stack), out, logFile);
   if (copy != "") {
@@ -83,10 +88,12 @@ function segment(options, folder) {
     deleted = File.delete(copy);
   }
   showStatus("");
+  printWarnings(said);
   labels = out + File.separator + stackName(stack) + "_labels.tif";
   result = verdict(said, labels, logFile);
   showing = option("show", "yes");
   if (startsWith(result, "ok") && showing == "yes") {
+    if (image != 0) if (!isOpen(image)) image = 0; // closed in the meantime
     shown = showLabels(labels, image, folder);
     if (startsWith(shown, "failed")) result = shown;
   }

@@ -23,6 +23,14 @@ function isInteractive(options) {
   return false;
 }
 
+// Whether somebody takes the answer, as runMacro does. Of a command of its menu, Fiji shows it in a window.
+function isAsked(options, interactive) {
+  argument = getArgument();
+  if (argument != "") return true;
+  if (options != "") return false; // of run(...)
+  return !interactive;
+}
+
 // Folder of the installed macros, ending with a separator. To be asked first: another macro that is run changes it.
 function home() {
   path = getInfo("macro.filepath");
@@ -220,7 +228,7 @@ function prefix(inFolder, outFolder, model) {
   }
   all = mount(all, inFolder, "/densecell/in", ":ro");
   all = mount(all, outFolder, "/densecell/out", "");
-  if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
+  if (model != "") if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
   return Array.concat(all, extra, newArray(target));
 }
 
@@ -238,19 +246,7 @@ function with(all, name, value) {
 // Run the tool on stacks of one folder; returns what it wrote to stdout. What it wrote to stderr is in the log.
 function segmentStacks(stacks, out, logFile) {
   model = option("model", "fly-vnc-2d3d");
-  all = prefix(parentOf(stacks[0]), out, model);
-  first = all.length;
-  // ImageJ's exec waits for ever once the child has written 64 KB to stderr. A shell sends that to the log; there is
-  // none on Windows, where the tool does it itself. No text of the user's is part of the shell's script.
-  if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
-  else {
-    script = "log=$1; shift; exec \"$@\" 2>\"$log\"";
-    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
-    first += 5;
-  }
-  all = with(all, "", "segment");
-  if (isContainer()) all = with(all, "-o", "/densecell/out");
-  else all = with(all, "-o", out);
+  all = newArray("segment");
   if (File.exists(model)) all = with(all, "--model", seen(model, "/densecell/model"));
   else all = with(all, "--model", model);
   classes = split(option("instances", ""), ",");
@@ -258,16 +254,100 @@ function segmentStacks(stacks, out, logFile) {
   all = with(all, "--voxel-size", option("voxel_size", ""));
   further = split(option("options", ""), " ");
   for (i = 0; i < further.length; i++) all = with(all, "", further[i]);
+  said = runTool(all, stacks, out, model, logFile);
+  return said;
+}
+
+// Run the tool with a verb and its options on files of one folder; as segmentStacks.
+function runTool(verb, files, out, model, logFile) {
+  all = prefix(parentOf(files[0]), out, model);
+  first = all.length;
+  // On Windows there is no shell: exec waits for the tool, which has to keep off stderr, for ImageJ's exec waits for ever
+  // once the child has written 64 KB to that.
+  if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
+  else {
+    script = launcher();
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
+    first += 5;
+  }
+  all = Array.concat(all, verb);
+  if (isContainer()) all = with(all, "-o", "/densecell/out");
+  else all = with(all, "-o", out);
   all = with(all, "", "--");
-  for (i = 0; i < stacks.length; i++) all = with(all, "", seen(stacks[i], "/densecell/in"));
+  for (i = 0; i < files.length; i++) all = with(all, "", seen(files[i], "/densecell/in"));
   if (runner == "ssh") {
     for (i = first; i < all.length; i++) {
       word = quoted(all[i]);
       all[i] = word;
     }
   }
-  said = execute(all);
+  said = String.trim(execute(all));
+  if (!isWindows() && startsWith(said, "/")) said = follow(said, logFile);
   return said;
+}
+
+// A script for the shell that starts a tool in the background and says the folder in which it leaves what the tool says.
+// The tool runs as long as somebody writes something new into "alive" there, or until there is a file "stop". No text of
+// the user's is part of it.
+function launcher() {
+  script = "log=$1; shift; run=$(mktemp -d) || exit 1; echo \"$run\"; : >\"$run/alive\"; (";
+  script += "\"$@\" >\"$run/said\" 2>\"$run/log\" & tool=$!; (before=; still=0; while sleep 1; do ";
+  script += "now=$(cat \"$run/alive\"); still=$((still + 1)); [ \"$now\" = \"$before\" ] || still=0; before=$now; ";
+  script += "[ -e \"$run/stop\" ] && still=15; if [ $still -ge 15 ]; then [ -e \"$run/stop\" ] || : >\"$run/left\"; ";
+  script += "kill -TERM $tool; sleep 20; kill -KILL $tool; fi; done) & watcher=$!; ";
+  script += "wait $tool; kill $watcher; if [ -e \"$run/left\" ]; then cp \"$run/log\" \"$log\"; rm -rf \"$run\"; ";
+  return script + "else : >\"$run/ended\"; fi) </dev/null >/dev/null 2>&1 &";
+}
+
+// Wait for the tool that the launcher started, and show how far it is; returns what it wrote to stdout. If this macro is
+// ended by Esc, or ImageJ is closed, the tool stops by itself.
+function follow(place, logFile) {
+  heard = getTime();
+  size = 0;
+  silence = parseFloat(recall("silence", "120")); // minutes
+  silent = "";
+  while (!File.exists(place + "/ended")) {
+    beat = d2s(getTime(), 0);
+    trouble = call("ij.IJ.saveString", beat, place + "/alive");
+    n = lengthOfFile(place + "/log") + lengthOfFile(place + "/said");
+    if (n != size) {
+      size = n;
+      heard = getTime();
+      showLast(place + "/log");
+    } else if (silent == "" && getTime() - heard > 60000 * silence) {
+      silent = "\nit said nothing for " + silence + " minutes, so it was stopped";
+      trouble = call("ij.IJ.saveString", "", place + "/stop");
+    }
+    wait(200);
+  }
+  showProgress(1);
+  said = "";
+  if (lengthOfFile(place + "/said") > 0) said = call("ij.IJ.openAsString", place + "/said");
+  copied = File.delete(logFile); // of an earlier run
+  copied = File.copy(place + "/log", logFile);
+  names = newArray("said", "log", "alive", "stop", "ended");
+  for (i = 0; i < names.length; i++)
+    if (File.exists(place + "/" + names[i])) deleted = File.delete(place + "/" + names[i]);
+  deleted = File.delete(place);
+  return said + silent;
+}
+
+// In bytes; ImageJ's own says it as a text.
+function lengthOfFile(path) {
+  if (!File.exists(path)) return 0;
+  text = "" + File.length(path);
+  return parseFloat(text);
+}
+
+// Show the last line of a log: how far it is, and how long it takes.
+function showLast(path) {
+  n = lengthOfFile(path);
+  if (n == 0 || n > 1e7) return;
+  lines = split(call("ij.IJ.openAsString", path), "\n");
+  if (lines.length == 0) return;
+  last = replace(lines[lines.length - 1], "^densecell-batch: ", "");
+  if (matches(last, "segmenting: \\d+ %.*")) showProgress(parseInt(substring(last, 12, indexOf(last, " %"))) / 100);
+  showStatus("DenseCell (Esc stops it): " + last);
 }
 
 // exec() of an array: it takes separate arguments only. The code that is made holds nothing but their number.
@@ -277,6 +357,16 @@ function execute(all) {
   code = "a = split(getArgument(), '\\n'); return exec(a[0]";
   for (i = 1; i < all.length; i++) code += ", a[" + i + "]";
   return call("ij.IJ.runMacro", code + ");", String.join(all, "\n"));
+}
+
+// Print what the tool warned of.
+function printWarnings(said) {
+  lines = split(said, "\n");
+  for (i = 0; i < lines.length; i++) {
+    fields = split(lines[i], "\t");
+    if (fields.length >= 4)
+      if (fields[0] == "DENSECELL" && fields[1] == "warning") print(File.getName(fields[2]) + ": " + fields[3]);
+  }
 }
 
 // The tool's own words about why there is no verdict: what it said on stdout, and the end of the log.
@@ -382,6 +472,11 @@ function classNames() {
   last = 254;
   while (last > 0 && names[last] == "") last--;
   return Array.trim(names, last + 1);
+}
+
+// Whether the active image bears names of classes, as labels do.
+function hasClassNames() {
+  return matches(getMetadata("Info"), "(?s)(.*\\n)?class \\d{1,3} = .*");
 }
 
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.

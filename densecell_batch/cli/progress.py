@@ -11,6 +11,8 @@ __all__ = ["ProgressBar", "duration"]
 
 _log = logging.getLogger(__name__)
 
+_OFTEN = 600.0  # seconds
+
 
 def duration(seconds: float) -> str:
     """Seconds in words."""
@@ -19,13 +21,13 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """A bar with voxels/s and time left on a terminal; a line for each tenth elsewhere, since ImageJ's `exec` hangs
-    once a child has written 64 KiB to stderr.
+    """A bar with voxels/s and time left on a terminal. Elsewhere a line for each tenth and each ten minutes: ImageJ's
+    `exec` hangs once a child has written 64 KiB to stderr, and who hears nothing for long takes it for dead.
     """
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._what, self._since = "", 0.0
+        self._what, self._since, self._said = "", 0.0, time.monotonic()
         self._first, self._last, self._tenth = 0, 0, 0  # what was there when it began, was last said, was last shown
 
     def __enter__(self) -> Self:
@@ -43,12 +45,15 @@ class ProgressBar:
         self._last = done
         if sys.stderr.isatty():
             self._draw(what, done, total)
-        elif what == "segmenting" and done and 10 * done // total > self._tenth:
-            self._tenth = 10 * done // total
+        elif time.monotonic() > self._said + _OFTEN or (what == "segmenting" and 10 * done // total > self._tenth):
+            self._tenth, self._said = 10 * done // total, time.monotonic()
             seconds = max(time.monotonic() - self._since, 1e-9)
             rate = (done - self._first) / seconds  # what an earlier run made was not computed now
-            left = duration((total - done) / rate)
-            _log.info("%s: %d %%, %.3g voxels/s, %s left", what, 100 * done // total, rate, left)
+            percent = 100 * done // total
+            if what == "segmenting" and rate > 0:
+                _log.info("%s: %d %%, %.3g voxels/s, %s left", what, percent, rate, duration((total - done) / rate))
+            else:
+                _log.info("%s: %d %%", what, percent)
 
     def _draw(self, what: str, done: int, total: int) -> None:
         from tqdm import tqdm

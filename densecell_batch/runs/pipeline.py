@@ -189,7 +189,7 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
                     )
                 forget_post(paths)
                 _assemble(job, stack.part(job.preparation.result), segmenter, paths, order, clock, made)
-                told = _of_the_fit(job.preparation)
+                told = _told(job.begun)
                 job.remove()
                 remove_prepared(folder, paths.name)
     return SegmentedStack(paths.labels, paths.report, warnings=told)
@@ -215,14 +215,14 @@ def _done_before(stack: Stack, paths: StackPaths, identity: Identity, segmenter:
             f"{damaged[0]}: it is not what was written there, and cannot be read; if it is not yours, remove it and "
             "run the same command again"
         )
-    warnings = []
+    warnings = [*_told(report)]
     if changed:
         names = ", ".join(file.name for file in changed)
         warnings.append(
             f"{names}: changed since the results were made, so taken for yours and left as it is; --overwrite would "
             "make all results anew, and the changes would be lost"
         )
-        _log.warning("%s: %s", path, warnings[0])
+        _log.warning("%s: %s", path, warnings[-1])
     _log.info("%s was done before: skipped", path)
     tidy(paths)
     no_preview = "preview" not in report.outputs or paths.preview in missing
@@ -257,10 +257,15 @@ def _add_preview(stack: Stack, paths: StackPaths, report: Report, segmenter: Run
     add_files(paths.report, report, {paths.preview: picture}, keep=segmenter.options.unattended)
 
 
-def _of_the_fit(preparation: Preparation) -> tuple[str, ...]:
-    """What scripts, too, should be told of: that the stack is not like the model's own data."""
-    unlike = preparation.fit is not None and not preparation.fit.alike
-    return preparation.warnings[-1:] if unlike else ()
+def _told(found: Begun | Report) -> tuple[str, ...]:
+    """What scripts, too, should be told of results: what their report warns of, and that they were resampled."""
+    part = found.preparation
+    if part is UNSET or part.resampled is UNSET or found.options.get("scale") != "auto":
+        return found.warnings
+    _, *sides = (stop - start for start, stop in part.seen)
+    factors = " and ".join(f"{n / side:.2g}" for n, side in zip(part.resampled[1:], sides, strict=True))
+    told = f"the nets saw it resampled by {factors} (y, x); if its voxel size is wrong, give the true one"
+    return (*found.warnings, told)
 
 
 def _title(paths: StackPaths, fit: FitRecord | UnsetType) -> str:

@@ -139,10 +139,11 @@ def labels(session):
 def test_segment_answers_with_the_labels(session):
     place, said = session
     assert said["segment"] == f"ok\t{place}/out/cells é, 1_labels.tif"
-    names = {path.name.removeprefix("cells é, 1_") for path in (place / "out").iterdir()}
+    names = {path.name.removeprefix("cells é, 1_") for path in (place / "out").iterdir() if path.name[0] != "."}
     assert names == {
         "labels.tif", "log.txt", "preview.png", "report.json", "mitochondrion_instances.tif", "membrane_instances.tif",
-        "mitochondrion_rois.zip", "measurements.csv",
+        "mitochondrion_rois.zip", "measurements.csv", "objects.csv", "classes.csv", "mitochondrion_objects.png",
+        "membrane_objects.png",
     }  # fmt: skip
 
 
@@ -390,7 +391,8 @@ say(File.openAsString(T + "../out/a-b- c_measurements.csv"));
     assert before == after
     assert before.startswith("a/b: c,1,10,12,20,24,")
     assert overlay == "4"
-    assert log == ""
+    assert log.startswith("a-b- c.tif: the stack has no voxel size")
+    assert log.count("|") == 1
     assert int(regions) == sum(len(np.unique(plane)) - 1 for plane in tifffile.imread(instances)) > 10
     assert not list(out.glob("densecell-input*"))
     assert (out / "a-b- c_log.txt").stat().st_size > 200_000
@@ -465,6 +467,7 @@ FAILURES = [
     ("Labels_To_ROIs", "", "no instances: give NAME_CLASS_instances.tif"),
     ("Measure", "labels=[{T}none.tif]", "none.tif: no such file"),
     ("Measure", "", "no image is open: open labels"),
+    ("Measure", "labels=[{T}x.tif]", "x.tif bears no names of classes, so it may be the stack itself"),
     ("Measure", "labels=[{T}x.tif] csv=[relative.csv]", "the labels have no folder of their own: give a file as 'csv'"),
     ("Measure", "labels=[{T}x_labels.tif] csv=[{T}none/x.csv]", "none/x.csv cannot be written"),
     ("Labels_To_ROIs", "instances=[{T}x_a_instances.tif] zip=[{T}none/x.zip]", "none/x.zip cannot be written"),
@@ -610,7 +613,7 @@ run("DenseCell Labels To ROIs", "instances=[" + T + "a_b_golgi_body_instances.ti
 for (i = 0; i < roiManager("count"); i++) { name = RoiManager.getName(i); say(name); }
 """
     commands, loaded, *names = run_script(imagej, script, tmp_path)
-    for name in ("Segment", "Batch", "Load Labels", "Labels To ROIs", "Measure"):
+    for name in ("Segment", "Batch", "Load Labels", "Labels To ROIs", "Measure", "Objects"):
         assert (
             f'DenseCell {name}=ij.plugin.Macro_Runner("DenseCell/DenseCell_{name.replace(" ", "_")}.ijm")' in commands
         )
@@ -625,13 +628,20 @@ for (i = 0; i < roiManager("count"); i++) { name = RoiManager.getName(i); say(na
 def test_every_dialog(imagej, volume, tmp_path):
     """Opened from the menu and answered with OK; the runner that is confirmed is remembered until the next install."""
     save(tmp_path / "x.tif", volume)
+    save(tmp_path / "x_labels.tif", (volume > 128).astype(np.uint8))
+    (tmp_path / "nothing.ijm").write_text("x = 1;")
     script = r"""
 open(T + "x.tif");
 run("DenseCell Batch");
 run("DenseCell Load Labels");
 run("DenseCell Labels To ROIs");
-run("DenseCell Measure");
+open(T + "x_labels.tif");
+answer = runMacro(D + "DenseCell_Measure.ijm"); // as from the menu: nobody takes the answer
+none = runMacro(T + "nothing.ijm");
+say("" + answer + " " + none);
 title = Table.title; say(title);
+close();
+run("DenseCell Measure");
 say(call("ij.Prefs.get", "densecell.runner", "") + " " + call("ij.Prefs.get", "densecell.command", ""));
 call("ij.Prefs.set", "densecell.command", "/no such/tool");
 say(runMacro(D + "DenseCell_Segment.ijm", "stack=[" + T + "x.tif]"));
@@ -641,10 +651,15 @@ say(runMacro(D + "DenseCell_Segment.ijm", "stack=[" + T + "x.tif] out=[" + T + "
     clicks = [("DenseCell Batch", "box"), ("DenseCell: how the tool is started", "right"), ("DenseCell", "middle")]
     clicks += [("DenseCell Load Labels", "right"), ("DenseCell", "middle")]
     clicks += [("DenseCell Labels To ROIs", "right"), ("DenseCell", "middle"), ("DenseCell Measure", "right")]
+    clicks += [("DenseCell Measure", "right")]
+    clicks += [("DenseCell", "middle")]
     folder = make_imagej(tmp_path / "ij")
     install(folder)
-    table, remembered, changed, anew = run_script(folder, script, tmp_path, clicks=tuple(clicks))
-    assert table == "DenseCell measurements of x.tif"
+    answer, table, remembered, changed, anew = run_script(folder, script, tmp_path, clicks=tuple(clicks))
+    assert answer.split() in (["0", "0"], ["null", "null"])
+    assert table == "DenseCell measurements of x"
+    assert not list(tmp_path.glob("x_measurements.csv.*"))
+    assert not (tmp_path / "x.tif_measurements.csv").exists()
     assert remembered == f"local {TOOL}"
     assert changed.startswith("failed\tthere is no program /no such/tool")
     assert "no such program" not in anew

@@ -114,5 +114,5 @@ def test_the_program_works_where_nothing_can_be_flushed(verb, refusal, refusing,
     words = {"segment": ["segment", inbox / "cells.tif"], "watch": ["watch", inbox, "--once", "--quiet", "0"]}[verb]
     done = refusing("-P", "-m", "densecell_batch", *words, "-o", tmp_path / "out", "--model", MODEL, **refusal)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("DENSECELL\tok\t"), done.stderr
+    assert "DENSECELL\tok\t" in done.stdout, done.stderr
     assert (tmp_path / "out/cells_report.json").exists()

@@ -121,12 +121,12 @@ FULL = "stdout cannot be written: No space left on device, so {} missing there; 
 @pytest.mark.parametrize(
     ("words", "redirections", "code", "lines", "said"),
     [
-        (f"segment {OK} {OPTIONS} --assemble", ">/dev/full", 1, 0, FULL.format("2 lines are")),
+        (f"segment {OK} {OPTIONS} --assemble", ">/dev/full", 1, 0, FULL.format("4 lines are")),
         (f"segment {BAD} {OPTIONS} --assemble", ">/dev/full", 1, 0, "stack 3 of 3"),
         (f"segment {OK} {OPTIONS} --assemble", ">&-", 0, 0, "stack 2 of 2"),
-        (f"segment {OK} {OPTIONS} --assemble", "2>&-", 0, 2, ""),
-        (f"segment {BAD} {OPTIONS} --assemble", "2>/dev/full", 1, 3, ""),
-        (f"--log /dev/full segment {OK} {OPTIONS} --assemble", "", 0, 2, ""),
+        (f"segment {OK} {OPTIONS} --assemble", "2>&-", 0, 4, ""),
+        (f"segment {BAD} {OPTIONS} --assemble", "2>/dev/full", 1, 5, ""),
+        (f"--log /dev/full segment {OK} {OPTIONS} --assemble", "", 0, 4, ""),
         (f"segment {BAD} {OPTIONS} --assemble", "| head -1", 1, 1, "stack 3 of 3"),
         (f"segment {OK} {OPTIONS} --assemble", "| true", 0, 0, "stack 2 of 2"),
         (f"segment {OK} {OPTIONS} --assemble", "<&- >&- 2>&-", 0, 0, ""),

@@ -58,7 +58,13 @@ def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
 
 
 def run_script(
-    imagej: Path, script: str, folder: Path, *, timeout: float = 150, clicks: tuple[tuple[str, str], ...] = ()
+    imagej: Path,
+    script: str,
+    folder: Path,
+    *,
+    timeout: float = 150,
+    clicks: tuple[tuple[str, str], ...] = (),
+    memory: str = "2g",
 ) -> list[str]:
     """Run a macro in ImageJ with its windows open; the lines that it gave to `say(line)`.
 
@@ -81,7 +87,7 @@ def run_script(
     )
     macro.write_text(f'{head}{script}\nFile.saveString("done", T + "done.txt");\n', encoding="ascii")
     argument = f"{imagej}/plugins/DenseCell/\n{folder}/"
-    command = ["java", "-Xmx2g", f"-Duser.home={folder}", f"-Dplugins.dir={imagej}"]
+    command = ["java", f"-Xmx{memory}", f"-Duser.home={folder}", f"-Dplugins.dir={imagej}"]
     command += ["-cp", str(imagej / "ij.jar"), "ij.ImageJ", "-port0", "-macro", str(macro), argument]
     with display() as screen, (folder / "java.txt").open("w") as output:
         environment = {**os.environ, "DISPLAY": screen, "LC_ALL": "C.UTF-8"}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browse, needs_browser
 from PIL import Image
 from watched import save
 from watching import drain, segmenter  # noqa: F401 (a fixture)
@@ -18,7 +17,6 @@ from watching import drain, segmenter  # noqa: F401 (a fixture)
 from densecell_batch.watch.ledger import Row, Table
 from densecell_batch.watch.status_page import Situation, status_text, write_status_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>document.title='pwned'</script>&\"'.tif"
 
 
@@ -88,7 +86,7 @@ def test_the_table_for_a_terminal():
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@needs_browser
 def test_in_a_browser(tmp_path, segmenter):  # noqa: F811
     inbox, out = tmp_path / "in", tmp_path / "out"
     for i, name in enumerate(("mouse 3, cortex.tif", "fly/wing <1>.tif", "größe.tif")):
@@ -114,15 +112,3 @@ def test_in_a_browser(tmp_path, segmenter):  # noqa: F811
             preview.unlink()
     assert filled[0] > 0.1  # the previews are there: slices and labels fill much of the page
     assert filled[0] > 3 * filled[1]
-
-
-def browse(scratch: Path, page: Path, *arguments: str) -> bytes:
-    profile = scratch / f"profile-{time.monotonic_ns()}"
-    words = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--hide-scrollbars",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-        f"--user-data-dir={profile}", *arguments, page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, timeout=120, check=True, cwd=scratch)
-    return done.stdout

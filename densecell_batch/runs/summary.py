@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from densecell_batch.runs.ownership import compare
 from densecell_batch.runs.report import Report, read_report
 from densecell_batch.runs.summary_table import summary_table
 
-__all__ = ["SUMMARY", "write_summary"]
+__all__ = ["SUMMARY", "is_outdated", "write_summary"]
 
 SUMMARY = "summary.html"
 """Name of the page in an output folder."""
@@ -85,6 +86,14 @@ def write_summary(
     content = render_batch(title, ranked, None if table is None else quote(table.name))
     written = write_joint(page, content.encode("utf-8", "backslashreplace"))
     return [path for path in (written, table) if path is not None]
+
+
+def is_outdated(folders: Sequence[Path], page: Path, *, below: bool = False) -> bool:
+    """Whether there are results that are younger than a page, or no page."""
+    with suppress(OSError):
+        made = page.stat().st_mtime
+        return any(path.stat().st_mtime > made for path in _reports(folders, below=below))
+    return True
 
 
 def _reports(folders: Sequence[Path], *, below: bool) -> Iterator[Path]:

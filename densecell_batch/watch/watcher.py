@@ -16,7 +16,7 @@ from densecell_batch.runs.batch import Verdict
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.runs.pipeline import Progress
 from densecell_batch.runs.run_tables import write_run_tables
-from densecell_batch.runs.summary import SUMMARY, write_summary
+from densecell_batch.runs.summary import SUMMARY, is_outdated, write_summary
 from densecell_batch.signals import Stop
 from densecell_batch.watch.attempt import Attempts, Changed
 from densecell_batch.watch.board import Board
@@ -100,7 +100,9 @@ class Watcher:
         self._current = ""  # the stack that is being worked on
         self._has_objects = bool(segmenter.options.objects)
         self._new_tables = {place.out} if self._has_objects else set()  # folders that may have some
-        self._news = options.summary  # whether there is something to put on the page of all stacks
+        self._news = options.summary and is_outdated(
+            [place.out], place.out / SUMMARY, below=True
+        )  # whether there is something to put on the page of all stacks
         self._summary_at = 0.0
 
     def run(self) -> int:

@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from browser import browse, needs_browser
+from markupsafe import escape
 from PIL import Image
 
-from densecell_batch.pages.batch import render_batch
+from densecell_batch.pages.batch import _policy, render_batch
 from densecell_batch.pages.entries import Amount, StackEntry
 from densecell_batch.pages.ranking import rank
 
@@ -176,6 +177,29 @@ def test_in_a_browser(tmp_path):
     narrow = "which.value = 'unlike'; which.dispatchEvent(new Event('change'));"
     path.write_text(driven(text, narrow), encoding="utf-8")
     assert len(order(browse(tmp_path, path, "--dump-dom").decode())) == 1
+
+
+@pytest.mark.browser
+@needs_browser
+def test_a_picture_beside_the_page_is_shown_as_its_policy_says(tmp_path):
+    Image.new("RGB", (123, 45)).save(tmp_path / "cells 0_preview.png")
+    text = page(stacks(1))
+    (script,) = re.findall("<script>(.*?)</script>", text, re.S)
+    (style,) = re.findall("<style>(.*?)</style>", text, re.S)
+    more = (
+        script
+        + """
+        picture.addEventListener("load", () => { document.title = `${picture.naturalWidth} wide`; });
+        document.querySelector("a.large").click();
+    """
+    )
+    text = text.replace(script, more)
+    policies = [escape(_policy(style, one)) for one in (script, more)]
+    assert policies[0] in text
+    path = tmp_path / "page.html"
+    path.write_text(text.replace(*policies), encoding="utf-8")
+    dom = browse(tmp_path, path, "--dump-dom", "--virtual-time-budget=5000").decode()
+    assert "<title>123 wide</title>" in dom
 
 
 @pytest.mark.browser

@@ -133,6 +133,10 @@ def _sum_up(out: Path, failed: dict[Path, str]) -> None:
     except OutputError as error:
         _log.warning("%s", error)
         return
+    except Exception as error:  # the stacks are done: whatever their reports hold, a page fails no run
+        _log.error("%s: internal error: %s: %s", out / SUMMARY, type(error).__name__, error)
+        _log.debug("traceback", exc_info=True)
+        return
     if written:
         _log.info("all stacks, those to look at first on top: %s", written[0])
 

@@ -17,6 +17,8 @@ _log = logging.getLogger(__name__)
 
 _SIDE = 176  # pixels of the longer side
 _QUALITY = 72
+# What Pillow raises for what is no PNG, and what comes of a shape that nothing has.
+_BAD = (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError)
 _BYTES, _PIXELS = 64 * 2**20, 2**24  # of a preview, at most: the file may be anybody's
 
 
@@ -44,7 +46,7 @@ def thumbnail(path: Path, shape: tuple[int, int], number: int) -> bytes:
                 raise ValueError("the picture is too large")
             boxes = labelled_slices(sheet.size, shape, number)
             part = sheet.crop(boxes[len(boxes) // 2]).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: Pillow's, of PNGs
+    except _BAD as error:
         _log.debug("%s: no thumbnail: %s", path, error)
         return b""
     part.thumbnail((_SIDE, _SIDE), Image.Resampling.BOX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ SUMMARY = "summary.html"
 """Name of the page in an output folder."""
 
 _END = "_report.json"
+_DOUBT = "disagreement"
+_LARGEST = 1e30
 _PICTURES = 1500  # thumbnails on a page, at most: those of the worst stacks
 
 
@@ -115,24 +118,25 @@ def _order(name: str) -> Any:
 
 def _entry(path: Path, report: Report, base: Path) -> StackEntry:
     """What the page says of a stack."""
-    missing, changed = compare(path, report)
-    labels = report.outputs.get("labels")
-    file = None if labels is None else path.with_name(labels.file)
+    labels = {kind: record for kind, record in report.outputs.items() if kind == "labels"}
+    missing, changed = compare(
+        path, report.with_fields(outputs=labels)
+    )  # of the others it is enough that they are there
     found = None if report.preparation is UNSET else report.preparation
     entry = StackEntry(
         name=path.name.removesuffix(_END),
         folder=_folder(path.parent, base),
         model=f"{report.model.name} {report.model.version}",
-        gone=file is None or file in missing,
-        corrected=file in changed,
-        slices=report.input.shape[0],
-        confidence=report.mean_confidence,
+        gone=not labels or bool(missing),
+        corrected=bool(changed),
+        slices=max(report.input.shape[0], 1),
+        confidence=_sane(report.mean_confidence),
         damaged={} if found is None else dict(Counter(defect.kind for defect in found.damaged_slices)),
         damaged_slices=0 if found is None else len({defect.z for defect in found.damaged_slices}),
-        grey_mean=None if report.statistics is UNSET else report.statistics.mean,
-        grey_deviation=None if report.statistics is UNSET else report.statistics.std,
+        grey_mean=None if report.statistics is UNSET else _sane(report.statistics.mean),
+        grey_deviation=None if report.statistics is UNSET else _sane(report.statistics.std),
         warnings=report.warnings,
-        objects={name: one.count for name, one in report.instances.items()},
+        objects={name: one.count for name, one in report.instances.items() if _sane(one.count) is not None},
         outside=_outside(report),
         classes=_amounts(report),
         files=_files(path, report, base),
@@ -143,29 +147,44 @@ def _entry(path: Path, report: Report, base: Path) -> StackEntry:
     fit = report.fit
     if fit is UNSET:
         return entry
+    measured = {name: value for name, value in fit.measured.items() if _sane(value) is not None}
     return replace(
         entry,
         alike=fit.alike,
-        fit=fit.score,
+        fit=_sane(fit.score),
         unlike=tuple(in_words(fit.worst)),
-        looks={name: value for name, value in fit.measured.items() if name != "disagreement"},
+        looks={name: value for name, value in measured.items() if name != _DOUBT},
         remedied=fit.taken,
-        disagreement=fit.measured.get("disagreement"),
-        own_disagreement=fit.expected.get("disagreement", (0.0, 0.0))[1] or None,
+        disagreement=measured.get(_DOUBT),
+        own_disagreement=_sane(fit.expected.get(_DOUBT, (0.0, None))[1]),
     )
+
+
+def _sane(value: float | None) -> float | None:
+    """A number that can be reckoned with; None for others, which no run writes but anybody may."""
+    return value if value is not None and -_LARGEST < value < _LARGEST else None
 
 
 def _amounts(report: Report) -> dict[str, Amount]:
     """What there is of each class."""
-    tissue = max(sum(row.voxels for row in report.classes), 1)
-    return {row.name: Amount(row.colour, row.voxels, row.volume_um3, row.voxels / tissue) for row in report.classes}
+    rows = [row for row in report.classes if _sane(row.voxels) is not None]
+    tissue = max(sum(row.voxels for row in rows), 1)
+    return {
+        row.name: Amount(
+            row.colour if re.fullmatch("#[0-9a-f]{6}", row.colour) else "#808080",
+            row.voxels,
+            _sane(row.volume_um3),
+            row.voxels / tissue,
+        )
+        for row in rows
+    }
 
 
 def _outside(report: Report) -> float | None:
     """The share of what is no tissue."""
-    if report.outside is UNSET:
-        return None
-    return report.outside.voxels / max(sum(row.voxels for row in report.classes) + report.outside.voxels, 1)
+    voxels = None if report.outside is UNSET else _sane(report.outside.voxels)
+    tissue = _sane(sum(row.voxels for row in report.classes))
+    return None if voxels is None or tissue is None else voxels / max(tissue + voxels, 1)
 
 
 def _files(path: Path, report: Report, base: Path) -> dict[str, str]:

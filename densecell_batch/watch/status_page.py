@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from densecell_batch.printable import printable
 from densecell_batch.runs.ownership import set_aside
+from densecell_batch.runs.summary import SUMMARY
 from densecell_batch.storage.atomic import explained, write_file
 from densecell_batch.storage.opening import open_plainly
 from densecell_batch.watch.ledger import Row, Table
@@ -115,6 +116,8 @@ def _page(situation: Situation, out: Path) -> str:
         f"<title>densecell-batch: {escape(situation.inbox)}</title><style>{_STYLE}</style></head><body>",
         f'<h1>{escape(situation.inbox)}</h1><p class="faint">{_alive(situation)}</p>',
     ]
+    if (out / SUMMARY).is_file():
+        parts.append(f'<p><a href="{SUMMARY}">All that was done</a>, those to look at first on top</p>')
     if situation.trouble:
         parts.append(f'<p class="trouble">{escape(situation.trouble)}</p>')
     for link in situation.links:

@@ -255,6 +255,9 @@ class Watcher:
             write_summary([out], out / SUMMARY, failed=failures(out), below=True)
         except (OutputError, FolderGoneError) as error:
             _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
+        except Exception as error:  # the stacks are done: whatever their reports hold, a page ends no watcher
+            self._news = False
+            _log.error("%s: internal error: %s: %s", out / SUMMARY, type(error).__name__, error)
         else:
             self._news = False
         self._summary_at = time.monotonic() + _SHARE * (time.monotonic() - begun)

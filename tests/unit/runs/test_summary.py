@@ -23,7 +23,7 @@ from densecell_batch.plots.png import as_png
 from densecell_batch.plots.thumbnails import thumbnail
 from densecell_batch.prepare.defects import Defect
 from densecell_batch.runs.found import FitRecord, Found, Outside
-from densecell_batch.runs.report import Input, Model, Report, write_report
+from densecell_batch.runs.report import Input, Instances, Model, Report, write_report
 from densecell_batch.runs.summary import SUMMARY, write_summary
 from densecell_batch.storage.records import FileRecord, described
 
@@ -126,6 +126,23 @@ def test_names(tmp_path, name):
     assert table(tmp_path)[0]["stack"][:1] != "="
     (link,) = re.findall(r'href="\./([^"]*_labels\.tif)"', text)
     assert (tmp_path / os.fsdecode(unquote_to_bytes(link))).exists()
+
+
+def test_numbers_that_no_run_writes(tmp_path):
+    """Whoever can write to the folder may spoil a row, not the page."""
+    huge, fit = 2**62, {"measured": {"disagreement": -1e308, "power_5px": 1e308}, "worst": ("x" * 999,), "remedy": ""}
+    for i in range(9):
+        done(
+            tmp_path, f"a{i}", mean_confidence=1e308 * (-1) ** i,
+            input=Input(sha256="ab", shape=(0, 0, 0), dtype="uint8", voxel_size_um=None),
+            outside=Outside(voxels=-huge, volume_um3=None),
+            instances={"cell": Instances(count=huge, dropped=0, voxels=-huge)},
+            fit=FitRecord(alike=False, score=1e308, expected={"disagreement": (0.0, -1e-308)}, taken=False, **fit),
+            classes=(ClassRow(index=0, name="cell", colour="url(//x)", voxels=huge * (i % 2), volume_um3=-1e308,
+                              mean_confidence=None, mean_disagreement_bits=None),),
+        )  # fmt: skip
+    assert "url(" not in made(tmp_path)
+    assert len(table(tmp_path)) == 9
 
 
 def test_folders_below(tmp_path):

@@ -65,6 +65,12 @@ def test_what_is_said(tmp_path):
     assert "http-equiv" not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
 
 
+def test_the_page_of_all_that_was_done_is_linked(tmp_path):
+    assert not page(tmp_path, []).attributes.count(("href", "summary.html"))
+    (tmp_path / "summary.html").touch()
+    assert page(tmp_path, []).attributes.count(("href", "summary.html")) == 1
+
+
 def test_links_are_named(tmp_path):
     parsed = page(tmp_path, [], links=("/data/in/<linked>",))
     assert any("/data/in/<linked> is a link to a folder" in text for text in parsed.texts)

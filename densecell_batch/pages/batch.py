@@ -1,30 +1,21 @@
 """The page of a batch: plain data in, one HTML file out that needs nothing else, with a script of its own only.
 
 Names are a stranger's: what is shown goes through `printable`, and the template escapes it. The page itself forbids
-its readers' browsers all that it does not need (Content-Security-Policy).
+its readers' browsers all that it does not need (`rendering.policy`).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from densecell_batch._version import __version__
 from densecell_batch.pages.entries import StackEntry
 from densecell_batch.pages.ranking import Ranked
-from densecell_batch.printable import printable
+from densecell_batch.pages.rendering import render
 
 __all__ = ["render_batch"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _BINS = 24
 _DIGITS = 3
 
@@ -93,51 +84,14 @@ def render_batch(title: str, ranked: Sequence[Ranked], table: str | None = None)
         (one, [_cell(column, values[id(column)][i], ranges.get(id(column))) for column in columns])
         for i, one in enumerate(ranked)
     ]
-    style, script = _part("batch.css"), _part("batch.js")
-    return (
-        _environment()
-        .get_template("batch.html")
-        .render(
-            title=title,
-            version=__version__,
-            style=style,
-            script=script,
-            policy=_policy(style, script),
-            columns=columns,
-            charts=charts,
-            rows=rows,
-            counts=_counts(ranked),
-            table=table,
-        )
-    )
-
-
-@cache
-def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["shown"] = printable
-    made.filters["data"] = lambda content: "data:image/jpeg;base64," + base64.b64encode(content).decode()
-    return made
-
-
-@cache
-def _part(name: str) -> Markup:
-    """A file that goes into the page as it is."""
-    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
-
-
-def _policy(style: str, script: str) -> str:
-    """What a browser may do: use this style and script, show pictures of the page and beside it; nothing else."""
-    hashes = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
-        "img-src 'self' data: file:; base-uri 'none'; form-action 'none'"
+    return render(
+        "batch",
+        title=title,
+        columns=columns,
+        charts=charts,
+        rows=rows,
+        counts=_counts(ranked),
+        table=table,
     )
 
 

@@ -14,9 +14,10 @@ from browser import browse, needs_browser
 from markupsafe import escape
 from PIL import Image
 
-from densecell_batch.pages.batch import _policy, render_batch
+from densecell_batch.pages.batch import render_batch
 from densecell_batch.pages.entries import Amount, StackEntry
 from densecell_batch.pages.ranking import rank
+from densecell_batch.pages.rendering import policy
 
 HOSTILE = "<script>document.title='pwned'</script>&\"'\u202e{{ 7*7 }}\n\udcff"
 VOID = {"meta", "img", "input", "link", "br", "rect"}
@@ -194,7 +195,7 @@ def test_a_picture_beside_the_page_is_shown_as_its_policy_says(tmp_path):
     """
     )
     text = text.replace(script, more)
-    policies = [escape(_policy(style, one)) for one in (script, more)]
+    policies = [escape(policy(style, one)) for one in (script, more)]
     assert policies[0] in text
     path = tmp_path / "page.html"
     path.write_text(text.replace(*policies), encoding="utf-8")

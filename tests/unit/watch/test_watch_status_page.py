@@ -60,9 +60,9 @@ def test_what_is_said(tmp_path):
     assert "and 50 more" in text
     assert re.search(r"attempt 2 at .*, since: truncated", text)
     assert re.search(r"7\s+arriving\s+250\s+queued", text)
-    assert "http-equiv" in (tmp_path / "status.html").read_text()
+    assert 'http-equiv="refresh"' in (tmp_path / "status.html").read_text()
     page(tmp_path, rows, stopped=True)
-    assert "http-equiv" not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
+    assert 'http-equiv="refresh"' not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
 
 
 def test_the_page_of_all_that_was_done_is_linked(tmp_path):

@@ -18,7 +18,7 @@ ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 &&
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
-.PHONY: help demo test test-processes test-slow test-lowest test-processor fuzz check format docs bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-processes test-slow test-lowest test-processor test-bioimageio fuzz check format docs bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,6 +52,11 @@ test-processor:  ## the tests without TensorFlow and Keras, as on a processor th
 	.venv-processor/bin/pip install --quiet $$($(PYTHON) container/requirements.py cpu test)
 	.venv-processor/bin/pip install --quiet --no-deps --no-build-isolation --editable .
 	.venv-processor/bin/python -m pytest -q -m "not slow and not fiji" $(PARALLEL) tests/unit tests/process $(TESTS)
+
+test-bioimageio: $(VENV)/.installed  ## the official test of bioimage.io on exported packages; its tools in an environment of their own
+	$(PYTHON) -m venv .venv-bioimageio
+	.venv-bioimageio/bin/pip install --quiet bioimageio.core onnxruntime 'pydantic<2.13'
+	PATH="$(CURDIR)/.venv-bioimageio/bin:$$PATH" $(BIN)/python -m pytest -m slow tests/unit/models/test_bioimageio.py
 
 fuzz: $(VENV)/.installed  ## damage good files at random for SECONDS and read them
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
@@ -95,4 +100,4 @@ image-constraints: $(VENV)/.installed  ## pin the newest Python packages for the
 	PYTHON=$(BIN)/python container/constraints.sh gpu
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) .venv-lowest .venv-processor demo-out build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest .venv-processor .venv-bioimageio demo-out build dist site *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

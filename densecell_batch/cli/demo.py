@@ -20,7 +20,7 @@ def demo(out: Path) -> None:
     from densecell_batch.cli.segment import run_segment
     from densecell_batch.models.registry import DEFAULT_MODEL
 
-    code = run_segment((str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True, instances=("mitochondrion",))
+    code = run_segment((str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True, instances=("mitochondrion",), split=True)
     if code == 0:
         click.echo(f"densecell-batch: the results are in {out}: look at the preview, open the labels in Fiji", err=True)
     sys.exit(code)

@@ -25,7 +25,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group()
 def models() -> None:
-    """List, show, import, pack, verify, fetch, calibrate and quantize model bundles."""
+    """List, show, import, export, pack, verify, fetch, calibrate and quantize model bundles."""
 
 
 @models.command("list")
@@ -75,7 +75,10 @@ def show(model: str, as_json: bool) -> None:
 @click.option("--window", type=TILE, help="Input window of the training, where graph.pbtxt does not say it.")
 @click.option("--licence", default="not stated", show_default=True)
 @click.option("--citation", default="not stated", show_default=True)
+@click.pass_context
 def import_models(
+    ctx: click.Context,
+    /,
     paths: tuple[Path, ...],
     out: Path,
     name: str | None,
@@ -83,9 +86,18 @@ def import_models(
     voxel_size: VoxelSize | None,
     **fields: Any,
 ) -> None:
-    """Make one bundle of published TensorFlow models: folders or zips, each becomes a member."""
+    """Make one bundle of published TensorFlow models: folders or zips, each becomes a member.
+
+    A package that `models export --format bioimageio` wrote gives the bundle back that it was made of.
+    """
+    from densecell_batch.models.bioimageio import import_package, is_package
     from densecell_batch.models.published import import_published
 
+    if any(map(is_package, paths)):
+        _check_alone(ctx, paths)
+        bundle = import_package(paths[0], out)
+        click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
+        return
     names = None if classes is None else [text.strip() for text in classes.split(",")]
     if name is None:
         name = out.name.removesuffix(".zip")
@@ -93,6 +105,71 @@ def import_models(
     for note in bundle.provenance["notes"]:
         click.echo(f"note: {printable(note)}", err=True)
     click.echo(f"{printable(bundle.path)}: {_line(bundle)}")
+
+
+def _check_alone(ctx: click.Context, paths: tuple[Path, ...]) -> None:
+    """See that nothing is asked of a package but the bundle in it."""
+    if len(paths) > 1:
+        raise click.BadParameter("a package of bioimage.io is a whole model; expected it alone", param_hint="PATH")
+    for name in ctx.params.keys() - {"paths", "out"}:
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise click.BadParameter(
+                "the bundle in a package of bioimage.io says it already", param_hint=f"--{name.replace('_', '-')}"
+            )
+
+
+@models.command()
+@click.argument("model")
+@click.option(
+    "-o", "--out", required=True, type=_PATH, help="The file to write: a .zip of bioimageio, an .onnx of onnx."
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["bioimageio", "onnx"]),
+    default="bioimageio",
+    show_default=True,
+    help="A package of bioimage.io, or its ONNX file alone.",
+)
+@click.option("--window", type=TILE, help="What goes in, in voxels.  [default: the window of the training]")
+@click.option(
+    "--image",
+    type=_PATH,
+    help="Of a package: a stack whose middle becomes its test and its cover.  [default: "
+    "the sample, for the models that came with the program; noise for others]",
+)
+@click.option(
+    "--author", "authors", multiple=True, metavar="NAME", help="Of a package: who made the model. Repeatable."
+)
+def export(
+    model: str, out: Path, kind: str, window: tuple[int, int, int] | None, image: Path | None, authors: tuple[str, ...]
+) -> None:
+    """Write MODEL, a name or a path, for other programs: all nets and their mean, in ONNX.
+
+    What is written is read again and held to what this program computes. It needs the package onnx:
+    pip install 'densecell-batch[export]'.
+    """
+    from densecell_batch.models.bioimageio import export_package
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.models.onnx_export import ONNX_TOLERANCE, export_onnx
+
+    suffix = {"bioimageio": ".zip", "onnx": ".onnx"}[kind]
+    if out.suffix.lower() != suffix:
+        raise click.BadParameter(f"{out} does not end in {suffix}", param_hint="--out")
+    if kind == "onnx" and (image or authors):
+        raise click.BadParameter(
+            "only a package has one; expected --format bioimageio with it",
+            param_hint="--image" if image else "--author",
+        )
+    bundle = find_bundle(model)
+    if kind == "onnx":
+        made = export_onnx(bundle, out, window)
+    else:
+        made = export_package(bundle, out, window, image=image, authors=authors)
+    if made.difference is not None:
+        click.echo(f"as ONNX: largest difference {made.difference:.2g} of a probability, {ONNX_TOLERANCE:g} allowed")
+    sides = " x ".join(map(str, made.window))
+    click.echo(f"{printable(out)}: {bundle.name} {bundle.version}, for windows of {sides} voxels (z, y, x)")
 
 
 @models.command()

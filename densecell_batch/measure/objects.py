@@ -44,7 +44,9 @@ class ObjectSums:
         self._most = np.full((3, n_objects + 1), -1)
         self._at_border = np.zeros(n_objects + 1, bool)
         self._contact = np.zeros((n_objects + 1, len(classes) + 1))  # the last column is what lies outside
-        self._above: tuple[np.ndarray, np.ndarray] | None = None  # numbers and classes of the slice before
+        self._above: tuple[np.ndarray, np.ndarray] | None = (
+            None  # numbers of the slice before, and columns of `_contact`
+        )
         self._z = 0
 
     def add(self, numbers: np.ndarray, labels: np.ndarray, **values: np.ndarray | None) -> None:
@@ -82,7 +84,7 @@ class ObjectSums:
         for side in (numbers[0], numbers[-1], numbers[:, 0], numbers[:, -1]):
             self._at_border[side] = True
         self._touch(numbers, labels)
-        self._above, self._z = (numbers, labels), self._z + 1
+        self._z += 1
 
     def _total(self, number: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(number, None if values is None else values.astype(float), self._n + 1)
@@ -90,22 +92,17 @@ class ObjectSums:
     def _touch(self, numbers: np.ndarray, labels: np.ndarray) -> None:
         """Add the areas between the objects of a slice and what is beside and before them."""
         areas = direction_areas(self._voxel_size or _PIXEL)
-        width = len(self._classes) + 1
-        places, weights = [np.zeros(0, np.int64)], [np.zeros(0)]
-        kinds = np.where(labels == OUTSIDE, width - 1, labels).ravel()
-        above = None if self._above is None else self._above[0]
-        for step, first, second, dz in crossings(above, numbers):
-            if dz and self._above is not None:
-                at_first = self._above[0].ravel()[first], self._above[1].ravel()[first]
-                at_first = at_first[0], np.where(at_first[1] == OUTSIDE, width - 1, at_first[1])
-            else:
-                at_first = numbers.ravel()[first], kinds[first]
-            at_second = numbers.ravel()[second], kinds[second]
-            for (number, _), (_, kind) in ((at_first, at_second), (at_second, at_first)):
-                places.append(number.astype(np.int64) * width + kind)
-                weights.append(np.full(len(first), areas[step]))
-        found = np.bincount(np.concatenate(places), np.concatenate(weights), self._contact.size)
-        self._contact += found.reshape(self._contact.shape)
+        width, size = len(self._classes) + 1, self._contact.size
+        kinds = np.where(labels == OUTSIDE, width - 1, labels)
+        for step, first, second, dz in crossings(None if self._above is None else self._above[0], numbers):
+            number, kind = (numbers, kinds) if not dz or self._above is None else self._above
+            met = [
+                number.ravel()[first].astype(np.int64) * width + kinds.ravel()[second],
+                numbers.ravel()[second].astype(np.int64) * width + kind.ravel()[first],
+            ]
+            found = np.bincount(np.concatenate(met), minlength=size)
+            self._contact += (found * areas[step]).reshape(self._contact.shape)
+        self._above = numbers, kinds
 
     def columns(self) -> Columns:
         """What there is to say of objects 1, 2, ..., each an array of (n_objects,).
@@ -120,12 +117,13 @@ class ObjectSums:
         centroid_x_um, _y_um, _z_um    mean place of the centres of the voxels; that of the first voxel is 0
         x_start, x_stop, ... z_stop    bounding box in voxels from 0, ends not included
         slices                         in how many it is
-        touches_border                 1 if a voxel lies at a side of the stack, its first or last slice
+        touches_border                 1 if a voxel lies at a side of the stack, or in the first or last slice of
+                                       several
         touches_outside                1 if it touches what is no tissue
         mean_...                       of the values that were added
         contact_CLASS_um2              area of the surface that is shared with each class; with the own class where
                                        it touches another object
-        contact_outside_um2            and with what is no tissue
+        contact_outside_um2            and with what is no tissue; a class of that name is "outside (class)"
         ============================== =====================================================================
 
         A touch is by a face, an edge or a corner of a voxel.
@@ -160,13 +158,15 @@ class ObjectSums:
             "touches_outside": (self._contact[1:, -1] > 0).astype(np.int64),
             **means,
         }
-        names = [*self._classes, "outside"]
+        names = [*("outside (class)" if name == "outside" else name for name in self._classes), "outside"]
         return columns | {f"contact_{name}_um2": contact[:, i] for i, name in enumerate(names)}
 
     @property
     def _cut(self) -> np.ndarray:
-        """Whether objects 1, 2, ... reach a side of the stack, its first or its last slice."""
-        found: np.ndarray = self._at_border[1:] | (self._least[0, 1:] == 0) | (self._most[0, 1:] == self._z - 1)
+        """Whether objects 1, 2, ... reach a side of the stack, its first or its last slice; all reach the only one."""
+        found = self._at_border[1:]
+        if self._z > 1:
+            found = found | (self._least[0, 1:] == 0) | (self._most[0, 1:] == self._z - 1)
         return found
 
     def _longest_axis(self, sums: Columns, centre: Columns, edges: dict[str, float]) -> np.ndarray:

@@ -174,7 +174,10 @@ class _Basins:
             _meetings(number[:-1], number[1:], height[:-1], height[1:]),
         ]
         if self._before is not None:
-            meetings.append(_meetings(self._before[0], number, self._before[1], height))
+            meetings += [
+                _meetings(*_shifted(self._before[0], number, y, x), *_shifted(self._before[1], height, y, x))
+                for y, x in _sideways(self._voxel_size)
+            ]
         self._saddles.append(_highest(meetings))
         self._peaks.append(peaks)
         self._before, self._n = (number, height), self._n + len(peaks)
@@ -250,6 +253,25 @@ def _basins_of(height: np.ndarray, where: np.ndarray, voxel_size: VoxelSize) -> 
     peaks = np.zeros(int(peak.max(initial=0)), np.float32)
     peaks[peak[at[is_peak]] - 1] = own[is_peak]
     return peak[at[way]] - 1, peaks
+
+
+def _sideways(voxel_size: VoxelSize) -> list[tuple[int, int]]:
+    """Steps (y, x) in pixels that go with one to the next slice: none, and two fifths of its thickness to each side.
+
+    What runs obliquely through thick slices jumps sideways from one to the next, and would have a neck in each if the
+    way led straight up. Where one looks farther aside, true necks are overlooked: with half the thickness, one of four
+    in mitochondria of the fly nerve cord.
+    """
+    y, x = (round(0.4 * voxel_size.z / edge) for edge in (voxel_size.y, voxel_size.x))
+    return [(0, 0), *([(y, 0), (-y, 0)] if y else []), *([(0, x), (0, -x)] if x else [])]
+
+
+def _shifted(before: np.ndarray, here: np.ndarray, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of two slices such that (0, 0) of the second lies a step (y, x) from (0, 0) of the first."""
+    height, width = here.shape
+    first = before[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
+    second = here[max(0, y) : height - max(0, -y), max(0, x) : width - max(0, -x)]
+    return first, second
 
 
 def _meetings(

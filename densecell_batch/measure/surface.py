@@ -75,6 +75,7 @@ def crossings(above: np.ndarray | None, here: np.ndarray) -> Iterator[tuple[Step
         other = here if not dz or above is None else above
         rows, columns = slice(max(0, -dy), height - max(0, dy)), slice(max(0, -dx), width - max(0, dx))
         to_rows, to_columns = slice(max(0, dy), height - max(0, -dy)), slice(max(0, dx), width - max(0, -dx))
-        y, x = np.nonzero(other[rows, columns] != here[to_rows, to_columns])
+        differ = np.flatnonzero(other[rows, columns] != here[to_rows, to_columns])
+        y, x = np.divmod(differ, width - abs(dx))
         first = (y + rows.start) * width + x + columns.start
         yield step, first, first + dy * width + dx, dz

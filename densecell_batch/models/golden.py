@@ -13,7 +13,7 @@ from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.engines import for_processor
 from densecell_batch.nets.predictor import Predictor, Triple
 
-__all__ = ["GOLDEN_TOLERANCE", "golden_pair", "verify_bundle"]
+__all__ = ["GOLDEN_TOLERANCE", "golden_pair", "smooth_noise", "verify_bundle"]
 
 GOLDEN_TOLERANCE = 1e-4  # probabilities; float32 kernels of different processors differ by about 1e-6
 
@@ -59,15 +59,20 @@ def golden_pair(
         small = architecture.residue + 2 * architecture.margin + 4 * architecture.alignment
         sides.append(min(side, small))
     check_golden(architecture, (window[0], *sides), f"window {list(window)} (z, y, x)")
-    noise = np.random.default_rng(seed).standard_normal((window[0], *sides))
-    # A 5-voxel box along y and x: structures that the nets respond to, not white noise.
-    for axis in (1, 2):
-        noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
-    image = ((noise - noise.mean()) / noise.std()).astype(np.float32)
+    image = smooth_noise((window[0], *sides), seed)
     predictor = Predictor(architecture, members, may_split=False, offsets=offsets, engine=engine)
     probabilities = predictor.together(image, with_probabilities=True).probabilities
     assert probabilities is not None
     return image, probabilities
+
+
+def smooth_noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Noise (z, y, x) float32 of mean 0 and standard deviation 1, of structures that nets respond to."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    # A 5-voxel box along y and x: white noise they take for nothing.
+    for axis in (1, 2):
+        noise = np.sum([np.roll(noise, shift, axis) for shift in range(-2, 3)], axis=0)
+    return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
 
 def verify_bundle(bundle: ModelBundle) -> float:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.labels import OUTSIDE
 
-__all__ = ["labelled_slices", "render_preview"]
+__all__ = ["labelled_slices", "render_preview", "side_by_side"]
 
 _SIDE = 400  # pixels of the longer side of a picture, at most
 _GAP = 12
@@ -55,7 +55,7 @@ def render_preview(
     step = _step(images[0][1].shape)
     images = [(z, image[::step, ::step]) for z, image in images]
     labels = [here[::step, ::step] for here in labels]
-    rows = _rows([image for _, image in images], labels, classes)
+    rows = side_by_side([image for _, image in images], labels, classes)
     if any((here == OUTSIDE).any() for here in labels):
         classes = [*classes, ("outside", _BLACK)]
     width, height = rows[0][0].size
@@ -126,7 +126,7 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     return width, height
 
 
-def _rows(
+def side_by_side(
     images: Sequence[np.ndarray], labels: Sequence[np.ndarray], classes: Sequence[tuple[str, tuple[int, int, int]]]
 ) -> list[list[Image.Image]]:
     """Each slice as it is, and with the labels over it."""

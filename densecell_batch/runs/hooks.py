@@ -254,7 +254,7 @@ def _run_post(stack: Path, paths: StackPaths, options: RunOptions, macro: Macro,
     if report is None:
         raise OutputError(f"{paths.report}: the report is gone; run the command again")
     outputs = report.outputs.items()
-    files = {kind.replace("instances of ", "instances_"): paths.folder / output.file for kind, output in outputs}
+    files = {kind.replace(" of ", "_", 1): paths.folder / output.file for kind, output in outputs}
     argument = _argument(
         "post", stack, paths, report=paths.report.absolute(), **{k: p.absolute() for k, p in files.items()},
         **{f"class_{i}": c.name for i, c in enumerate(bundle.classes)},

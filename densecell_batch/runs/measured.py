@@ -21,6 +21,7 @@ from msgspec import UNSET, Struct
 from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OccupiedError, StackError
+from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.label_look import label_look
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
@@ -120,7 +121,7 @@ def measure_labels(
         source = _source(opened, path, classes, voxel_size, image)
         if not options.objects:
             options = replace(options, instances=tuple(source.classes[1:]))
-        options.check(source.classes)
+        options.check(source.classes, "--class")
         check_calibrated(path, source.labels.info.voxel_size, options)
         paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
         record = folder / f"{paths.name}_objects.json"
@@ -131,6 +132,7 @@ def measure_labels(
         make_folder(folder)
         earlier = _earlier(paths, before)
         if not overwrite:
+            _check_not_of_another(asked, before, record)
             _check_names([*paths.of_objects(options), record], earlier, record)
         files, objects = make_objects(source, paths, options, opened)
         outputs = {kind: file.record for kind, file in files.items()}
@@ -153,6 +155,9 @@ def _source(
     opened: ExitStack, path: Path, classes: Sequence[str] | None, voxel_size: VoxelSize | None, image: Path | None
 ) -> Source:
     """The labels, and what is known of them."""
+    kind = own_result(path) if path.is_file() else ""
+    if kind in ("objects", "probabilities", "uncertainty"):
+        raise StackError(f"{path}: these are {kind}; expected labels: one number for each class, as NAME_labels.tif")
     name = without_suffix(path.name).removesuffix("_labels")
     labels = opened.enter_context(open_labels(path, Reach.of(path, links=True)))
     report = read_report(path.with_name(f"{name}_report.json"))
@@ -219,7 +224,12 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
         names = [row.name for row in report.classes]
     else:
         told = label_look(path).names
-        names = [told.get(i, f"class {i}") for i in range(1 + max(highest if highest < OUTSIDE else 0, *told, 0))]
+        if highest > OUTSIDE:
+            raise StackError(
+                f"{path}: slice {where} has the label {highest}; expected labels of classes, 0 to {OUTSIDE - 1}, or "
+                f"{OUTSIDE} for what is outside: are these numbers of objects?"
+            )
+        names = [told.get(i, f"class {i}") for i in range(1 + max(highest, *told, 0))]
     if highest >= len(names):
         raise StackError(
             f"{path}: slice {where} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
@@ -292,6 +302,15 @@ def _earlier(paths: StackPaths, before: Measured | None) -> list[FileRecord]:
     with suppress(OSError, ValueError):
         found += msgspec.convert(read_json(_announcement(paths)), list[FileRecord])
     return found
+
+
+def _check_not_of_another(asked: Measured, before: Measured | None, record: Path) -> None:
+    """Refuse to replace the results of other labels of the same name."""
+    if before is not None and before.labels != asked.labels and before.labels_sha256 != asked.labels_sha256:
+        raise OccupiedError(
+            f"{record}: the results of other labels of this name, {before.labels}, are there; choose another output "
+            "folder, or replace them with --overwrite"
+        )
 
 
 def _check_names(wanted: Sequence[Path], earlier: Sequence[FileRecord], record: Path) -> None:

@@ -54,18 +54,18 @@ class ObjectOptions:
         """The kinds of objects that are wanted: classes, and cells."""
         return (*dict.fromkeys(self.instances), *((CELLS,) if self.cells_from else ()))
 
-    def check(self, classes: Sequence[str]) -> None:
-        """See that what is asked goes together, and with these classes.
+    def check(self, classes: Sequence[str], option: str = "--instances") -> None:
+        """See that what is asked goes together, and with these classes; `option` is what names them.
 
         Raises
         ------
         OptionError
             If a class is none of them, all are walls, or something is asked of no objects.
         """
-        for option, names in (("--instances", self.instances), ("--cells-from", self.cells_from)):
+        for what, names in ((option, self.instances), ("--cells-from", self.cells_from)):
             for name in names:
                 if name not in classes:
-                    raise OptionError(f"{option}: there is no class {name!r}; the classes are {', '.join(classes)}")
+                    raise OptionError(f"{what}: there is no class {name!r}; the classes are {', '.join(classes)}")
         if {*classes} <= {*self.cells_from}:
             raise OptionError("--cells-from: all classes are walls; expected one at least to lie between them")
         if self.cells_from and CELLS in self.instances:
@@ -76,4 +76,4 @@ class ObjectOptions:
         asked["--rois outlines"] = self.rois
         for what, is_asked in asked.items():
             if is_asked and not self.objects:
-                raise OptionError(f"{what} instances; say of which class with --instances CLASS")
+                raise OptionError(f"{what} instances; say of which class with {option} CLASS")

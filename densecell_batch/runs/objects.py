@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import UNSET
 
 from densecell_batch.calibration import VoxelSize
-from densecell_batch.errors import StackError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.stack import Stack
 from densecell_batch.io.writing import StackWriter, instance_colours, instance_range
 from densecell_batch.labels import OUTSIDE
@@ -214,9 +214,13 @@ def _outlines(found: Instances, name: str, path: Path, opened: ExitStack) -> dic
     """The zip for the ROI Manager; none of no objects, which ImageJ takes for damaged."""
     temporary = temporary_name(path)
     opened.callback(temporary.unlink, missing_ok=True)
-    n = write_rois(
-        temporary, enumerate(found.slices()), name, instance_colours(), objects=len(found), depth=found.depth
-    )
+    try:
+        n = write_rois(
+            temporary, enumerate(found.slices()), name, instance_colours(), objects=len(found), depth=found.depth
+        )
+    except OptionError as error:  # all else is there
+        _log.warning("%s, so there is no %s", error, path.name)
+        return {}
     if n == 0:
         return {}
     with explained(path), temporary.open("rb") as stream:

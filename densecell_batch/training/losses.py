@@ -22,14 +22,17 @@ def cross_entropy(labels: Any, logits: Any) -> Any:
 def soft_dice(labels: Any, logits: Any, weights: Any) -> Any:
     """Mean over the classes of 1 - 2 |p t| / (|p| + |t|), over all voxels of the batch; a scalar from 0 to 1.
 
-    Voxels of weight 0 are left out; otherwise the weights do not matter.
+    Voxels of weight 0 are left out; otherwise the weights do not matter. Each sum is taken for a part of what it would
+    be if all voxels counted, so that the 1 that is added to both sides is as little as it is then: else a class without
+    a labelled voxel in the window would be driven away by each voxel of the few that count.
     """
     probabilities = ops.softmax(logits, axis=-1)
+    share = _counted_share(weights)
     counted = ops.cast(ops.greater(weights, 0), probabilities.dtype)[..., None]
     here = _shares(labels, probabilities) * counted
     axes = tuple(range(len(logits.shape) - 1))
-    both = ops.sum(probabilities * here, axis=axes)
-    each = ops.sum(probabilities * counted, axis=axes) + ops.sum(here, axis=axes)
+    both = ops.sum(probabilities * here, axis=axes) / share
+    each = (ops.sum(probabilities * counted, axis=axes) + ops.sum(here, axis=axes)) / share
     return ops.mean(1 - (2 * both + 1) / (each + 1))
 
 
@@ -50,10 +53,11 @@ def improved_loss(labels: Any, weights: Any, outputs: list[Any], dice: float = 0
         Weight of the Dice term.
     """
     total: Any = 0.0
-    counted = ops.maximum(ops.mean(ops.cast(ops.greater(weights, 0), "float32")), _FEWEST)
+    share_that_counts = _counted_share(weights)
     for logits, share in zip(outputs, (1.0, _SECOND), strict=False):
         logits = ops.cast(logits, "float32")
-        loss = ops.mean(cross_entropy(labels, logits) * weights) / counted + dice * soft_dice(labels, logits, weights)
+        mean = ops.mean(cross_entropy(labels, logits) * weights) / share_that_counts
+        loss = mean + dice * soft_dice(labels, logits, weights)
         total = total + share * loss
     return total
 
@@ -106,6 +110,11 @@ def published_penalty(tensors: Mapping[str, Any], weights: Any) -> Any:
             continue
         total = total + gamma / 2 * ops.sum(ops.square(tensor))
     return total * ops.mean(ops.cast(ops.not_equal(weights, 0), "float32"))
+
+
+def _counted_share(weights: Any) -> Any:
+    """Of the voxels, a scalar; `_FEWEST` where it is less."""
+    return ops.maximum(ops.mean(ops.cast(ops.greater(weights, 0), "float32")), _FEWEST)
 
 
 def _shares(labels: Any, logits: Any) -> Any:

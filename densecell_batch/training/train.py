@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.models.bundle import ModelBundle
 from densecell_batch.models.classes import ClassInfo
@@ -93,24 +95,17 @@ def train(
     known = known_aim(options)
     of_first = stacks.infos[0].voxel_size if known else known_size(stacks.infos)
     scale = scale_of(options, of_first)
-
-    def aim(scale: Factors) -> Aim | None:
-        if options.scale == "off" or (options.preset == "published" and scale == ONE):
-            return None
-        return known or aim_at(of_first, scale)
-
+    aim = partial(_aim, options, known, of_first)
     first = aim(scale or ONE)
     check_alike([*infos, *stacks.judge_infos], options, known, as_they_are=first is None)
     grids = [grid_at(info.shape, zoom_to(first or Aim(), info.voxel_size)[0]) for info in infos]
     start, run = training_run(classes, options, grids)
-    run = replace(run, held_back=stacks.held_back)
-    for part in run.held_back:
-        _log.info("without --eval-images, some slices are held back to judge the nets by: %s", part)
-    n, (depth, height, width) = run.architecture.n_classes, run.recipe.window
+    run = _told_of_held_back(replace(run, held_back=stacks.held_back))
+    depth, height, width = run.recipe.window
     smallest = (depth - 2 * run.architecture.context, height, width)
 
     def load(scale: Factors) -> Volumes:
-        return stacks.load(n, smallest, aim(scale))
+        return stacks.load(run.architecture.n_classes, smallest, aim(scale))
 
     volumes, chosen_on = load(scale or ONE)
     _check_classes(volumes, chosen_on, run, options)
@@ -125,6 +120,19 @@ def train(
     else:
         run = replace(run, scale=scale)
     return train_ensemble(run, volumes, chosen_on, out, start=start, progress=progress)
+
+
+def _aim(options: TrainingOptions, known: Aim | None, of_first: VoxelSize | None, scale: Factors) -> Aim | None:
+    """What the nets see at a scale; None for the stacks as they are."""
+    if options.scale == "off" or (options.preset == "published" and scale == ONE):
+        return None
+    return known or aim_at(of_first, scale)
+
+
+def _told_of_held_back(run: TrainingRun) -> TrainingRun:
+    for part in run.held_back:
+        _log.info("without --eval-images, some slices are held back to judge the nets by: %s", part)
+    return run
 
 
 def _check_teaching(unlabelled: Sequence[Path], classes: Sequence[ClassInfo], options: TrainingOptions) -> None:

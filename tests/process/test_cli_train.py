@@ -88,7 +88,9 @@ def test_minutes_and_fine_tuning(files, tmp_path, trained):
     assert "steps in 0.02 minutes" in done.stderr
     tuned = load_bundle(tmp_path / "run/tuned.zip")
     assert tuned.architecture == NET
-    first = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[0])
+    start, first = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines()[:2])
+    assert start["step"] == 0
+    assert tuned.scores["evaluation"]["mean_iou"] >= tuned.provenance["mean IoU before fine-tuning"]
     scratch = json.loads((trained[1] / "log.jsonl").read_text().splitlines()[0])
     assert first["loss"] < scratch["loss"]
 

@@ -18,6 +18,7 @@ from densecell_batch.data import SAMPLE
 from densecell_batch.io.writing import StackWriter
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.objects import ObjectSums
+from densecell_batch.runs import objects
 
 SIZE = VoxelSize(0.05, 0.01, 0.01)
 NAMES = ["rest", "=thing", "wall"]
@@ -82,6 +83,29 @@ def test_objects_of_labels_from_elsewhere(labels, tmp_path):
     assert {"cells_-thing_rois.zip", "cells_-thing_objects.png"} < set(names)
     assert run("instances", labels, "-o", tmp_path / "whole", "--class", "=thing")[1] == 0
     assert len(table(tmp_path / "whole/cells_objects.csv")) == 2
+
+
+def test_results_of_other_labels_are_not_replaced(labels, tmp_path):
+    (tmp_path / "b").mkdir()
+    other = write(tmp_path / "b/cells.tif", np.flip(balls(), 2).copy())
+    lines, code = run("instances", labels, other, "-o", tmp_path / "out", "--class", "=thing")
+    assert ([line[0] for line in lines], code) == (["ok", "failed"], 1)
+    assert "the results of other labels of this name" in lines[1][2]
+
+
+def test_objects_are_no_labels(labels, tmp_path):
+    assert run("instances", labels, "-o", tmp_path / "out", "--class", "=thing")[1] == 0
+    lines, code = run("instances", tmp_path / "out/cells_-thing_instances.tif", "-o", tmp_path / "again")
+    assert code == 1
+    assert "these are objects; expected labels" in lines[0][2]
+
+
+def test_more_regions_than_imagej_opens_are_left_out(labels, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(objects, "write_rois", partial(objects.write_rois, most=3))
+    assert run("instances", labels, "-o", tmp_path / "out", "--class", "=thing", "--rois")[1] == 0
+    assert "more than 3 regions" in caplog.text
+    assert not (tmp_path / "out/cells_-thing_rois.zip").exists()
+    assert (tmp_path / "out/cells_objects.csv").exists()
 
 
 def test_cells_lie_between_walls(tmp_path):

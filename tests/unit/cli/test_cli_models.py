@@ -207,3 +207,43 @@ def test_unknown_models(arguments: list[str]) -> None:
     with pytest.raises(ModelError, match="'nothing'") as caught:
         run(*arguments)
     assert caught.value.exit_code == 3
+
+
+def test_export_and_import_back(tmp_path: Path, bundle: Path) -> None:
+    pytest.importorskip("onnx")
+    result = run("export", bundle, "-o", tmp_path / "package.zip", "--author", "A. Person", "--author", "B. Person")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith(f"{tmp_path / 'package.zip'}: small 1, for windows of 5 x 56 x 56 voxels (z, y, x)\n")
+    back = run("import", tmp_path / "package.zip", "-o", tmp_path / "back.zip")
+    assert back.stdout == f"{tmp_path / 'back.zip'}: version 1, 2d3d, 1 member, 7 classes\n"
+    run("pack", bundle, "-o", tmp_path / "packed.zip")
+    assert (tmp_path / "back.zip").read_bytes() == (tmp_path / "packed.zip").read_bytes()
+    for arguments, message in [
+        (("--classes", "a,b"), "--classes: the bundle in a package of bioimage.io says it already"),
+        ((bundle,), "PATH: a package of bioimage.io is a whole model"),
+    ]:
+        refused = run("import", tmp_path / "package.zip", "-o", tmp_path / "no", *arguments)
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
+
+
+def test_export_onnx(tmp_path: Path, bundle: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    result = run("export", bundle, "--format", "onnx", "--window", "5,64,48", "-o", tmp_path / "small.onnx")
+    assert result.exit_code == 0, result.output
+    model = onnx.load(tmp_path / "small.onnx")
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [1, 1, 5, 64, 48]
+    assert {p.key: p.value for p in model.metadata_props}["name"] == "small"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x.onnx"], "x.onnx does not end in .zip"),
+        (["--format", "onnx", "-o", "x.zip"], "x.zip does not end in .onnx"),
+        (["--format", "onnx", "-o", "x.onnx", "--author", "me"], "only a package has one"),
+        (["--format", "onnx", "-o", "x.onnx", "--image", "i.tif"], "only a package has one"),
+    ],
+)
+def test_exports_that_cannot_be(bundle: Path, arguments: list[str], message: str) -> None:
+    refused = run("export", bundle, *arguments)
+    assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr

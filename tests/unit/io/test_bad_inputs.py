@@ -476,7 +476,7 @@ OPTIONS = [
     (["--format", "png"], 2, "'png' is not one of"),
     (["--device", "tpu"], 2, "'tpu' is not one of"),
     (["--device", "gpu"], 3, "no GPU was found|cannot be used"),
-    (["--instances", "nucleus"], 2, "no class 'nucleus'; its classes are"),
+    (["--instances", "nucleus"], 2, "no class 'nucleus'; the classes are"),
     (["--min-volume", "-1", "--instances", "mitochondrion"], 2, "-1.0 is not in the range"),
     (["--min-volume", "0.1"], 2, "--instances CLASS"),
     (["--min-volume", "0.1", "--instances", "mitochondrion"], 1, "no voxel size.*--voxel-size"),

@@ -101,13 +101,29 @@ def test_one_object_that_fills_the_stack_has_no_surface():
     assert table["touches_border"].tolist() == [1]
 
 
+def test_a_class_called_outside_keeps_its_contacts():
+    labels = np.array([[[0, 1, 2, OUTSIDE]]], np.uint8)
+    sums = ObjectSums(1, ["rest", "thing", "outside"], VoxelSize(1, 1, 1))
+    sums.add(np.array([[0, 1, 0, 0]]), labels[0])
+    table = sums.columns()
+    contacts = [column for name, column in table.items() if name.startswith("contact_")]
+    assert len(contacts) == 4
+    assert sum(contacts) == pytest.approx(table["surface_um2"])
+    assert table["contact_outside (class)_um2"] == table["contact_rest_um2"] > 0 == table["contact_outside_um2"]
+
+
 def test_no_objects_are_an_empty_table():
     empty = np.zeros((2, 3, 3), np.uint8)
     assert list(rows_of(table_of(empty, empty, VoxelSize(1, 1, 1)))) == []
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\ta"])
+def test_a_name_stays_in_its_cell():
+    assert next(iter(rows_of({"n": np.array([2])}, stack="\t=a\nb"))) == ["\\t=a\\nb", "2"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a"])
 def test_a_spreadsheet_takes_no_name_for_a_formula(text):
     assert plain(text) == f"'{text}"
+    assert plain("\ta") == "'\ta"
     assert next(iter(rows_of({"n": np.array([1.5])}, stack=text))) == [f"'{text}", "1.5"]
     assert plain("a=b") == "a=b"

@@ -17,7 +17,7 @@ from densecell_batch.models.classes import ClassInfo
 from densecell_batch.training import train as training
 from densecell_batch.training.error_weights import error_weights
 from densecell_batch.training.held_back import Division, divide, hold_back, labelled_span
-from densecell_batch.training.losses import improved_loss
+from densecell_batch.training.losses import improved_loss, soft_dice
 from densecell_batch.training.naming import UNLABELLED, classes_of
 from densecell_batch.training.options import TrainingOptions
 from densecell_batch.training.stacks import Stacks
@@ -108,6 +108,19 @@ def test_few_labels_have_the_say_that_all_have():
     one[0, 0, 0, 0] = 1  # of 1200
     of_one = float(improved_loss(labels[:, :1, :1, :1], one[:, :1, :1, :1], [logits[:, :1, :1, :1]], dice=0.0))
     assert float(improved_loss(labels, one, [logits], dice=0.0)) == pytest.approx(of_one / 12, rel=1e-5)
+
+
+@pytest.mark.keras
+def test_dice_of_scribbles_is_that_of_full_labels():
+    """Also of a class that is nowhere in the window, of which the net expects some voxels."""
+    rng = np.random.default_rng(0)
+    labels = (np.indices((1, 1, 200, 200))[3] > 60).astype(int)
+    logits = np.log(np.where(labels[..., None] == [0, 1, 2], 0.9, 0.1)) + rng.normal(0, 0.1, (*labels.shape, 3))
+    logits[..., 2] = np.log(1e-4)
+    full, sparse = np.ones(labels.shape, np.float32), (rng.random(labels.shape) < 0.1).astype(np.float32)
+    of_all, of_some = (float(soft_dice(labels, logits.astype(np.float32), weights)) for weights in (full, sparse))
+    assert of_some == pytest.approx(of_all, rel=0.02)
+    assert of_all > 0.3  # the absent class has a large part in it
 
 
 def test_error_weights_of_what_is_labelled():
@@ -238,7 +251,7 @@ def test_labels_of_which_0_is_what_nobody_labelled(tmp_path):
 def test_labels_that_call_classes_otherwise_than_the_bundle(tmp_path, data):
     path = write_stack(tmp_path / "a.tif", phantom().labels, classes=CLASSES)
     init = str(data / "fly-vnc-small.zip")
-    with pytest.raises(OptionError, match=r"a\.tif: it calls class 0 'outside', which to .* is 'glia and extrac"):
+    with pytest.raises(OptionError, match=r"a\.tif: it calls class 0 'outside', which to .* is 'glia and"):
         naming([path], init=init)
     assert [c.name for c in naming([path], list("abcde"), init=init)] == list("abcde")
     assert len(naming([saved(tmp_path / "b.tif", phantom().labels)], init=init)) == 5

@@ -27,6 +27,7 @@ __all__ = ["cli", "main"]
 _VERBS = {
     "segment": "Segment TIFF stacks with an ensemble of nets.",
     "instances": "Number and measure the objects in finished labels.",
+    "summary": "Make one page of many finished stacks, worst first.",
     "watch": "Watch a folder and segment each stack that is dropped there.",
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",

@@ -91,6 +91,7 @@ OF_A_RUN = (
     Option(["--shard"], type=SHARD, help="Compute only part I of N; whoever is last writes the results."),
     Option(["--array-task"], is_flag=True, hidden=True),  # with --shard: another job tells of stacks that fail for all
     Option(["--assemble"], is_flag=True, help="Compute nothing: write the results of the parts that are there."),
+    Option(["--no-summary"], is_flag=True, help="Write no page of all stacks (summary.html) after several."),
     Option(["--dry-run"], is_flag=True, help="Only say what would be done: tiles, memory, time."),
 )
 

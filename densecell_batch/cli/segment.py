@@ -14,7 +14,7 @@ import click
 from densecell_batch.cli.options import OF_A_RUN, OF_THE_RESULT, take_published, with_options
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.progress import ProgressBar, duration
-from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, StackError
+from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, OutputError, StackError
 from densecell_batch.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -30,14 +30,23 @@ _log = logging.getLogger(__name__)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @with_options(*OF_THE_RESULT, *OF_A_RUN)
 @verbosity
-def segment(stacks: tuple[str, ...], out: Path, model: str, dry_run: bool, no_preview: bool, **flags: Any) -> None:
+def segment(
+    stacks: tuple[str, ...],
+    out: Path,
+    model: str,
+    dry_run: bool,
+    no_preview: bool,
+    no_summary: bool,
+    **flags: Any,
+) -> None:
     """Segment TIFF stacks (files, folders of slices, or globs) with an ensemble of nets.
 
     For each stack one line goes to stdout: DENSECELL, "ok" with labels and report, or "failed" with stack and reason,
     separated by tabs. Stacks that were done before, with the same input, model and options, are skipped; what was
     interrupted goes on where it was.
     """
-    sys.exit(run_segment(stacks, out, model, dry_run=dry_run, preview=not no_preview, **take_published(flags)))
+    flags = take_published(flags | {"preview": not no_preview})
+    sys.exit(run_segment(stacks, out, model, dry_run=dry_run, summary=not no_summary, **flags))
 
 
 def run_segment(
@@ -48,6 +57,7 @@ def run_segment(
     dry_run: bool = False,
     workers: str = "1",
     array_task: bool = False,
+    summary: bool = True,
     **flags: Any,
 ) -> int:
     """Segment what the patterns name; the exit code (0 all done, 1 some failed).
@@ -60,6 +70,7 @@ def run_segment(
     from densecell_batch.models.fetching import find_bundle
     from densecell_batch.runs.batch import segment_batch, without_outputs
     from densecell_batch.runs.options import RunOptions, RunSegmenter
+    from densecell_batch.runs.paths import StackPaths
     from densecell_batch.runs.run_tables import write_run_tables
     from densecell_batch.system import amd_present, available_memory, nvidia_present
 
@@ -92,7 +103,8 @@ def run_segment(
     if dry_run:
         return _dry_run(found, out, segmenter)
     stop_on_signals()
-    failed = settled = 0  # of those, how many another job tells of
+    failed: dict[Path, str] = {}
+    settled = 0  # of those, how many another job tells of
     with ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):
             bar.close()
@@ -100,13 +112,33 @@ def run_segment(
                 verdict = replace(verdict, reason=reasons[str(verdict.stack)])
             for line in verdict.lines():
                 click.echo(line)
-            failed += not verdict.ok
+            if not verdict.ok:
+                failed[StackPaths(out, verdict.stack).bare] = verdict.reason
             settled += array_task and isinstance(verdict.error, StackError | OptionError | MacroError | OccupiedError)
     if segmenter.options.objects and not segmenter.options.shard and out.is_dir():
         write_run_tables(out)
+    if summary and len(found) > 1 and not segmenter.options.shard and out.is_dir():
+        _sum_up(out, failed)
     if len(found) > 1:
-        _log.info("%d of %d stacks done", len(found) - failed, len(found))
-    return 1 if failed > settled else 0
+        _log.info("%d of %d stacks done", len(found) - len(failed), len(found))
+    return 1 if len(failed) > settled else 0
+
+
+def _sum_up(out: Path, failed: dict[Path, str]) -> None:
+    """Write the page of all stacks; that it cannot be written is no reason for the run to fail."""
+    from densecell_batch.runs.summary import SUMMARY, write_summary
+
+    try:
+        written = write_summary([out], out / SUMMARY, failed=failed)
+    except OutputError as error:
+        _log.warning("%s", error)
+        return
+    except Exception as error:  # the stacks are done: whatever their reports hold, a page fails no run
+        _log.error("%s: internal error: %s: %s", out / SUMMARY, type(error).__name__, error)
+        _log.debug("traceback", exc_info=True)
+        return
+    if written:
+        _log.info("all stacks, those to look at first on top: %s", written[0])
 
 
 def take_hooks(

@@ -37,7 +37,8 @@ _PATHS = {"model", "mask", "pre_macro", "post_macro", "imagej"}  # where they ar
 )
 @click.option("--extra", default="", metavar="WORDS", help="Further options of sbatch, such as '--account=lab'.")
 @click.option("--name", default="densecell", show_default=True, help="Of the job and its scripts.")
-@click.option("--submit", "submitting", is_flag=True, help="Submit the array and, after it, the job that assembles.")
+@click.option("--submit", "submitting", is_flag=True, help="Submit the array and, after it, the jobs that assemble.")
+@click.option("--no-summary", is_flag=True, help="Have no last job that makes a page of several stacks.")
 @click.option("--dry-run", is_flag=True, help="Only show the script.")
 @with_options(*as_words(OF_THE_RESULT))
 @verbosity
@@ -49,6 +50,7 @@ def slurm(
     out: Path,
     ram: str | None,
     submitting: bool,
+    no_summary: bool,
     dry_run: bool,
     **flags: Any,
 ) -> None:
@@ -69,7 +71,7 @@ def slurm(
     if missing:
         raise OptionError(f"{missing[0]}: no such file or folder")
     files = [path for path in map(Path, words) if path.is_absolute() and path.exists()]
-    job = ArrayJob(found, out, segment=words, files=files, memory=ram, **flags)
+    job = ArrayJob(found, out, segment=words, files=files, memory=ram, summary=not no_summary, **flags)
     if job.image is not None and not job.image.exists():
         raise OptionError(f"{job.image}: no such image; build it, or give the path that the nodes of the cluster see")
     _check(asked, in_image=job.image is not None)
@@ -78,10 +80,10 @@ def slurm(
         return
     scripts = write_scripts(job)
     if not submitting:
-        click.echo(f"{scripts.array}\n{scripts.assemble}")
+        click.echo("\n".join(map(str, scripts.paths)))
         return
-    array, assemble = submit(scripts)
-    click.echo(f"{array}\t{scripts.array}\n{assemble}\t{scripts.assemble}")
+    for number, script in zip(submit(scripts), scripts.paths, strict=True):
+        click.echo(f"{number}\t{script}")
 
 
 def _check(asked: Mapping[str, Any], *, in_image: bool) -> None:

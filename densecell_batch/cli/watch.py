@@ -50,16 +50,25 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--hook", metavar="CMD", help="Program and arguments to run after each stack; not through a shell.")
 @click.option("--move-done", type=_FOLDER, metavar="DIR", help="Move stacks there that are done.")
 @click.option("--move-failed", type=_FOLDER, metavar="DIR", help="Move stacks there that failed.")
+@click.option("--no-summary", is_flag=True, help="Write no page of all stacks (summary.html).")
 @with_options(*OF_THE_RESULT)
 @partial(verbosity, short=True)  # --quiet are seconds here
 def watch(
-    inbox: Path | None, out: Path, model: str, no_preview: bool, status: bool, retry: bool, redo: bool, **flags: Any
+    inbox: Path | None,
+    out: Path,
+    model: str,
+    no_preview: bool,
+    no_summary: bool,
+    status: bool,
+    retry: bool,
+    redo: bool,
+    **flags: Any,
 ) -> None:
     """Watch the folder IN: each stack that is dropped there is segmented into OUT, once.
 
     For each stack that is done or given up, one line goes to stdout, as with `segment`, whose options can be given,
-    too. OUT/status.html shows what is going on. Several watchers, on several machines, can share IN and OUT. Stopped by
-    SIGTERM or SIGINT (exit code 75), or killed, the same command goes on.
+    too. OUT/status.html shows what is going on, OUT/summary.html what came of it. Several watchers, on several
+    machines, can share IN and OUT. Stopped by SIGTERM or SIGINT (exit code 75), or killed, the same command goes on.
     """
     from densecell_batch.watch.ledger import read_tables
     from densecell_batch.watch.place import ledgers_of
@@ -76,7 +85,7 @@ def watch(
             return
     if inbox is None:
         raise OptionError("watch needs the folder IN that stacks are dropped into")
-    sys.exit(_run(inbox, out, model, redo, preview=not no_preview, **take_published(flags)))
+    sys.exit(_run(inbox, out, model, redo, preview=not no_preview, summary=not no_summary, **take_published(flags)))
 
 
 def _retry(out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from math import ceil, prod
 from typing import Any
@@ -22,7 +22,7 @@ from densecell_batch.prepare.prepared import SeenVolume
 from densecell_batch.prepare.scale import Resampler
 from densecell_batch.prepare.texture import texture
 
-__all__ = ["describe_fit", "looked_at", "resized_windows", "try_stack", "try_windows"]
+__all__ = ["describe_fit", "in_words", "looked_at", "resized_windows", "try_stack", "try_windows"]
 
 _WINDOWS = 4  # of a stack: one alone can be a nucleus
 _FEW_FROM, _FEW_TO = 2_000_000, 20_000_000  # voxels of a stack of which one less is tried: they cost as much in each
@@ -217,10 +217,14 @@ def _bits(answers: Iterator[np.ndarray]) -> np.ndarray:
     return found
 
 
+def in_words(worst: Iterable[str]) -> list[str]:
+    """What is unlike, for readers who do not know the names of features; each once."""
+    return list(dict.fromkeys(_IN_WORDS.get(name.partition("_")[0], "its texture") for name in worst))
+
+
 def describe_fit(worst: tuple[str, ...], remedy: str, *, taken: bool) -> str:
     """What a user should know of a stack that is not like the model's own data."""
-    reasons = dict.fromkeys(_IN_WORDS.get(name.partition("_")[0], "its texture") for name in worst)
-    told = f"to this model the stack does not look like its own data ({', '.join(reasons)})"
+    told = f"to this model the stack does not look like its own data ({', '.join(in_words(worst))})"
     if taken:
         return f"{told}; so it was taken as {remedy}, as --fit auto says, and looks so now"
     if remedy:

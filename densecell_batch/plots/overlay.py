@@ -11,10 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.labels import OUTSIDE
 
-__all__ = ["render_preview", "side_by_side"]
+__all__ = ["labelled_slices", "render_preview", "side_by_side"]
 
 _SIDE = 400  # pixels of the longer side of a picture, at most
 _GAP = 12
+_TOP = _GAP + 18 + _GAP  # above the first slice: the title
+_BELOW = 2 * _GAP + 6  # from a slice to the next one
 _LEGEND = 210
 _OPACITY = 0.45
 _SHADE = 0.75  # how opaque the black is over what lies outside
@@ -50,7 +52,7 @@ def render_preview(
         (height, width, 3) uint8.
     """
     # No more of a large slice than the picture can show: in colour it would take twelve times its memory.
-    step = max(1, max(images[0][1].shape) // (2 * _SIDE))
+    step = _step(images[0][1].shape)
     images = [(z, image[::step, ::step]) for z, image in images]
     labels = [here[::step, ::step] for here in labels]
     rows = side_by_side([image for _, image in images], labels, classes)
@@ -58,16 +60,16 @@ def render_preview(
         classes = [*classes, ("outside", _BLACK)]
     width, height = rows[0][0].size
     title_font, font = ImageFont.load_default(18), ImageFont.load_default(13)
-    top = _GAP + 18 + _GAP
+    top = _TOP
     size = (
         2 * width + 3 * _GAP + _LEGEND,
-        max(top + len(rows) * (height + 2 * _GAP + 6), top + 60 + 22 * len(classes)),
+        max(top + len(rows) * (height + _BELOW), top + 60 + 22 * len(classes)),
     )
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP - 2), title, fill=_INK, font=title_font)
     for i, ((z, _), row) in enumerate(zip(images, rows, strict=True)):
-        y = top + i * (height + 2 * _GAP + 6)
+        y = top + i * (height + _BELOW)
         for k, picture in enumerate(row):
             sheet.paste(picture, (_GAP + k * (width + _GAP), y))
         draw.text((_GAP, y + height + 2), f"slice {z + 1}", fill=_FAINT, font=font)
@@ -79,6 +81,49 @@ def render_preview(
         draw.text((left + 22, y - 1), name if len(name) < 26 else name[:24] + "...", fill=_INK, font=font)
         y += 22
     return np.asarray(sheet)
+
+
+def labelled_slices(size: tuple[int, int], shape: tuple[int, int], number: int) -> list[tuple[int, int, int, int]]:
+    """Where in a preview the slices are that have the labels over them.
+
+    Parameters
+    ----------
+    size
+        Width and height of the preview.
+    shape
+        (y, x) of the slices.
+    number
+        Of the slices.
+
+    Returns
+    -------
+    list of tuple
+        (left, top, right, bottom) of each.
+
+    Raises
+    ------
+    ValueError
+        If no preview of such slices has this size.
+    """
+    step = _step(shape)
+    width, height = _size((-(-shape[0] // step), -(-shape[1] // step)))
+    tops = [_TOP + i * (height + _BELOW) for i in range(number)]
+    if size[0] != 2 * width + 3 * _GAP + _LEGEND or size[1] < tops[-1] + height:
+        raise ValueError(f"it is {size[0]} x {size[1]} pixels, which is no preview of {shape[1]} x {shape[0]} voxels")
+    left = 2 * _GAP + width
+    return [(left, top, left + width, top + height) for top in tops]
+
+
+def _step(shape: tuple[int, ...]) -> int:
+    """Every how many voxels of a slice (y, x) are shown."""
+    return max(1, max(shape) // (2 * _SIDE))
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Width and height of a picture of a slice (y, x)."""
+    factor = _SIDE / max(shape)
+    height, width = (max(1, round(side * factor)) for side in shape)
+    return width, height
 
 
 def side_by_side(
@@ -114,11 +159,8 @@ def _limits(images: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> np.nd
 
 def _scaled(picture: np.ndarray) -> Image.Image:
     """Shrink or enlarge (y, x, 3) so that the longer side has `_SIDE` pixels."""
-    height, width = picture.shape[:2]
-    factor = _SIDE / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    method = Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST
-    return Image.fromarray(np.round(picture).astype(np.uint8)).resize(size, method)
+    method = Image.Resampling.BOX if max(picture.shape[:2]) > _SIDE else Image.Resampling.NEAREST
+    return Image.fromarray(np.round(picture).astype(np.uint8)).resize(_size(picture.shape[:2]), method)
 
 
 def _scale_bar(

@@ -53,6 +53,7 @@ class StackPaths:
 
     def __init__(self, folder: Path, stack: Path) -> None:
         self.folder, self.name = folder, stack_name(stack)
+        self.bare = folder / self.name  # what all names begin with
         self.labels = folder / f"{self.name}_labels.tif"
         self.probabilities = folder / f"{self.name}_probabilities.tif"
         self.uncertainty = folder / f"{self.name}_uncertainty.tif"

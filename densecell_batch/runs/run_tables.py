@@ -7,21 +7,17 @@ are another state, and have tables of their own: `corrected_objects.csv`. No tab
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
 import logging
 from pathlib import Path
 
-import msgspec
-
 from densecell_batch.io.discovery import natural_key
+from densecell_batch.runs.joint_files import write_joint
 from densecell_batch.runs.measured import read_measured
 from densecell_batch.runs.objects import BY_NETS
 from densecell_batch.runs.ownership import sha256_of
 from densecell_batch.runs.report import read_report
-from densecell_batch.storage.atomic import write_file
-from densecell_batch.storage.opening import open_plainly, read_json
+from densecell_batch.storage.opening import open_plainly
 from densecell_batch.storage.records import FileRecord
 
 __all__ = ["write_run_tables"]
@@ -29,8 +25,6 @@ __all__ = ["write_run_tables"]
 _log = logging.getLogger(__name__)
 
 _KINDS = ("objects", "classes")
-_OURS = ".densecell-tables.json"  # name -> SHA-256 of what was written lately, the last one last
-_KEPT = 20  # of them: as many processes may be about to write
 
 
 def write_run_tables(folder: Path) -> list[Path]:
@@ -96,30 +90,4 @@ def _write(path: Path, files: list[Path]) -> Path | None:
     writer = csv.DictWriter(text, [*columns], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    content = text.getvalue().encode()
-    ours = _ours(path.parent)
-    if path.exists() or path.is_symlink():
-        try:
-            there = sha256_of(path)
-        except OSError:
-            there = ""
-        if there == hashlib.sha256(content).hexdigest():
-            return path
-        if there not in ours.get(path.name, ()):
-            _log.warning(
-                "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it is "
-                "left as it is: move it, and run the same command again",
-                path,
-            )
-            return None
-    ours[path.name] = [*ours.get(path.name, ()), hashlib.sha256(content).hexdigest()][-_KEPT:]
-    write_file(path.with_name(_OURS), json.dumps(ours).encode())
-    write_file(path, content)
-    return path
-
-
-def _ours(folder: Path) -> dict[str, list[str]]:
-    try:
-        return msgspec.convert(read_json(folder / _OURS), dict[str, list[str]])
-    except (OSError, ValueError):
-        return {}
+    return write_joint(path, text.getvalue().encode())

@@ -2,7 +2,7 @@
 
 Slurm is the engine. Each task is `segment --shard I/N`, which can be killed at any moment and run again; the task that
 comes last makes the outputs. A second, small array after the first has a task for each stack, which says whether all of
-that stack is there: a stack that failed is one task that failed.
+that stack is there: a stack that failed is one task that failed. Of several stacks a last job makes one page.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class ArrayJob:
     image: Path | None = None  # Apptainer image; None for the command of this installation
     extra: str = ""  # further options of sbatch
     name: str = "densecell"
+    summary: bool = True  # whether a last job makes a page of all stacks, if there are several
 
     def __post_init__(self) -> None:
         patterns = {
@@ -85,6 +86,12 @@ class Scripts:
 
     array: Path
     assemble: Path
+    summary: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """In the order in which they run."""
+        return [path for path in (self.array, self.assemble, self.summary) if path is not None]
 
 
 def write_scripts(job: ArrayJob) -> Scripts:
@@ -97,8 +104,10 @@ def write_scripts(job: ArrayJob) -> Scripts:
     """
     folder = job.out.absolute() / "slurm"
     make_folder(folder)
-    scripts = Scripts(folder / f"{job.name}.sbatch", folder / f"{job.name}-assemble.sbatch")
-    for path, text in ((scripts.array, array_script(job, scripts.array)), (scripts.assemble, assemble_script(job))):
+    last = folder / f"{job.name}-summary.sbatch" if job.summary and len(job.stacks) > 1 else None
+    scripts = Scripts(folder / f"{job.name}.sbatch", folder / f"{job.name}-assemble.sbatch", last)
+    texts = (array_script(job, scripts.array), assemble_script(job), summary_script(job))
+    for path, text in zip(scripts.paths, texts, strict=False):
         content = text.encode()
         if path.is_symlink() or (path.exists() and read_small(path) != content):
             set_aside(path, path)  # somebody may have changed it
@@ -166,23 +175,43 @@ def assemble_script(job: ArrayJob) -> str:
 {_directives(directives)}
 # Each task says of its stack whether all is there, and fails if not.
 stacks=({stacks})
-exec {_command(job, mine)} --assemble
+exec {_command(job, mine)} --no-summary --assemble
 """
 
 
-def submit(scripts: Scripts) -> tuple[str, str]:
-    """Submit the array and the one after it; their job numbers.
+def summary_script(job: ArrayJob) -> str:
+    """The script of the last job: one page of all stacks."""
+    directives = [
+        f"--job-name={job.name}-summary",
+        f"--output={_log_path(job.out.absolute() / 'slurm', 'summary_%j.log')}",
+        *([f"--time={job.time}"] if job.time else []),
+        *([f"--partition={job.partition}"] if job.partition else []),
+        *job.sbatch_options(),
+    ]
+    expected = shlex.join(f"--expect={stack.absolute()}" for stack in job.stacks)
+    return f"""#!/bin/bash
+{_directives(directives)}
+# Of all stacks one page, with those that have no results.
+exec {shlex.join([*_start(job), "summary", str(job.out.absolute())])} {expected}
+"""
+
+
+def submit(scripts: Scripts) -> list[str]:
+    """Submit the array and the jobs after it; their job numbers.
 
     Raises
     ------
     ClusterError
         If there is no Slurm here, or it refuses.
     """
-    array = _sbatch(scripts.array)
-    try:
-        return array, _sbatch(scripts.assemble, f"--dependency=afterany:{array}")
-    except ClusterError as error:
-        raise ClusterError(f"{error}; the array {array} is submitted, and works without it") from error
+    first, *others = scripts.paths
+    numbers = [_sbatch(first)]
+    for script in others:
+        try:
+            numbers.append(_sbatch(script, f"--dependency=afterany:{numbers[-1]}"))
+        except ClusterError as error:
+            raise ClusterError(f"{error}; the array {numbers[0]} is submitted, and works without it") from error
+    return numbers
 
 
 def _sbatch(script: Path, *options: str) -> str:
@@ -227,16 +256,19 @@ def _log_path(folder: Path, name: str) -> str:
 
 def _command(job: ArrayJob, stacks: str) -> str:
     """`densecell-batch segment ...`, for bash; `stacks` is what bash makes them of."""
-    out = job.out.absolute()
+    out = str(job.out.absolute())
+    return f"{shlex.join([*_start(job), 'segment'])} {stacks} {shlex.join(['-o', out, *job.segment])}"
+
+
+def _start(job: ArrayJob) -> list[str]:
+    """The words that start this program in a task."""
     if job.image is None:
-        start = python_command("densecell_batch")
-    else:
-        seen = {p.parent for stack in job.stacks for p in (stack.absolute(), stack.resolve())}
-        seen |= {p if p.is_dir() else p.parent for file in job.files for p in (file.absolute(), file.resolve())}
-        folders = sorted({str(out), *map(str, seen)})
-        binds = [word for folder in folders for word in _bind(folder)]
-        start = ["apptainer", "run", *(["--nv"] if job.gpus else []), *binds, str(job.image.absolute())]
-    return f"{shlex.join([*start, 'segment'])} {stacks} {shlex.join(['-o', str(out), *job.segment])}"
+        return python_command("densecell_batch")
+    seen = {p.parent for stack in job.stacks for p in (stack.absolute(), stack.resolve())}
+    seen |= {p if p.is_dir() else p.parent for file in job.files for p in (file.absolute(), file.resolve())}
+    folders = sorted({str(job.out.absolute()), *map(str, seen)})
+    binds = [word for folder in folders for word in _bind(folder)]
+    return ["apptainer", "run", *(["--nv"] if job.gpus else []), *binds, str(job.image.absolute())]
 
 
 def _bind(folder: str) -> tuple[str, str]:

@@ -24,3 +24,4 @@ class WatchOptions:
     max_voxels: float = 1e13  # of a stack
     move_done: Path | None = None
     move_failed: Path | None = None
+    summary: bool = True  # whether to write the page of all stacks

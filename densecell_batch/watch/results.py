@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 _SUFFIX = ".error.txt"
 _OWN = re.compile(r"\.(error|same)\.txt$|^status\.html$")
 _TWIN = "has the very content of a stack that was segmented before as"
+_WHY = re.compile(r"^Why: (.*)$", re.M)
 _STAMP = re.compile(
     r"^\[(?P<files>\d+) files?, (?P<bytes>\d+) bytes, changed (?P<mtime_ns>-?\d+), (?P<name>.*)\]$", re.M
 )
@@ -200,7 +201,7 @@ class Results:
             return None
         if tuple(int(match[key]) for key in ("files", "bytes", "mtime_ns")) != _numbers(stamp):
             return None
-        reason = re.search(r"^Why: (.*)$", text, re.M)
+        reason = _WHY.search(text)
         return reason[1] if reason else "see its error text"
 
     def write_error(self, paths: StackPaths, sighting: Sighting, reason: str, attempts: int) -> Path:
@@ -280,6 +281,15 @@ densecell-batch
 def error_texts(out: Path) -> list[Path]:
     """All error texts of watchers below an output folder."""
     return [path for path in sorted(out.rglob(f"*{_SUFFIX}")) if _is_error_text(path)]
+
+
+def failures(out: Path) -> dict[Path, str]:
+    """Stacks that watchers gave up, and why; by where their results would lie, without an end such as _labels.tif."""
+    found = {}
+    for path in error_texts(out):
+        reason = _WHY.search(_text(path))
+        found[path.with_name(path.name.removesuffix(_SUFFIX))] = reason[1] if reason else "see its error text"
+    return found
 
 
 def _is_error_text(path: Path) -> bool:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from densecell_batch.pages.rendering import render
 from densecell_batch.printable import printable
 from densecell_batch.runs.ownership import set_aside
+from densecell_batch.runs.summary import SUMMARY
 from densecell_batch.storage.atomic import explained, write_file
 from densecell_batch.storage.opening import open_plainly
 from densecell_batch.watch.ledger import Row, Table
@@ -21,23 +22,6 @@ __all__ = ["Situation", "status_text", "write_status_page"]
 
 _SHOWN = 200  # rows of the queue, at most
 _RELOAD = 15  # seconds
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; }
-h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
-.faint { color: #777; } .counts { display: flex; gap: .8rem; margin: 1rem 0; flex-wrap: wrap; }
-.count { border: 1px solid #8884; border-radius: .5rem; padding: .5rem 1rem; min-width: 6rem; }
-.count b { display: block; font-size: 1.5rem; }
-.trouble { background: #c0392b; color: white; border-radius: .5rem; padding: .7rem 1rem; margin: 1rem 0; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .35rem .6rem .35rem 0; }
-td { border-top: 1px solid #8884; vertical-align: top; overflow-wrap: anywhere; } th { font-weight: 600; }
-.failed b { color: #c0392b; } progress { width: 100%; }
-td:first-child { min-width: 10rem; } td:last-child { white-space: nowrap; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1rem; }
-.card { border: 1px solid #8884; border-radius: .5rem; padding: .7rem; overflow-wrap: anywhere; }
-.card img { width: 100%; max-height: 19rem; object-fit: cover; object-position: 0 0; background: white; }
-"""
 
 
 @dataclass(frozen=True)
@@ -107,38 +91,24 @@ def _page(situation: Situation, out: Path) -> str:
     by_state: dict[str, list[Row]] = {"queued": [], "running": [], "failed": [], "done": []}
     for row in table.rows:
         by_state[row.state].append(row)
-    counts = {"arriving": situation.arriving, **_counts(table)}
-    reload = "" if situation.stopped else f'<meta http-equiv="refresh" content="{_RELOAD}">'
-    parts = [
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{reload}',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>densecell-batch: {escape(situation.inbox)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1>{escape(situation.inbox)}</h1><p class="faint">{_alive(situation)}</p>',
-    ]
-    if situation.trouble:
-        parts.append(f'<p class="trouble">{escape(situation.trouble)}</p>')
-    for link in situation.links:
-        parts.append(f'<p class="faint">{escape(link)} is a link to a folder: what lies there is not seen</p>')
-    boxes = (f'<div class="count"><b>{number}</b>{state}</div>' for state, number in counts.items())
-    parts.append(f'<div class="counts">{"".join(boxes)}</div>')
-    for row in by_state["running"]:
-        parts.append(
-            f"<h2>Running: {escape(row.name)}</h2>"
-            f'<progress value="{row.progress:.3f}"></progress><p class="faint">since {_time(row.started)}, '
-            f"on {escape(row.watcher)}</p>"
-        )
-    if by_state["failed"]:
-        rows = ((f"<b>{escape(row.name)}</b>", escape(row.reason), _time(row.finished)) for row in by_state["failed"])
-        parts.append(f'<div class="failed">{_table("Failed", ("stack", "why", "when"), rows)}</div>')
-    if by_state["queued"]:
-        rows = ((escape(row.name), escape(_waits(row)), _time(row.seen)) for row in by_state["queued"][:_SHOWN])
-        parts.append(_table("Queue", ("stack", "", "since"), rows))
-        if len(by_state["queued"]) > _SHOWN:
-            parts.append(f'<p class="faint">and {len(by_state["queued"]) - _SHOWN} more</p>')
-    if by_state["done"]:
-        cards = "".join(_card(row, out) for row in by_state["done"])
-        parts.append(f'<h2>Last results</h2><div class="cards">{cards}</div>')
-    return "\n".join([*parts, "</body></html>\n"])
+    return render(
+        "status",
+        inbox=situation.inbox,
+        reload=None if situation.stopped else _RELOAD,
+        alive=_alive(situation),
+        summary=SUMMARY if (out / SUMMARY).is_file() else "",
+        trouble=situation.trouble,
+        links=situation.links,
+        counts={"arriving": situation.arriving, **_counts(table)},
+        running=[
+            {"name": row.name, "progress": f"{row.progress:.3f}", "since": _time(row.started), "watcher": row.watcher}
+            for row in by_state["running"]
+        ],
+        failed=[{"name": row.name, "why": row.reason, "when": _time(row.finished)} for row in by_state["failed"]],
+        queue=[{"name": row.name, "why": _waits(row), "when": _time(row.seen)} for row in by_state["queued"][:_SHOWN]],
+        more=max(len(by_state["queued"]) - _SHOWN, 0),
+        done=[_card(row, out) for row in by_state["done"]],
+    )
 
 
 def _alive(situation: Situation) -> str:
@@ -154,22 +124,19 @@ def _waits(row: Row) -> str:
     return row.reason
 
 
-def _table(title: str, heads: tuple[str, ...], rows: object) -> str:
-    lines = [f"<h2>{title}</h2><table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"]
-    for row in rows:  # type: ignore[attr-defined]
-        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>")
-    return "".join([*lines, "</table>"])
-
-
-def _card(row: Row, out: Path) -> str:
+def _card(row: Row, out: Path) -> dict[str, str | None]:
     """A result: its preview, and where it is."""
     preview = row.report.removesuffix("_report.json") + "_preview.png"
-    image = ""
-    if (out / preview).exists():
-        image = f'<a href="{quote(preview)}"><img src="{quote(preview)}" alt="labels over slices" loading="lazy"></a>'
-    confidence = "" if row.confidence is None else f"mean confidence {row.confidence:.2f}<br>"
-    return (
-        f'<div class="card">{image}<b>{escape(row.name)}</b><br>{confidence}'
-        f'<a href="{quote(row.labels)}">labels</a> · <a href="{quote(row.report)}">report</a>'
-        f'<div class="faint">{_time(row.finished)}</div></div>'
-    )
+    return {
+        "name": row.name,
+        "preview": _address(preview) if (out / preview).exists() else "",
+        "confidence": None if row.confidence is None else f"{row.confidence:.2f}",
+        "labels": _address(row.labels),
+        "report": _address(row.report),
+        "when": _time(row.finished),
+    }
+
+
+def _address(name: str) -> str:
+    """A file in the output folder, as the page links it."""
+    return quote(name.encode("utf-8", "surrogateescape"))

@@ -16,6 +16,7 @@ from densecell_batch.runs.batch import Verdict
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.runs.pipeline import Progress
 from densecell_batch.runs.run_tables import write_run_tables
+from densecell_batch.runs.summary import SUMMARY, is_outdated, write_summary
 from densecell_batch.signals import Stop
 from densecell_batch.watch.attempt import Attempts, Changed
 from densecell_batch.watch.board import Board
@@ -24,7 +25,7 @@ from densecell_batch.watch.inbox import FolderGoneError, Inbox
 from densecell_batch.watch.ledger import Ledger, Row, read_tables
 from densecell_batch.watch.options import WatchOptions
 from densecell_batch.watch.place import Place, ledgers_of, owns
-from densecell_batch.watch.results import Results
+from densecell_batch.watch.results import Results, failures
 from densecell_batch.watch.status_page import Situation, write_status_page
 
 __all__ = ["Watcher"]
@@ -99,6 +100,10 @@ class Watcher:
         self._current = ""  # the stack that is being worked on
         self._has_objects = bool(segmenter.options.objects)
         self._new_tables = {place.out} if self._has_objects else set()  # folders that may have some
+        self._news = options.summary and is_outdated(
+            [place.out], place.out / SUMMARY, below=True
+        )  # whether there is something to put on the page of all stacks
+        self._summary_at = 0.0
 
     def run(self) -> int:
         """Watch until stopped, or, if asked to do so once, until nothing is left to do.
@@ -124,9 +129,11 @@ class Watcher:
                     self._work(row)
                 elif self._options.once and (self._trouble or self._board.drained):
                     self._join_tables()
+                    self._sum_up(last=True)
                     break
                 if row is None:
                     self._join_tables()
+                    self._sum_up()
                 self._show_page()
                 if row is None:
                     self._wait()
@@ -206,6 +213,7 @@ class Watcher:
                 )
             name = self._results.shown(self._board.paths(row).report)
             with self._place.claim("name", name) as ours:
+                self._news = self._options.summary
                 if ours and self._has_objects:
                     self._new_tables.add(self._board.paths(row).folder)
                 if ours:
@@ -235,6 +243,24 @@ class Watcher:
                 _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
             else:
                 self._new_tables.discard(folder)
+
+    def _sum_up(self, *, last: bool = False) -> None:
+        """Write the page of all stacks anew, if there is something new, when there is nothing else to do."""
+        begun = time.monotonic()
+        if not self._news or (begun < self._summary_at and not last):
+            return
+        out = self._place.out
+        try:
+            self._place.check()
+            write_summary([out], out / SUMMARY, failed=failures(out), below=True)
+        except (OutputError, FolderGoneError) as error:
+            _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
+        except Exception as error:  # the stacks are done: whatever their reports hold, a page ends no watcher
+            self._news = False
+            _log.error("%s: internal error: %s: %s", out / SUMMARY, type(error).__name__, error)
+        else:
+            self._news = False
+        self._summary_at = time.monotonic() + _SHARE * (time.monotonic() - begun)
 
     def _follow(self, row: Row) -> Progress:
         """Progress that keeps looking at the folder, and the status page up to date, while a stack takes hours."""

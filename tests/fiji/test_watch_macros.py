@@ -35,7 +35,8 @@ def watch(tmp_path):
 
 
 def names(folder):
-    return {path.name for path in folder.iterdir() if path.is_file()} - {"status.html"}
+    ours = {".densecell-tables.json", "status.html", "summary.csv", "summary.html"}  # of all stacks
+    return {path.name for path in folder.iterdir() if path.is_file()} - ours
 
 
 def ran(folder):

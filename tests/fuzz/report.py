@@ -1,4 +1,4 @@
-"""Reports in an output folder, beside files that are called like results of theirs and of other stacks."""
+"""Reports in an output folder, beside files that are called like results of theirs and of other stacks; their page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.ownership import compare, foreign, make_room, set_aside, sha256_of
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.report import has_labels, read_report
+from densecell_batch.runs.summary import SUMMARY, write_summary
 from densecell_batch.watch.place import Place
 from densecell_batch.watch.results import Results
 
@@ -35,6 +36,15 @@ _REPORT = {
     "post_macro": {"macro": "m.ijm", "sha256": _SHA256, "tables": [
         {"title": "results", "rows": 0, "file": "input_macro_results.csv", "bytes": 0, "sha256": _SHA256},
     ]},
+    "classes": [{"index": 0, "name": "cell", "colour": "#ff0000", "voxels": 5, "volume_um3": 0.5,
+                 "mean_confidence": 0.9, "mean_disagreement_bits": 0.1}],
+    "mean_confidence": 0.9,
+    "outside": {"voxels": 1, "volume_um3": 0.1},
+    "statistics": {"mean": 128.0, "std": 50.0, "minimum": 0.0, "maximum": 255.0},
+    "instances": {"cell": {"count": 2, "dropped": 0, "voxels": 5}},
+    "preparation": {"seen": [[0, 1], [0, 2], [0, 3]], "damaged_slices": [{"z": 0, "kind": "torn", "detail": "it is"}]},
+    "fit": {"alike": False, "score": 1.5, "measured": {"disagreement": 0.1, "power_5px": 1.0},
+            "expected": {"disagreement": [0.0, 0.2]}, "worst": ["power_5px"], "remedy": "", "taken": False},
     "timings": {"total": 1.5, "named_ns": {"input_labels.tif": 1}},
 }  # fmt: skip
 
@@ -64,6 +74,8 @@ def _read(path: Path) -> None:
     results.made_from(paths)
     if found is not None:
         _ = found.sha256, found.content
+    for page in write_summary([folder], folder / SUMMARY):
+        page.unlink()
     foreign(path, paths.wanted(RunOptions()))
     before = path.read_bytes()
     results.keep_earlier(paths, "0" * 64)

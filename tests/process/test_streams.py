@@ -106,6 +106,7 @@ def done(tmp_path_factory):
 STACKS = "a.tif b.tif c.tif"
 OPTIONS = f"-o out --model {MODEL} --precision float32 --no-preview"
 WHOLE = {f"{name}_{what}" for name in "ac" for what in ("labels.tif", "report.json")}
+WHOLE |= {"summary.html", "summary.csv", ".densecell-tables.json"}
 
 
 def test_the_work_is_done_without_any_stream(done):

@@ -89,6 +89,19 @@ def test_each_stack_has_its_verdict_in_one_task(n, tasks, last):
     assert seen[-1] == [str(stack) for stack in stacks[-last:]]
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"), [({}, 3), ({"summary": False}, 2), ({"stacks": [Path("/data/a.tif")]}, 2)]
+)
+def test_several_stacks_have_a_last_job_that_makes_a_page(tmp_path, change, expected):
+    stacks = [Path(f"/data/{i} $(touch hacked) '.tif") for i in range(2)]
+    scripts = write_scripts(job(**{"stacks": stacks, "out": tmp_path, **change}))
+    assert len(scripts.paths) == expected
+    if scripts.summary is not None:
+        text = scripts.summary.read_text()
+        words = shlex.split(text[text.index("exec ") :])
+        assert words[words.index("summary") :] == ["summary", str(tmp_path), *(f"--expect={path}" for path in stacks)]
+
+
 def test_what_an_image_has_to_see(tmp_path):
     """The folders of stacks, links, outputs and models, also those with characters that --bind splits at."""
     for name in ("stacks", "real", "models", "a,b:c"):
@@ -378,7 +391,7 @@ def test_one_bad_stack_of_three_is_one_task_that_failed(cluster, stack, options,
         path.write_bytes(stack.read_bytes() if path.name != "b.tif" else b"no stack")
     done = densecell("slurm", *stacks, "-o", tmp_path / "out", "--submit", "--array", 2, *options, env=cluster)
     assert done.returncode == 0, done.stderr
-    array, verdicts = (line.split("\t")[0] for line in done.stdout.splitlines())
+    array, verdicts, last = (line.split("\t")[0] for line in done.stdout.splitlines())
     wait_for_jobs(cluster)
     said = logs(tmp_path / "out")
     assert states_of(cluster, array) == {"1": "COMPLETED", "2": "COMPLETED"}, said
@@ -386,8 +399,13 @@ def test_one_bad_stack_of_three_is_one_task_that_failed(cluster, stack, options,
     assert "DENSECELL\tfailed" in said[f"assemble_{verdicts}_2.log"]
     assert "b.tif: not a TIFF file" in said[f"assemble_{verdicts}_2.log"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "slurm", *(f"{name}_{what}" for name in "ac" for what in ("labels.tif", "report.json"))
+        "slurm", "summary.html", "summary.csv", ".densecell-tables.json",
+        *(f"{name}_{what}" for name in "ac" for what in ("labels.tif", "report.json")),
     }  # fmt: skip
+    assert "summary.html" in said[f"summary_{last}.log"]
+    rows = (tmp_path / "out/summary.csv").read_text().splitlines()
+    assert [row.split(",")[3] for row in rows] == ["stack", "b", "a", "c"]
+    assert "failed: it has no results" in rows[1]
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_a_file_that_is_missing_is_waited_for(folders, segmenter):  # noqa: F811
         inbox.with_name("later.tif").rename(b)
         wait_until(lambda: len(said) == 2)
     assert said[1].ok
-    assert names(out) == {"a_labels.tif", "a_report.json", "status.html"}
+    assert names(out) == {"a_labels.tif", "a_report.json", "status.html", "summary.csv", "summary.html"}
 
 
 def test_what_was_said_of_its_files_alone_is_taken_back(folders, segmenter):  # noqa: F811
@@ -126,7 +126,7 @@ def test_what_was_said_of_its_files_alone_is_taken_back(folders, segmenter):  # 
     assert {"a.error.txt", "b.error.txt"} <= names(out)
     inbox.with_name("later.ome").rename(inbox / "all.companion.ome")
     assert drain(folders, segmenter)[0] == 0
-    assert names(out) == {"a_labels.tif", "a_report.json", "status.html"}
+    assert names(out) == {"a_labels.tif", "a_report.json", "status.html", "summary.csv", "summary.html"}
 
 
 def test_a_set_is_moved_as_a_whole(tmp_path):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import browse, needs_browser
 from PIL import Image
 from watched import save
 from watching import drain, segmenter  # noqa: F401 (a fixture)
@@ -18,7 +17,6 @@ from watching import drain, segmenter  # noqa: F401 (a fixture)
 from densecell_batch.watch.ledger import Row, Table
 from densecell_batch.watch.status_page import Situation, status_text, write_status_page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<script>document.title='pwned'</script>&\"'.tif"
 
 
@@ -62,9 +60,15 @@ def test_what_is_said(tmp_path):
     assert "and 50 more" in text
     assert re.search(r"attempt 2 at .*, since: truncated", text)
     assert re.search(r"7\s+arriving\s+250\s+queued", text)
-    assert "http-equiv" in (tmp_path / "status.html").read_text()
+    assert 'http-equiv="refresh"' in (tmp_path / "status.html").read_text()
     page(tmp_path, rows, stopped=True)
-    assert "http-equiv" not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
+    assert 'http-equiv="refresh"' not in (tmp_path / "status.html").read_text()  # no page that waits for nobody
+
+
+def test_the_page_of_all_that_was_done_is_linked(tmp_path):
+    assert not page(tmp_path, []).attributes.count(("href", "summary.html"))
+    (tmp_path / "summary.html").touch()
+    assert page(tmp_path, []).attributes.count(("href", "summary.html")) == 1
 
 
 def test_links_are_named(tmp_path):
@@ -88,7 +92,7 @@ def test_the_table_for_a_terminal():
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+@needs_browser
 def test_in_a_browser(tmp_path, segmenter):  # noqa: F811
     inbox, out = tmp_path / "in", tmp_path / "out"
     for i, name in enumerate(("mouse 3, cortex.tif", "fly/wing <1>.tif", "größe.tif")):
@@ -114,15 +118,3 @@ def test_in_a_browser(tmp_path, segmenter):  # noqa: F811
             preview.unlink()
     assert filled[0] > 0.1  # the previews are there: slices and labels fill much of the page
     assert filled[0] > 3 * filled[1]
-
-
-def browse(scratch: Path, page: Path, *arguments: str) -> bytes:
-    profile = scratch / f"profile-{time.monotonic_ns()}"
-    words = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--hide-scrollbars",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-        f"--user-data-dir={profile}", *arguments, page.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(words, capture_output=True, timeout=120, check=True, cwd=scratch)
-    return done.stdout

@@ -1,0 +1,1 @@
+"""Pages for people: templates, and functions that fill them with plain data."""

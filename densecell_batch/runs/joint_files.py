@@ -1,0 +1,74 @@
+"""Files that are about all stacks of an output folder, and so have a fixed name: `objects.csv`, `summary.html`.
+
+No report records them. A hidden file beside them does: it knows what was written under each name lately, byte for byte.
+What is not that is the user's, and stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import msgspec
+
+from densecell_batch.runs.ownership import sha256_of
+from densecell_batch.storage.atomic import write_file
+from densecell_batch.storage.opening import read_json
+
+__all__ = ["is_of_the_user", "write_joint"]
+
+_log = logging.getLogger(__name__)
+
+_OURS = ".densecell-tables.json"  # name -> SHA-256 of what was written lately, the last one last
+_KEPT = 20  # of them: as many processes may be about to write
+
+
+def write_joint(path: Path, content: bytes) -> Path | None:
+    """Write such a file, unless one of the user is there: None then, and a warning.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    digest = hashlib.sha256(content).hexdigest()
+    there = _there(path)
+    if there == digest:
+        return path
+    ours = _ours(path.parent)
+    if there is not None and there not in ours.get(path.name, ()):
+        _log.warning(
+            "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it is "
+            "left as it is: move it, and run the same command again",
+            path,
+        )
+        return None
+    ours[path.name] = [*ours.get(path.name, ()), digest][-_KEPT:]
+    write_file(path.with_name(_OURS), json.dumps(ours).encode())
+    write_file(path, content)
+    return path
+
+
+def is_of_the_user(path: Path) -> bool:
+    """Whether something is there that is not what was written."""
+    there = _there(path)
+    return there is not None and there not in _ours(path.parent).get(path.name, ())
+
+
+def _there(path: Path) -> str | None:
+    """The hash of what stands under a name; "" for what has none, such as a folder or a link."""
+    if not (path.exists() or path.is_symlink()):
+        return None
+    try:
+        return sha256_of(path)
+    except OSError:
+        return ""
+
+
+def _ours(folder: Path) -> dict[str, list[str]]:
+    try:
+        return msgspec.convert(read_json(folder / _OURS), dict[str, list[str]])
+    except (OSError, ValueError):
+        return {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import click
 from densecell_batch.cli.options import OF_OBJECTS, with_options
 from densecell_batch.cli.params import VOXEL_SIZE, verbosity
 from densecell_batch.errors import DensecellError, OptionError
+from densecell_batch.io.discovery import natural_key
 from densecell_batch.signals import stop_on_signals
 
 __all__ = ["instances"]
@@ -22,7 +25,7 @@ _FILE = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("labels", nargs=-1, required=True, type=_FILE, metavar="LABELS...")
+@click.argument("patterns", nargs=-1, required=True, metavar="LABELS...")
 @click.option("-o", "--out", required=True, type=_FILE, help="Folder for the results.")
 @click.option("--class", "wanted", multiple=True, metavar="CLASS",
               help="Class whose objects are wanted. Repeatable.  [default: all but the first]")  # fmt: skip
@@ -37,7 +40,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--overwrite", is_flag=True, help="Measure again, and replace what is there.")
 @verbosity
 def instances(
-    labels: tuple[Path, ...],
+    patterns: tuple[str, ...],
     out: Path,
     wanted: tuple[str, ...],
     classes: str | None,
@@ -58,6 +61,7 @@ def instances(
     from densecell_batch.runs.run_tables import write_run_tables
     from densecell_batch.storage.atomic import remove_remains
 
+    labels = [path for pattern in patterns for path in _matches(pattern)]
     if images and len(images) != len(labels):
         raise OptionError(f"{len(images)} --images and {len(labels)} LABELS; expected one for each, or none")
     more = {name: flags.pop(name) for name in ("voxel_size", "overwrite")}
@@ -78,3 +82,13 @@ def instances(
     if out.is_dir():
         write_run_tables(out)
     sys.exit(1 if failed else 0)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The file or folder of this name, or those that match a glob, in natural order."""
+    if os.path.lexists(pattern) or not glob.has_magic(pattern):
+        return [Path(pattern)]
+    found = sorted(map(Path, glob.glob(pattern)), key=natural_key)  # noqa: PTH207 (pathlib takes no absolute pattern)
+    if not found:
+        raise OptionError(f"{pattern} matches no file")
+    return found

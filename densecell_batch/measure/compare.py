@@ -127,9 +127,9 @@ def read_classes(
             low, high = int(plane.min()), _highest(plane) if outside else int(plane.max())
             if low < 0 or high >= MAX_CLASSES:
                 raise StackError(
-                    f"{path}: it has the label {low if low < 0 else high} in slice {z}; expected classes from 0 to "
-                    f"{MAX_CLASSES - 1}: correct it, or leave out such voxels with --ignore-label; numbers of objects "
-                    "are no classes"
+                    f"{path}: it has the label {low if low < 0 else high} in slice {z + 1}; expected classes from 0 to "
+                    f"{MAX_CLASSES - 1}: correct it, or leave out such voxels with --ignore-label "
+                    f"{low if low < 0 else high}; numbers of objects are no classes"
                 )
             labels[z] = plane
     return labels, counted

@@ -122,6 +122,8 @@ def measure_labels(
         if not options.objects:
             options = replace(options, instances=tuple(source.classes[1:]))
         options.check(source.classes, "--class")
+        if source.labels.info.voxel_size is None:
+            _log.warning("%s: it has no voxel size, so nothing is in micrometres; give --voxel-size", path)
         check_calibrated(path, source.labels.info.voxel_size, options)
         paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
         record = folder / f"{paths.name}_objects.json"
@@ -139,8 +141,8 @@ def measure_labels(
         # If the process is killed before the record says so, the next one still knows that they are ours.
         write_file(_announcement(paths), msgspec.json.encode([*earlier, *outputs.values()]))
         for entry in earlier:
-            stale = folder / entry.file
-            if stale not in paths.of_objects(options) and _is_as_recorded(folder, entry):
+            stale, other = folder / entry.file, before is not None and before.labels_sha256 != asked.labels_sha256
+            if (other or stale not in paths.of_objects(options)) and _is_as_recorded(folder, entry):
                 set_aside(stale, paths.report)
         for file in files.values():
             file.publish(replace=file.path.exists())
@@ -214,7 +216,7 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
     for z in range(len(labels)):
         plane = labels.read(z)
         if int(plane.min()) < 0:
-            raise StackError(f"{path}: slice {z} has the label {int(plane.min())}; expected 0 or more")
+            raise StackError(f"{path}: slice {z + 1} has the label {int(plane.min())}; expected 0 or more")
         found = int(plane.max(initial=0, where=plane != OUTSIDE))
         if found > highest:
             highest, where = found, z
@@ -226,13 +228,13 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
         told = label_look(path).names
         if highest > OUTSIDE:
             raise StackError(
-                f"{path}: slice {where} has the label {highest}; expected labels of classes, 0 to {OUTSIDE - 1}, or "
-                f"{OUTSIDE} for what is outside: are these numbers of objects?"
+                f"{path}: slice {where + 1} has the label {highest}; expected classes, 0 to {OUTSIDE - 1}, or {OUTSIDE} "
+                "for what is outside: are these numbers of objects?"
             )
         names = [told.get(i, f"class {i}") for i in range(1 + max(highest, *told, 0))]
     if highest >= len(names):
         raise StackError(
-            f"{path}: slice {where} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
+            f"{path}: slice {where + 1} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
             f"{', '.join(names)}, or {OUTSIDE} for what is outside: correct it, or name all classes with --classes"
         )
     return tuple(names)

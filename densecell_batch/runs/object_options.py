@@ -62,10 +62,13 @@ class ObjectOptions:
         OptionError
             If a class is none of them, all are walls, or something is asked of no objects.
         """
+        unnamed = "; say their names with --classes" if [*classes][:1] == ["class 0"] else ""
         for what, names in ((option, self.instances), ("--cells-from", self.cells_from)):
             for name in names:
                 if name not in classes:
-                    raise OptionError(f"{what}: there is no class {name!r}; the classes are {', '.join(classes)}")
+                    raise OptionError(
+                        f"{what}: there is no class {name!r}; the classes are {', '.join(classes)}{unnamed}"
+                    )
         if {*classes} <= {*self.cells_from}:
             raise OptionError("--cells-from: all classes are walls; expected one at least to lie between them")
         if self.cells_from and CELLS in self.instances:

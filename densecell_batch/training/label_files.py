@@ -113,7 +113,7 @@ def _checked(labels: Stack, z: int, plane: np.ndarray, n_classes: int) -> np.nda
     if low < 0 or high >= n_classes:
         wrong = low if low < 0 else high
         raise StackError(
-            f"{labels.info.path}: slice {z} has the label {wrong}; expected 0 to {n_classes - 1} for {n_classes} "
+            f"{labels.info.path}: slice {z + 1} has the label {wrong}; expected 0 to {n_classes - 1} for {n_classes} "
             f"classes: name all classes with --classes, leave such voxels out with --ignore-label {wrong}, or correct "
             "the labels"
         )

@@ -150,9 +150,13 @@ def training_run(
     """
     if sum(given is not None for given in (options.steps, options.epochs, options.minutes)) != 1:
         raise OptionError("give one of --steps, --epochs and --minutes: how long each member is trained")
+    licence, citation = options.licence, options.citation
     if options.init:
         bundle = find_bundle(options.init)
         architecture = bundle.architecture
+        # What comes of a model is under its terms, unless somebody says otherwise.
+        licence = bundle.licence if licence == "not stated" else licence
+        citation = bundle.citation if citation == "not stated" else citation
         start: list[Arrays] | None = [bundle.weights(i) for i in range(len(bundle.members))]
         _check_init(architecture, len(classes), options)
     else:
@@ -179,8 +183,9 @@ def training_run(
         keep=options.keep or min(4, restarts),
         seed=options.seed,
         minutes=options.minutes,
-        licence=options.licence,
-        citation=options.citation,
+        licence=licence,
+        citation=citation,
+        any_precision=options.precision == "auto",
         ignore_label=options.ignore_label,
     )
 

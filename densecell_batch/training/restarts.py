@@ -86,6 +86,7 @@ class TrainingRun:
     citation: str = "not stated"
     version: str = "1"
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)  # voxels (z, y, x) that the nets see for each of the volumes'
+    any_precision: bool = False  # whether a run that goes on keeps the precision that it was begun in
     minutes_as_steps: int | None = None  # what `minutes` come to, where that was measured
     taught_by: tuple[str, ...] = ()  # the ensemble whose answers the volumes have
     ignore_label: int | None = None  # of the label files
@@ -209,7 +210,8 @@ def _best(members: list[TrainedMember], run: TrainingRun) -> list[TrainedMember]
     if not whole:
         raise OptionError(
             f"every member was abandoned: none reached a mean IoU of {run.recipe.floor:g} in its trial; check "
-            "the labels (is class 0 what it should be?), train longer, or give a lower --floor"
+            "the labels (is class 0 what it should be?), or, with another run folder, train longer or give a lower "
+            "--floor"
         )
     return sorted(whole, key=lambda m: (-m.scores.mean_iou, m.seed))[: run.keep]
 
@@ -252,7 +254,6 @@ def _same_run(
     start: list[Arrays] | None,
 ) -> TrainingRun:
     """Hold the run to what its folder was begun with; the run with its number of steps."""
-    wanted = to_builtins(_identity(run, train, evaluation, start))
     path = folder / "run.json"
     if path.exists():
         try:
@@ -271,7 +272,11 @@ def _same_run(
             for field in ("steps", "evaluate_every"):
                 if not isinstance(found["recipe"].get(field), int) or not 0 < found["recipe"][field] < 2**31:
                     raise OptionError(f"{path}: {field} is no number above 0; give another run folder")
-                wanted["recipe"][field] = found["recipe"][field]
+            recipe = run.recipe.over(found["recipe"]["steps"])
+            run = replace(run, recipe=replace(recipe, evaluate_every=found["recipe"]["evaluate_every"]))
+        if run.any_precision and found["recipe"].get("precision") in ("float32", "mixed_bfloat16"):
+            run = replace(run, recipe=replace(run.recipe, precision=found["recipe"]["precision"]))
+        wanted = to_builtins(_identity(run, train, evaluation, start))
         changed = differences(found, wanted)
         if changed:
             differs = printable("; ".join(changed)[:2000])
@@ -279,8 +284,7 @@ def _same_run(
                 f"{folder} holds a run that was begun otherwise: {differs}; to resume it, give what it was "
                 "begun with, else another run folder"
             )
-        steps, every = wanted["recipe"]["steps"], wanted["recipe"]["evaluate_every"]
-        return replace(run, recipe=replace(run.recipe, steps=steps, evaluate_every=every))
+        return run
     if run.minutes is not None:
         run = replace(run, recipe=run.recipe.over(run.minutes_as_steps or steps_in(run, train)))
     write_file(path, json.dumps(to_builtins(_identity(run, train, evaluation, start)), indent=2).encode())

@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from densecell_batch.errors import OptionError, StackError
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.metrics import Scores, added, score
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
@@ -178,7 +180,10 @@ def _draw(path: Path, volume: LabelledVolume, run: TrainingRun) -> None:
     y, x = ((side - wanted) // 2 for side, wanted in zip(volume.image.shape[1:], (height, width), strict=True))
     window = (z, slice(y, y + height), slice(x, x + width))
     classes = [(c.name, c.colour) for c in run.classes]
-    picture = render_preview([(z, volume.image[window])], [volume.labels[window]], classes, volume.voxel_size, "window")
+    labels, counted = volume.labels[window], volume.counted
+    if counted is not None:
+        labels = np.where(counted[window], labels, OUTSIDE).astype(np.uint8)
+    picture = render_preview([(z, volume.image[window])], [labels], classes, volume.voxel_size, "window")
     write_png(path, picture)
 
 

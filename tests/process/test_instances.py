@@ -153,7 +153,7 @@ def test_what_is_not_asked_any_more_is_kept_under_another_name(labels, tmp_path)
 
 
 @pytest.mark.parametrize(("change", "words", "reason"), [
-    (lambda v: v.__setitem__((3, 5, 5), 7), (), "slice 3 has the label 7; expected 0 to 2 for the classes"),
+    (lambda v: v.__setitem__((3, 5, 5), 7), (), "slice 4 has the label 7; expected 0 to 2 for the classes"),
     (lambda v: None, ("--class", "x"), "there is no class 'x'; the classes are rest, =thing, wall"),
     (lambda v: None, ("--split-tolerance", "0.1"), "give --split as well"),
     (lambda v: None, ("--images", SAMPLE), "the labels"),

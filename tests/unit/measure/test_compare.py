@@ -233,7 +233,7 @@ def test_labels_that_are_no_classes(files, label, where):
     volume[0, 0, 0] = label
     tifffile.imwrite(files / f"{where}.tif", volume, photometric="minisblack", metadata={"axes": "ZYX"})
     with pytest.raises(
-        StackError, match=rf"{where}\.tif: it has the label {label} in slice 0; expected classes from 0"
+        StackError, match=rf"{where}\.tif: it has the label {label} in slice 1; expected classes from 0"
     ):
         run("--labels", files / "truth.tif", files / "found.tif")
 

@@ -13,7 +13,7 @@ import click
 
 from densecell_batch.cli.options import OF_OBJECTS, with_options
 from densecell_batch.cli.params import VOXEL_SIZE, verbosity
-from densecell_batch.errors import DensecellError, OptionError
+from densecell_batch.errors import OptionError
 from densecell_batch.io.discovery import natural_key
 from densecell_batch.signals import stop_on_signals
 
@@ -55,11 +55,9 @@ def instances(
     tables say so.
     """
     from densecell_batch.models.classes import class_entries
-    from densecell_batch.runs.batch import verdict_line
-    from densecell_batch.runs.measured import measure_labels
+    from densecell_batch.runs.batch import measure_batch
     from densecell_batch.runs.object_options import ObjectOptions
     from densecell_batch.runs.run_tables import write_run_tables
-    from densecell_batch.storage.atomic import remove_remains
 
     labels = [path for pattern in patterns for path in _matches(pattern)]
     if images and len(images) != len(labels):
@@ -68,17 +66,11 @@ def instances(
     options = ObjectOptions(instances=wanted, preview=not no_preview, **flags)
     names = None if classes is None else [entry.partition("=")[0].strip() for entry in class_entries(classes)]
     stop_on_signals()
-    remove_remains(out)
     failed = 0
-    for path, image in zip(labels, images or (None,) * len(labels), strict=True):
-        try:
-            made = measure_labels(path, out, options, classes=names, image=image, **more)
-        except DensecellError as error:
-            _log.error("%s", error)
-            failed += 1
-            click.echo(verdict_line("failed", path, " ".join(str(error).split())))
-        else:
-            click.echo(verdict_line("ok", made.table, made.record))
+    for verdict in measure_batch(labels, out, options, images, classes=names, **more):
+        failed += not verdict.ok
+        for line in verdict.lines():
+            click.echo(line)
     if out.is_dir():
         write_run_tables(out)
     sys.exit(1 if failed else 0)

@@ -90,7 +90,8 @@ def split_instances(
     if not 0 < tolerance < np.inf:
         raise OptionError(f"the tolerance is {tolerance:g}; expected micrometres above 0")
     height, width = read(0).shape if depth else (1, 1)
-    limit = min(_LIMIT * tolerance, float(np.hypot(height * voxel_size.y, width * voxel_size.x)))
+    limit = _LIMIT * max(tolerance, min(voxel_size.y, voxel_size.x))
+    limit = min(limit, float(np.hypot(height * voxel_size.y, width * voxel_size.x)))
     whole, hollow = _without_cavities(read, depth)
     basins = _Basins(voxel_size, scratch)
     for z, (where, distance) in enumerate(distances(whole, depth, voxel_size, limit, folder)):
@@ -177,6 +178,7 @@ class _Basins:
             meetings += [
                 _meetings(*_shifted(self._before[0], number, y, x), *_shifted(self._before[1], height, y, x))
                 for y, x in _sideways(self._voxel_size)
+                if abs(y) < mask.shape[0] and abs(x) < mask.shape[1]
             ]
         self._saddles.append(_highest(meetings))
         self._peaks.append(peaks)

@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 
 import numpy as np
 
-from densecell_batch.calibration import VoxelSize
+from densecell_batch.calibration import VoxelSize, check_voxel_size
 from densecell_batch.errors import OptionError
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure import instances
@@ -73,6 +73,7 @@ def find_instances(
             raise OptionError("split_tolerance says where to part objects; give split=True as well")
         found = instances.find_instances(read, len(labels), min_voxels=min_voxels, connectivity=connectivity)
         return _numbers(found, labels.shape)
+    check_voxel_size(voxel_size)
     if voxel_size is None or connectivity != 6:
         raise OptionError("split needs a voxel_size, since necks are measured in micrometres, and connectivity 6")
     with TemporaryFile() as scratch:
@@ -87,6 +88,10 @@ def _numbers(found: instances.Instances, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_labels(labels: np.ndarray) -> None:
+    if not isinstance(labels, np.ndarray):
+        raise OptionError(f"labels are a {type(labels).__name__}; expected an array (z, y, x)")
+    if 0 in labels.shape[1:]:
+        raise OptionError(f"labels are of shape {labels.shape}; expected some voxels in a slice")
     if labels.ndim != 3 or not np.issubdtype(labels.dtype, np.integer):
         raise OptionError(f"labels are {labels.dtype.name} of shape {labels.shape}; expected whole numbers (z, y, x)")
 
@@ -124,6 +129,7 @@ def measure_objects(
     OptionError
         If the arrays are not of one shape, numbers are negative, or a label is neither a class nor 255.
     """
+    check_voxel_size(voxel_size)
     _check_labels(numbers)
     _check_labels(labels)
     for name, volume in {"labels": labels, **values}.items():

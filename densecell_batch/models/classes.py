@@ -93,7 +93,10 @@ def parse_classes(text: str) -> tuple[ClassInfo, ...]:
 def class_entries(text: str) -> list[str]:
     """The entries of `named_classes`, from the option --classes or from the file that it names."""
     path = Path(text)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    except OSError:  # no file can be called so
+        lines = text.split(",")
     entries = [line.strip() for line in lines if line.strip()]
     if len(entries) < 2:
         raise OptionError(

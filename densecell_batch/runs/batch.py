@@ -7,16 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from densecell_batch.errors import DensecellError, OptionError
 from densecell_batch.printable import printable, printable_path
+from densecell_batch.runs.measured import labels_name, measure_labels
+from densecell_batch.runs.object_options import ObjectOptions
 from densecell_batch.runs.options import RunSegmenter
 from densecell_batch.runs.paths import StackPaths, stack_name
 from densecell_batch.runs.pipeline import Progress, SegmentedStack, segment_stack
 from densecell_batch.runs.shard_notes import forget_failures, note_failure, noted_failures
 from densecell_batch.storage.atomic import remove_remains
 
-__all__ = ["Verdict", "segment_batch", "verdict_line", "without_outputs"]
+__all__ = ["Verdict", "measure_batch", "segment_batch", "verdict_line", "without_outputs"]
 
 _log = logging.getLogger(__name__)
 
@@ -121,14 +124,48 @@ def segment_batch(
             _log.error("%s", error)
             verdict = Verdict(stack, reason=" ".join(str(error).split()), error=error)
         except Exception as error:  # a defect of ours ends one stack, not the night's run
-            _log.error("%s: internal error: %s: %s", stack, type(error).__name__, error)
-            _log.debug("traceback", exc_info=True)
-            reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
-            verdict = Verdict(stack, reason=" ".join(reason.split()), error=error)
+            verdict = _of_a_defect(stack, error)
         else:
             verdict = _verdict(stack, folder, result, segmenter)
         _note(verdict, folder, segmenter)
         yield verdict
+
+
+def measure_batch(
+    stacks: Sequence[Path], folder: Path, options: ObjectOptions, images: Sequence[Path] = (), **more: Any
+) -> Iterator[Verdict]:
+    """Measure the objects in stacks of labels, as `measured.measure_labels` does, and say of each how it ended.
+
+    Raises
+    ------
+    OptionError
+        If two stacks would write files of the same name.
+    Stopped
+        If the run was stopped; the stacks that were done stay done.
+    """
+    names: dict[str, Path] = {}
+    for path in stacks:
+        other = names.setdefault(labels_name(path), path)
+        if other != path:
+            raise OptionError(f"{other} and {path} would both be written to {folder}; choose different output folders")
+    remove_remains(folder)
+    for path, image in zip(stacks, images or (None,) * len(stacks), strict=True):
+        try:
+            made = measure_labels(path, folder, options, image=image, **more)
+        except DensecellError as error:
+            _log.error("%s", error)
+            yield Verdict(path, reason=" ".join(str(error).split()), error=error)
+        except Exception as error:  # a defect of ours ends one stack
+            yield _of_a_defect(path, error)
+        else:
+            yield Verdict(path, made.table, made.record, skipped=made.skipped)
+
+
+def _of_a_defect(stack: Path, error: Exception) -> Verdict:
+    _log.error("%s: internal error: %s: %s", stack, type(error).__name__, error)
+    _log.debug("traceback", exc_info=True)
+    reason = f"internal error, please report it with the output of -v: {type(error).__name__}: {error}"
+    return Verdict(stack, reason=" ".join(reason.split()), error=error)
 
 
 def _note(verdict: Verdict, folder: Path, segmenter: RunSegmenter) -> None:

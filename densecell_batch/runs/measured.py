@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -21,11 +22,14 @@ from msgspec import UNSET, Struct
 from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OccupiedError, StackError
+from densecell_batch.identity import digest
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.label_look import label_look
 from densecell_batch.io.reading import open_labels, open_stack
 from densecell_batch.io.stack import Stack
 from densecell_batch.labels import OUTSIDE
+from densecell_batch.printable import printable
+from densecell_batch.runs.at_work import at_work
 from densecell_batch.runs.object_options import ObjectOptions
 from densecell_batch.runs.objects import BY_HAND, BY_NETS, GIVEN, Source, check_calibrated, make_objects
 from densecell_batch.runs.ownership import set_aside, sha256_of
@@ -36,7 +40,7 @@ from densecell_batch.storage.opening import Reach, read_json
 from densecell_batch.storage.records import FileRecord
 from densecell_batch.storage.strict_json import JsonObject
 
-__all__ = ["Measured", "MeasuredLabels", "measure_labels", "read_measured"]
+__all__ = ["Measured", "MeasuredLabels", "labels_name", "measure_labels", "read_measured"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class Measured(Struct, frozen=True, kw_only=True):
     version: str  # of the program
     labels: str  # path
     labels_sha256: str
-    state: str  # "nets", "corrected" or "given"
+    state: Literal["nets", "corrected", "given"]
     image: str | None
     image_sha256: str | None
     classes: tuple[str, ...]
@@ -119,8 +123,7 @@ def measure_labels(
     """
     with ExitStack() as opened:
         source = _source(opened, path, classes, voxel_size, image)
-        if not options.objects:
-            options = replace(options, instances=tuple(source.classes[1:]))
+        options = _completed(options, source.classes)
         options.check(source.classes, "--class")
         if source.labels.info.voxel_size is None:
             _log.warning("%s: it has no voxel size, so nothing is in micrometres; give --voxel-size", path)
@@ -132,17 +135,22 @@ def measure_labels(
             _log.info("%s was measured before: skipped", path)
             return MeasuredLabels(paths.objects, record, skipped=True)
         make_folder(folder)
+        opened.enter_context(at_work(folder, paths.name, digest(msgspec.to_builtins(asked)), alone=True))
+        before = read_measured(record)
+        wanted = [*paths.of_objects(options), paths.objects, paths.classes]
         earlier = _earlier(paths, before)
         if not overwrite:
             _check_not_of_another(asked, before, record)
-            _check_names([*paths.of_objects(options), record], earlier, record)
+            _check_names([*wanted, record], earlier, record)
         files, objects = make_objects(source, paths, options, opened)
+        if source.labels.sha256() != asked.labels_sha256:
+            raise StackError(f"{path}: it was changed while it was measured; run the same command again")
         outputs = {kind: file.record for kind, file in files.items()}
         # If the process is killed before the record says so, the next one still knows that they are ours.
         write_file(_announcement(paths), msgspec.json.encode([*earlier, *outputs.values()]))
         for entry in earlier:
             stale, other = folder / entry.file, before is not None and before.labels_sha256 != asked.labels_sha256
-            if (other or stale not in paths.of_objects(options)) and _is_as_recorded(folder, entry):
+            if (other or stale not in wanted) and _is_as_recorded(folder, entry):
                 set_aside(stale, paths.report)
         for file in files.values():
             file.publish(replace=file.path.exists())
@@ -153,6 +161,15 @@ def measure_labels(
     return MeasuredLabels(paths.objects, record)
 
 
+def _completed(options: ObjectOptions, classes: Sequence[str]) -> ObjectOptions:
+    """The options with the classes that are meant where none is named."""
+    if not options.objects:
+        options = replace(options, instances=tuple(classes[1:]))
+    if not options.objects:  # there is nothing but the first class
+        options = replace(options, split=False, split_tolerance=None, min_volume=0.0, rois=False)
+    return options
+
+
 def _source(
     opened: ExitStack, path: Path, classes: Sequence[str] | None, voxel_size: VoxelSize | None, image: Path | None
 ) -> Source:
@@ -160,11 +177,13 @@ def _source(
     kind = own_result(path) if path.is_file() else ""
     if kind in ("objects", "probabilities", "uncertainty"):
         raise StackError(f"{path}: these are {kind}; expected labels: one number for each class, as NAME_labels.tif")
-    name = without_suffix(path.name).removesuffix("_labels")
+    name = labels_name(path)
+    if printable(name) != name:
+        raise StackError(f"{printable(path)}: its name has signs that are no text; rename it")
     labels = opened.enter_context(open_labels(path, Reach.of(path, links=True)))
     report = read_report(path.with_name(f"{name}_report.json"))
     state = _state(report, path, labels.sha256())
-    if state == GIVEN:
+    if state == GIVEN or (report is not None and not report.classes):
         report = None
     if voxel_size is None and labels.info.voxel_size is None and report is not None and report.input.voxel_size_um:
         voxel_size = VoxelSize(*report.input.voxel_size_um)  # whoever corrected them saved them without
@@ -183,13 +202,18 @@ def _asked(path: Path, source: Source, options: ObjectOptions) -> Measured:
         version=__version__,
         labels=str(path.absolute()),
         labels_sha256=labels.sha256(),
-        state=source.state,
+        state=source.state,  # type: ignore[arg-type] # one of the three
         image=None if image is None else str(image.info.path.absolute()),
         image_sha256=None if image is None else image.sha256(),
         classes=tuple(source.classes),
         voxel_size_um=None if labels.info.voxel_size is None else labels.info.voxel_size.edges,
         options=dict(json.loads(json.dumps(values))),
     )
+
+
+def labels_name(path: Path) -> str:
+    """What the results of labels are named after: the stack, as far as their name tells it."""
+    return without_suffix(path.name).removesuffix("_labels").strip(".") or "labels"
 
 
 def read_measured(path: Path) -> Measured | None:
@@ -228,7 +252,7 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
         told = label_look(path).names
         if highest > OUTSIDE:
             raise StackError(
-                f"{path}: slice {where + 1} has the label {highest}; expected classes, 0 to {OUTSIDE - 1}, or {OUTSIDE} "
+                f"{path}: slice {where + 1} has the label {highest}; expected 0 to {OUTSIDE - 1}, or {OUTSIDE} "
                 "for what is outside: are these numbers of objects?"
             )
         names = [told.get(i, f"class {i}") for i in range(1 + max(highest, *told, 0))]
@@ -237,32 +261,39 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
             f"{path}: slice {where + 1} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
             f"{', '.join(names)}, or {OUTSIDE} for what is outside: correct it, or name all classes with --classes"
         )
-    return tuple(names)
+    return tuple(map(printable, names))
 
 
 @contextmanager
 def _grey(labels: Stack, report: Report | None, image: Path | None) -> Iterator[Stack | None]:
     """The image of the labels: the one that is given, or that the report names, if it is still there and as it was."""
-    path = image
-    if path is None and report is not None and report.input.path:
-        path = Path(report.input.path)
-    if path is None or (image is None and not path.exists()):
-        yield None
+    if image is None:
+        with ExitStack() as opened:
+            yield None if report is None else _of_the_report(opened, labels, report)
         return
-    with open_stack(path, reach=Reach.of(path, links=True)) as stack:
-        part = stack
-        if report is not None and report.region is not UNSET and stack.shape == report.input.shape:
-            part = stack.part(report.region.box)
-        if part.shape == labels.shape:
-            yield part
-            return
-        found, expected = (" x ".join(map(str, shape)) for shape in (part.shape, labels.shape))
-        if image is not None:
-            raise StackError(f"{path}: it is {found} (z, y, x), the labels {labels.info.path} are {expected}")
-        _log.warning(
-            "%s: it is %s (z, y, x) now, the labels are %s: no grey values are measured", path, found, expected
-        )
-        yield None
+    with open_stack(image, reach=Reach.of(image, links=True)) as stack:
+        if stack.shape != labels.shape:
+            found, expected = (" x ".join(map(str, shape)) for shape in (stack.shape, labels.shape))
+            raise StackError(f"{image}: it is {found} (z, y, x), the labels {labels.info.path} are {expected}")
+        yield stack
+
+
+def _of_the_report(opened: ExitStack, labels: Stack, report: Report) -> Stack | None:
+    """The image that a report names; None, and a warning, where it is not what it was."""
+    path = Path(report.input.path)
+    try:
+        if not path.is_absolute() or not path.exists():
+            return None
+        stack = opened.enter_context(open_stack(path, reach=Reach.of(path, links=True)))
+        if stack.sha256() != report.input.sha256:
+            raise StackError(f"{path}: changed since the labels were made")
+        part = stack if report.region is UNSET else stack.part(report.region.box)
+        if part.shape != labels.shape:
+            raise StackError(f"{path}: not of the shape of the labels")
+    except (StackError, OSError) as error:
+        _log.warning("%s; no grey values are measured", error)
+        return None
+    return part
 
 
 def _doubts(

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from densecell_batch.errors import OptionError
-from densecell_batch.inference.options import SHAPES, TOLD
+from densecell_batch.inference.options import SHAPES, TOLD, check_options
+from densecell_batch.models.names import file_word
 
 __all__ = ["CELLS", "ObjectOptions"]
 
@@ -49,6 +50,9 @@ class ObjectOptions:
     file_format: Annotated[Literal["imagej", "ome-tiff"], SHAPES] = "imagej"
     preview: Annotated[bool, TOLD] = True
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
     @property
     def objects(self) -> tuple[str, ...]:
         """The kinds of objects that are wanted: classes, and cells."""
@@ -62,6 +66,16 @@ class ObjectOptions:
         OptionError
             If a class is none of them, all are walls, or something is asked of no objects.
         """
+        twice = [name for name in classes if [*classes].count(name) > 1 or not name]
+        if twice:
+            raise OptionError(
+                f"there are classes of the name {twice[0]!r} twice, or without a name; expected each once"
+            )
+        words: dict[str, str] = {}
+        for name in self.objects:
+            other = words.setdefault(file_word(name).casefold(), name)
+            if other != name:
+                raise OptionError(f"{option}: files of {other!r} and {name!r} would be called the same; ask for one")
         unnamed = "; say their names with --classes" if [*classes][:1] == ["class 0"] else ""
         for what, names in ((option, self.instances), ("--cells-from", self.cells_from)):
             for name in names:

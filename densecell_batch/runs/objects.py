@@ -37,10 +37,13 @@ from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.report import Instances as InstancesRecord
 from densecell_batch.storage.atomic import explained, open_new, place, sync_open, temporary_name
 from densecell_batch.storage.records import FileRecord, described
+from densecell_batch.system import need_memory
 
 __all__ = ["BY_HAND", "BY_NETS", "GIVEN", "Made", "Source", "check_calibrated", "made", "make_objects"]
 
 _log = logging.getLogger(__name__)
+
+_SPLITTING = 400  # bytes for each pixel of a slice, where objects are everywhere
 
 # What a table says of the labels that it was made of.
 BY_NETS = "nets"
@@ -90,6 +93,12 @@ def check_calibrated(path: Path, voxel_size: VoxelSize | None, options: ObjectOp
     for option, asked in (("--min-volume", options.min_volume > 0), ("--split", options.split)):
         if asked and voxel_size is None:
             raise StackError(f"{path}: it has no voxel size, so {option} cannot be applied; give --voxel-size as well")
+    if options.objects and voxel_size is not None:
+        least, most = min(voxel_size.edges), max(voxel_size.edges)
+        if not 1e-7 <= least <= most <= 1e5 or most > 1000 * least:
+            raise StackError(
+                f"{path}: its voxels are {voxel_size}, of which no objects can be measured; give the true --voxel-size"
+            )
 
 
 def make_objects(
@@ -144,7 +153,7 @@ def make_objects(
             files[f"picture of {name}"] = made(paths.picture(name), as_png(drawn), opened)
         if options.rois:
             files |= _outlines(objects, name, paths.rois(name), opened)
-    counts = {name: len(objects) for name, objects in found.items()}
+    counts = {name: len(objects) for name, objects in found.items() if name in options.instances}
     for kind, path, rows in (
         ("objects", paths.objects, _object_rows(source, {name: table.columns() for name, table in tables.items()})),
         ("classes", paths.classes, _class_rows(source, of_classes.columns(), counts)),
@@ -165,12 +174,13 @@ def _find(source: Source, name: str, options: ObjectOptions, opened: ExitStack, 
     least = 1 if voxel_size is None else max(1, ceil(options.min_volume / voxel_size.volume))
     if not options.split or voxel_size is None:
         return find_instances(read, len(labels), min_voxels=least)
+    need_memory(labels.info.path, _SPLITTING * labels.shape[1] * labels.shape[2])
     with explained(folder):
         scratch = opened.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (open as long as the others)
-    return split_instances(
-        read, len(labels), voxel_size, scratch,
-        tolerance=options.split_tolerance, min_voxels=least, folder=folder,
-    )  # fmt: skip
+        return split_instances(
+            read, len(labels), voxel_size, scratch,
+            tolerance=options.split_tolerance, min_voxels=least, folder=folder,
+        )  # fmt: skip
 
 
 def _writer(source: Source, found: Instances, path: Path, options: ObjectOptions) -> StackWriter:
@@ -267,6 +277,8 @@ def _with_all_means(columns: Columns) -> Columns:
 
 def _object_rows(source: Source, tables: dict[str, Columns]) -> Iterable[list[str]]:
     """A head, and a row for each object."""
+    if not tables:
+        tables = {"": ObjectSums(0, source.classes, None).columns()}
     for i, (name, table) in enumerate(tables.items()):
         columns = {"object": np.arange(1, len(table["voxels"]) + 1), **_with_all_means(table)}
         if i == 0:

@@ -1,7 +1,7 @@
 """The tables of all stacks in an output folder as one: `objects.csv` and `classes.csv`.
 
 They are put together from the tables of the stacks, as long as these are what was written. Labels that a person changed
-are another state, and have tables of their own: `corrected_objects.csv`. No table has rows of both.
+are another state, and have tables of their own: `objects-corrected.csv`. No table has rows of both.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _tables_in(folder: Path) -> dict[str, list[Path]]:
         for kind in _KINDS:
             record = outputs.get(kind)
             if record is not None and _is_as_recorded(folder / record.file, record):
-                name = f"{kind}.csv" if state == BY_NETS else f"{state}_{kind}.csv"
+                name = f"{kind}.csv" if state == BY_NETS else f"{kind}-{state}.csv"
                 found.setdefault(name, []).append(folder / record.file)
     return found
 
@@ -82,10 +82,17 @@ def _write(path: Path, files: list[Path]) -> Path | None:
     rows: list[dict[str, str]] = []
     columns: dict[str, None] = {}
     for file in files:
-        with open_plainly(file) as stream:
-            table = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""))
-            columns |= dict.fromkeys(table.fieldnames or ())
-            rows += table
+        try:
+            with open_plainly(file) as stream:
+                table = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""), restkey="")
+                found = list(table)
+            if any("" in row for row in found):
+                raise ValueError("a row has more fields than the head")
+        except (OSError, ValueError, csv.Error) as error:
+            _log.warning("%s: cannot be read as a table (%s), so it is part of no table of all stacks", file, error)
+            continue
+        columns |= dict.fromkeys(table.fieldnames or ())
+        rows += found
     text = io.StringIO()
     writer = csv.DictWriter(text, [*columns], restval="", lineterminator="\n")
     writer.writeheader()

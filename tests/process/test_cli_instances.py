@@ -1,6 +1,7 @@
 """`densecell-batch instances`, and the tables of a run: of labels as they are made, corrected, and from elsewhere."""
 
 import csv
+import hashlib
 import json
 import shutil
 import signal
@@ -15,10 +16,11 @@ from click.testing import CliRunner
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.cli import cli
 from densecell_batch.data import SAMPLE
+from densecell_batch.errors import OptionError
 from densecell_batch.io.writing import StackWriter
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.objects import ObjectSums
-from densecell_batch.runs import objects
+from densecell_batch.runs import measured, objects
 
 SIZE = VoxelSize(0.05, 0.01, 0.01)
 NAMES = ["rest", "=thing", "wall"]
@@ -77,7 +79,7 @@ def test_objects_of_labels_from_elsewhere(labels, tmp_path):
     assert int(thing["voxels"]) == (balls() == 1).sum()
     tissue = (balls() != OUTSIDE).sum()
     assert float(thing["volume_fraction"]) == pytest.approx((balls() == 1).sum() / tissue, rel=1e-5)
-    assert table(out / "given_objects.csv") == rows
+    assert table(out / "objects-given.csv") == rows
     assert not (out / "objects.csv").exists()
     names = sorted(path.name for path in out.iterdir())
     assert {"cells_-thing_rois.zip", "cells_-thing_objects.png"} < set(names)
@@ -88,9 +90,76 @@ def test_objects_of_labels_from_elsewhere(labels, tmp_path):
 def test_results_of_other_labels_are_not_replaced(labels, tmp_path):
     (tmp_path / "b").mkdir()
     other = write(tmp_path / "b/cells.tif", np.flip(balls(), 2).copy())
-    lines, code = run("instances", labels, other, "-o", tmp_path / "out", "--class", "=thing")
-    assert ([line[0] for line in lines], code) == (["ok", "failed"], 1)
-    assert "the results of other labels of this name" in lines[1][2]
+    with pytest.raises(OptionError, match="would both be written to"):
+        run("instances", labels, other, "-o", tmp_path / "out", "--class", "=thing")
+    assert run("instances", labels, "-o", tmp_path / "out", "--class", "=thing")[1] == 0
+    lines, code = run("instances", other, "-o", tmp_path / "out", "--class", "=thing")
+    assert (lines[0][0], code) == ("failed", 1)
+    assert "the results of other labels of this name" in lines[0][2]
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    ("a,b,b", ()), ("bg,a b,a-b", ()), ("bg,=#ff0000,x", ("--class", "x")),
+])  # fmt: skip
+def test_names_that_would_be_one(labels, tmp_path, names, words):
+    assert run("instances", labels, "-o", tmp_path / "out", "--classes", names, *words)[1] == 1
+    assert not list(tmp_path.glob("out/*.tif"))
+
+
+def test_nothing_but_the_first_class(tmp_path):
+    path = write(tmp_path / "cells.tif", np.zeros((3, 20, 20), np.uint8), names=())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cells_objects.csv").write_text("mine")
+    assert run("instances", path, "-o", out, "--split", "--rois")[1] == 1
+    assert (out / "cells_objects.csv").read_text() == "mine"
+    (out / "cells_objects.csv").unlink()
+    assert run("instances", path, "-o", out, "--split", "--rois")[1] == 0
+    assert table(out / "cells_objects.csv") == []
+    assert (out / "cells_objects.csv").read_text().startswith("stack,labels,class,object,voxels,")
+
+
+def test_labels_that_change_meanwhile_are_not_measured(labels, tmp_path, monkeypatch):
+    def make(*words):
+        labels.write_bytes(labels.read_bytes() + b"\0")
+        return make_objects(*words)
+
+    make_objects = objects.make_objects
+    monkeypatch.setattr(measured, "make_objects", make)
+    lines, code = run("instances", labels, "-o", tmp_path / "out", "--class", "=thing")
+    assert (lines[0][0], code) == ("failed", 1)
+    assert "it was changed while it was measured" in lines[0][2]
+    assert not list((tmp_path / "out").glob("*.csv"))
+
+
+def test_records_and_tables_of_a_stranger(labels, tmp_path):
+    out = tmp_path / "a/b/out"
+    command = "instances", labels, "-o", out, "--class", "=thing"
+    assert run(*command)[1] == 0
+    record = json.loads((out / "cells_objects.json").read_text())
+    (out / "evil_objects.json").write_text(json.dumps(record | {"state": "../../evil"}))
+    bad = b"stack,labels\na,b,c,d\n"
+    (out / "bad_objects.csv").write_bytes(bad)
+    entry = {"file": "bad_objects.csv", "bytes": len(bad), "sha256": hashlib.sha256(bad).hexdigest()}
+    (out / "bad_objects.json").write_text(json.dumps(record | {"outputs": {"objects": entry}}))
+    before = sorted(path for path in tmp_path.rglob("*") if out not in path.parents)
+    assert run(*command, "--overwrite")[1] == 0
+    assert sorted(path for path in tmp_path.rglob("*") if out not in path.parents) == before
+    assert table(out / "objects-given.csv") == table(out / "cells_objects.csv")
+
+
+def test_thick_slices_of_a_small_stack_and_a_tolerance_near_nothing(labels, tmp_path):
+    small = write(tmp_path / "small.tif", balls()[:, 25:35, :70].copy())
+    for voxel_size in ("270,10,10", "400,10,10"):
+        command = "instances", small, "-o", tmp_path / voxel_size, "--class", "=thing", "--split"
+        assert run(*command, "--voxel-size", voxel_size)[1] == 0
+    for number, tolerance in enumerate(("1e-20", "1e6")):
+        command = "instances", labels, "-o", tmp_path / str(number), "--class", "=thing", "--split"
+        assert run(*command, "--split-tolerance", tolerance)[1] == 0
+    lines, code = run("instances", labels, "-o", tmp_path / "x", "--split", "--voxel-size", "1,1,1e6")
+    assert (lines[0][0], code) == ("failed", 1)
+    with pytest.raises(OptionError, match="min_volume is nan; expected"):
+        run("instances", labels, "-o", tmp_path / "x", "--min-volume", "nan")
 
 
 def test_objects_are_no_labels(labels, tmp_path):
@@ -135,11 +204,11 @@ def test_what_is_done_is_skipped_and_what_is_changed_is_left_alone(labels, tmp_p
     assert code == 1
     assert "cells_objects.csv: a file of that name is there that this command did not write" in lines[0][2]
     assert (out / "cells_objects.csv").read_text() == "mine\n"
-    (out / "given_classes.csv").write_text("mine, too\n")
+    (out / "classes-given.csv").write_text("mine, too\n")
     assert run(*command, "--overwrite")[1] == 0
     assert len(table(out / "cells_objects.csv")) == 2
-    assert (out / "given_classes.csv").read_text() == "mine, too\n"
-    assert "given_classes.csv: a file of that name is there" in caplog.text
+    assert (out / "classes-given.csv").read_text() == "mine, too\n"
+    assert "classes-given.csv: a file of that name is there" in caplog.text
 
 
 def test_what_is_not_asked_any_more_is_kept_under_another_name(labels, tmp_path):
@@ -163,7 +232,7 @@ def test_what_cannot_be_measured(tmp_path, change, words, reason):
     change(volume)
     path = write(tmp_path / "cells.tif", volume)
     good = write(tmp_path / "good.tif", balls())
-    more = ("--classes", ",".join(NAMES)) if "label 7" in reason else ()
+    more = ("--classes", "rest,thing,wall") if "label 7" in reason else ()
     if "--images" in words:
         words = (*words, "--images", SAMPLE)
     lines, code = run("instances", path, good, "-o", tmp_path / "out", *words, *more)
@@ -264,7 +333,7 @@ def test_corrected_labels_are_measured_anew_and_say_so(segmented, tmp_path):
     rows = table(out / "a_corrected_objects.csv")
     assert {row["labels"] for row in rows} == {"corrected"}
     assert rows[0]["volume_um3"]  # the file has no voxel size any more, but the report has
-    assert table(out / "corrected_objects.csv") == rows
+    assert table(out / "objects-corrected.csv") == rows
     del before["a_labels.tif"], before[".densecell-tables.json"]
     assert {name: (out / name).read_bytes() for name in before} == before
     assert {row["labels"] for row in table(out / "objects.csv")} == {"nets"}

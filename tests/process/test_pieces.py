@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -369,7 +370,7 @@ def test_several_processes_may_begin_at_once(command, stack, small, tmp_path):
     shards = [Command(*command, "--shard", f"{i}/3") for i in (1, 2, 3)]
     said = [process.communicate(timeout=300) for process in shards]
     assert [process.returncode for process in shards] == [0, 0, 0], said
-    verdicts = sorted(out.split("\t")[1] for out, _ in said)
+    verdicts = sorted(out.splitlines()[-1].split("\t")[1] for out, _ in said)
     assert verdicts in (["ok", "part", "part"], ["part", "part", "part"])
     done = run(*command, "--assemble")
     assert done.returncode == 0, done.stderr
@@ -389,7 +390,7 @@ def test_workers(working, stack, small, tmp_path):
     bad.write_bytes(b"no TIFF")
     done = subprocess.run([*working, bad, "--no-summary"], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
-    ok, failed = done.stdout.splitlines()
+    ok, failed = (line for line in done.stdout.splitlines() if "\twarning\t" not in line)
     assert ok.split("\t")[:2] == ["DENSECELL", "ok"]
     assert failed.split("\t")[1:3] == ["failed", str(bad)]
     assert "not a TIFF" in failed
@@ -444,7 +445,8 @@ def test_a_disk_that_fills_up(disk, small, tmp_path, monkeypatch):
 
     def take(what, done, total):
         if parts(disk) and not hog.exists():
-            hog.write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - 100_000))
+            with suppress(OSError):  # a piece may be written at this moment: then it is full already
+                hog.write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - 100_000))
 
     with pytest.raises(OutputError, match="the disk is full: make room, then run the same command again"):
         segment_stack(tmp_path / "cells.tif", disk, small, take)

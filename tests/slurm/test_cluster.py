@@ -212,7 +212,7 @@ def test_macros_are_named_in_full(stack, tmp_path, monkeypatch):
         (["--image", "none.sif"], 2, "none.sif: no such image"),
         (["--overwrite"], 2, "No such option"),
         (["--model", "nosuch"], 3, "no model 'nosuch'"),
-        (["--instances", "nosuch"], 2, "the model has no class 'nosuch'"),
+        (["--instances", "nosuch"], 2, "there is no class 'nosuch'"),
         (["--min-volume", "1"], 2, "say of which class"),
         (["--post-macro", "none.ijm"], 2, "none.ijm: the macro cannot be read"),
     ],

@@ -256,6 +256,8 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
                 "for what is outside: are these numbers of objects?"
             )
         names = [told.get(i, f"class {i}") for i in range(1 + max(highest, *told, 0))]
+    if len(names) > OUTSIDE:
+        raise StackError(f"{path}: {len(names)} classes are named; expected at most {OUTSIDE}, for labels of 8 bits")
     if highest >= len(names):
         raise StackError(
             f"{path}: slice {where + 1} has the label {highest}; expected 0 to {len(names) - 1} for the classes "

@@ -249,7 +249,7 @@ def test_bad_stack(batch, name, reason):
 def test_the_good_stacks_beside_them_are_done(batch):
     code, lines, stderr, place = batch
     assert code == 1
-    assert len(lines) == len(STACKS) + 3
+    assert len([line for line in lines if line[1] != "warning"]) == len(STACKS) + 3
     assert "Traceback" not in stderr
     assert len(stderr) < 2**16  # what ImageJ's exec() can take
     done = [line for line in lines if line[1] == "ok"]

@@ -203,7 +203,8 @@ class _Basins:
         order = np.argsort(-saddles, kind="stable")
         rank = np.empty(len(order))
         rank[order] = np.arange(1, len(order) + 1)
-        graph = coo_array((rank, (first, second)), shape=(len(peaks), len(peaks)))
+        places = first.astype(np.int32), second.astype(np.int32)  # older versions of scipy take no other indices
+        graph = coo_array((rank, places), shape=(len(peaks), len(peaks)))
         used = order[np.sort(minimum_spanning_tree(graph.tocsr()).data.astype(np.int64)) - 1]
         into = list(range(len(peaks)))
 

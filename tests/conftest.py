@@ -14,7 +14,10 @@ import tifffile
 
 from densecell_batch.nets.backend import choose_kernels
 
-_OF_KERAS = ("nets/test_nets", "training/test_distil", "training/test_training", "training/test_training_published")
+_OF_KERAS = (
+    "nets/test_nets", "training/test_distil", "training/test_labels", "training/test_training",
+    "training/test_training_published",
+)  # fmt: skip
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many tests at once as there are processors: a thread each, with children
     for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):

@@ -93,10 +93,10 @@ def split_instances(
     limit = _LIMIT * max(tolerance, min(voxel_size.y, voxel_size.x))
     limit = min(limit, float(np.hypot(height * voxel_size.y, width * voxel_size.x)))
     whole, hollow = _without_cavities(read, depth)
-    basins = _Basins(voxel_size, scratch)
+    basins = _Basins(voxel_size, scratch, tolerance)
     for z, (where, distance) in enumerate(distances(whole, depth, voxel_size, limit, folder)):
         basins.add(read(z), where, distance)
-    parts = basins.merged(tolerance)
+    parts = basins.merged()
     # Through a cavity a part may reach into another component.
     components = find_instances(read, depth) if hollow else None
 
@@ -152,14 +152,19 @@ def _without_cavities(read: Read, depth: int) -> tuple[Read, bool]:
     return lambda z: ~outer[spaces.read(z)], True
 
 
+# Of a slice, (y, x): the basin of each voxel, from 1, 0 where there is none; its distance; the height that a saddle has
+# to be above to join it to others.
+_Layers = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
 class _Basins:
     """The basins of the slices of a volume, and how they hang together."""
 
-    def __init__(self, voxel_size: VoxelSize, scratch: BinaryIO) -> None:
-        self._voxel_size, self._scratch = voxel_size, scratch
+    def __init__(self, voxel_size: VoxelSize, scratch: BinaryIO, tolerance: float) -> None:
+        self._voxel_size, self._scratch, self._tolerance = voxel_size, scratch, tolerance
         self._peaks: list[np.ndarray] = []
         self._saddles: list[tuple[np.ndarray, np.ndarray]] = []  # pairs of basins (2, n), and the saddle of each
-        self._before: tuple[np.ndarray, np.ndarray] | None = None  # basin + 1 and distance (y, x) of the last slice
+        self._before: _Layers | None = None  # of the last slice
         self._n = 0
         self._starts = [0]  # of each slice in the scratch file, in voxels
 
@@ -170,19 +175,20 @@ class _Basins:
         basin, peaks = _basins_of(height, where, self._voxel_size)
         number = np.zeros(mask.shape, np.int64)
         number.ravel()[where] = basin + (self._n + 1)
-        meetings = [
-            _meetings(number[:, :-1], number[:, 1:], height[:, :-1], height[:, 1:]),
-            _meetings(number[:-1], number[1:], height[:-1], height[1:]),
-        ]
+        # A saddle that is lower than both peaks by the tolerance or more joins nothing.
+        least = np.full(mask.shape, np.inf, np.float32)
+        least.ravel()[where] = peaks[basin] - np.float32(self._tolerance)
+        here = number, height, least
+        meetings = [_meetings(here, here, 0, 1), _meetings(here, here, 1, 0)]
         if self._before is not None:
             meetings += [
-                _meetings(*_shifted(self._before[0], number, y, x), *_shifted(self._before[1], height, y, x))
+                _meetings(self._before, here, y, x)
                 for y, x in _sideways(self._voxel_size)
                 if abs(y) < mask.shape[0] and abs(x) < mask.shape[1]
             ]
         self._saddles.append(_highest(meetings))
         self._peaks.append(peaks)
-        self._before, self._n = (number, height), self._n + len(peaks)
+        self._before, self._n = here, self._n + len(peaks)
         kept = (number[mask] - 1).astype(np.uint32)
         self._scratch.seek(4 * self._starts[-1])
         self._scratch.write(kept.data)
@@ -193,7 +199,7 @@ class _Basins:
         self._scratch.seek(4 * self._starts[z])
         return np.frombuffer(self._scratch.read(4 * (self._starts[z + 1] - self._starts[z])), np.uint32)
 
-    def merged(self, tolerance: float) -> np.ndarray:
+    def merged(self) -> np.ndarray:
         """The part of each basin, (n,) int64: the number of one of its basins."""
         peaks = np.concatenate([np.zeros(0, np.float32), *self._peaks]).astype(float).tolist()
         first, second = np.concatenate([np.zeros((2, 0), np.int64), *(pairs for pairs, _ in self._saddles)], axis=1)
@@ -218,7 +224,7 @@ class _Basins:
             high, low = part_of(a), part_of(b)
             if peaks[high] < peaks[low]:
                 high, low = low, high
-            if peaks[low] - saddle < tolerance:
+            if peaks[low] - saddle < self._tolerance:
                 into[low] = high
         return np.array([part_of(basin) for basin in range(len(peaks))], np.int64)
 
@@ -277,15 +283,15 @@ def _shifted(before: np.ndarray, here: np.ndarray, y: int, x: int) -> tuple[np.n
     return first, second
 
 
-def _meetings(
-    first: np.ndarray, second: np.ndarray, first_height: np.ndarray, second_height: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where neighbours are of different basins: pairs (2, n) of these, which count from 1 in the arrays, where there
-    are any, and from 0 in the pairs; and how high one may stay on the way, (n,).
+def _meetings(before: _Layers, here: _Layers, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where voxels a step (y, x) apart are of different basins, and may join them: pairs (2, n) of these, which count
+    from 1 in the layers, where there are any, and from 0 in the pairs; and how high one may stay on the way, (n,).
     """
-    met = (first != second) & (first > 0) & (second > 0)
+    (first, second), heights, limits = (_shifted(a, b, y, x) for a, b in zip(before, here, strict=True))
+    height = np.minimum(*heights)
+    met = (first != second) & (first > 0) & (second > 0) & (height > np.minimum(*limits))
     a, b = first[met] - 1, second[met] - 1
-    return np.stack([np.minimum(a, b), np.maximum(a, b)]), np.minimum(first_height[met], second_height[met])
+    return np.stack([np.minimum(a, b), np.maximum(a, b)]), height[met]
 
 
 def _highest(meetings: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from densecell_batch._version import __version__
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OccupiedError, StackError
 from densecell_batch.identity import digest
+from densecell_batch.io.discovery import stamp_of
 from densecell_batch.io.formats.own import own_result
 from densecell_batch.io.label_look import label_look
 from densecell_batch.io.reading import open_labels, open_stack
@@ -31,8 +32,8 @@ from densecell_batch.labels import OUTSIDE
 from densecell_batch.printable import printable
 from densecell_batch.runs.at_work import at_work
 from densecell_batch.runs.object_options import ObjectOptions
-from densecell_batch.runs.objects import BY_HAND, BY_NETS, GIVEN, Source, check_calibrated, make_objects
-from densecell_batch.runs.ownership import set_aside, sha256_of
+from densecell_batch.runs.objects import BY_HAND, BY_NETS, GIVEN, Made, Source, check_calibrated, make_objects
+from densecell_batch.runs.ownership import is_intact, set_aside
 from densecell_batch.runs.paths import StackPaths, without_suffix
 from densecell_batch.runs.report import Instances, Report, read_report
 from densecell_batch.storage.atomic import make_folder, write_file
@@ -122,7 +123,8 @@ def measure_labels(
         If a file cannot be written.
     """
     with ExitStack() as opened:
-        source = _source(opened, path, classes, voxel_size, image)
+        stamp = stamp_of(path, Reach.of(path, links=True))
+        source, hashes = _source(opened, path, classes, voxel_size, image)
         options = _completed(options, source.classes)
         options.check(source.classes, "--class")
         if source.labels.info.voxel_size is None:
@@ -130,12 +132,14 @@ def measure_labels(
         check_calibrated(path, source.labels.info.voxel_size, options)
         paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
         record = folder / f"{paths.name}_objects.json"
-        asked, before = _asked(path, source, options), read_measured(record)
-        if not overwrite and before is not None and _is_done(asked, before, folder):
-            _log.info("%s was measured before: skipped", path)
-            return MeasuredLabels(paths.objects, record, skipped=True)
+        asked = _asked(path, source, hashes, options)
+        done_before = MeasuredLabels(paths.objects, record, skipped=True)
+        if not overwrite and _is_done(asked, record):
+            return done_before
         make_folder(folder)
-        opened.enter_context(at_work(folder, paths.name, digest(msgspec.to_builtins(asked)), alone=True))
+        waited = opened.enter_context(at_work(folder, paths.name, digest(msgspec.to_builtins(asked)), alone=True))
+        if waited and _is_done(asked, record):
+            return done_before
         before = read_measured(record)
         wanted = [*paths.of_objects(options), paths.objects, paths.classes]
         earlier = _earlier(paths, before)
@@ -143,22 +147,32 @@ def measure_labels(
             _check_not_of_another(asked, before, record)
             _check_names([*wanted, record], earlier, record)
         files, objects = make_objects(source, paths, options, opened)
-        if source.labels.sha256() != asked.labels_sha256:
+        if stamp_of(path, source.labels.reach) != stamp:
             raise StackError(f"{path}: it was changed while it was measured; run the same command again")
+        _publish(
+            paths, [*files.values()], earlier, same=before is not None and before.labels_sha256 == asked.labels_sha256
+        )
         outputs = {kind: file.record for kind, file in files.items()}
-        # If the process is killed before the record says so, the next one still knows that they are ours.
-        write_file(_announcement(paths), msgspec.json.encode([*earlier, *outputs.values()]))
-        for entry in earlier:
-            stale, other = folder / entry.file, before is not None and before.labels_sha256 != asked.labels_sha256
-            if (other or stale not in wanted) and _is_as_recorded(folder, entry):
-                set_aside(stale, paths.report)
-        for file in files.values():
-            file.publish(replace=file.path.exists())
         done = msgspec.structs.replace(asked, objects=objects, outputs=outputs)
         text = json.dumps(msgspec.to_builtins(done), indent=2, ensure_ascii=False) + "\n"
         write_file(record, text.encode())
         _announcement(paths).unlink(missing_ok=True)
     return MeasuredLabels(paths.objects, record)
+
+
+def _publish(paths: StackPaths, files: Sequence[Made], earlier: Sequence[FileRecord], *, same: bool) -> None:
+    """Give files their names. What earlier measurements left is kept under another one, if these do not replace it, or
+    it is not of the `same` labels.
+    """
+    # If the process is killed before the record says so, the next one still knows that they are ours.
+    write_file(_announcement(paths), msgspec.json.encode([*earlier, *(file.record for file in files)]))
+    names = {file.path.name for file in files}
+    for entry in earlier:
+        path = paths.folder / entry.file
+        if not (same and entry.file in names) and is_intact(path, entry):
+            set_aside(path, paths.report)
+    for file in files:
+        file.publish(replace=file.path.exists())
 
 
 def _completed(options: ObjectOptions, classes: Sequence[str]) -> ObjectOptions:
@@ -172,8 +186,8 @@ def _completed(options: ObjectOptions, classes: Sequence[str]) -> ObjectOptions:
 
 def _source(
     opened: ExitStack, path: Path, classes: Sequence[str] | None, voxel_size: VoxelSize | None, image: Path | None
-) -> Source:
-    """The labels, and what is known of them."""
+) -> tuple[Source, tuple[str, str | None]]:
+    """The labels, and what is known of them; the hashes of the labels and of the image."""
     kind = own_result(path) if path.is_file() else ""
     if kind in ("objects", "probabilities", "uncertainty"):
         raise StackError(f"{path}: these are {kind}; expected labels: one number for each class, as NAME_labels.tif")
@@ -182,7 +196,8 @@ def _source(
         raise StackError(f"{printable(path)}: its name has signs that are no text; rename it")
     labels = opened.enter_context(open_labels(path, Reach.of(path, links=True)))
     report = read_report(path.with_name(f"{name}_report.json"))
-    state = _state(report, path, labels.sha256())
+    sha256 = labels.sha256()
+    state = _state(report, path, sha256)
     if state == GIVEN or (report is not None and not report.classes):
         report = None
     if voxel_size is None and labels.info.voxel_size is None and report is not None and report.input.voxel_size_um:
@@ -190,21 +205,22 @@ def _source(
     if voxel_size is not None:
         labels.info = replace(labels.info, voxel_size=voxel_size)
     names = _classes(path, labels, report, classes)
-    grey = opened.enter_context(_grey(labels, report, image))
-    return Source(name, labels, names, state, grey, _doubts(opened, path, report, labels))
+    grey, grey_sha256 = _grey(opened, labels, report, image)
+    source = Source(name, labels, names, state, grey, _doubts(opened, path, report, labels))
+    return source, (sha256, grey_sha256)
 
 
-def _asked(path: Path, source: Source, options: ObjectOptions) -> Measured:
+def _asked(path: Path, source: Source, hashes: tuple[str, str | None], options: ObjectOptions) -> Measured:
     """The record, as far as it is known before anything is measured."""
     labels, image = source.labels, source.image
     values = {field.name: getattr(options, field.name) for field in fields(ObjectOptions)}
     return Measured(
         version=__version__,
         labels=str(path.absolute()),
-        labels_sha256=labels.sha256(),
+        labels_sha256=hashes[0],
         state=source.state,  # type: ignore[arg-type] # one of the three
         image=None if image is None else str(image.info.path.absolute()),
-        image_sha256=None if image is None else image.sha256(),
+        image_sha256=hashes[1],
         classes=tuple(source.classes),
         voxel_size_um=None if labels.info.voxel_size is None else labels.info.voxel_size.edges,
         options=dict(json.loads(json.dumps(values))),
@@ -230,8 +246,7 @@ def _state(report: Report | None, path: Path, sha256: str) -> str:
     record = None if report is None else report.outputs.get("labels")
     if record is None or record.file != path.name:
         return GIVEN
-    # The hash of a stack is that of its file, if it is one.
-    return BY_NETS if record.sha256 in (sha256, sha256_of(path)) else BY_HAND
+    return BY_NETS if record.sha256 == sha256 else BY_HAND
 
 
 def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -266,36 +281,32 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
     return tuple(map(printable, names))
 
 
-@contextmanager
-def _grey(labels: Stack, report: Report | None, image: Path | None) -> Iterator[Stack | None]:
-    """The image of the labels: the one that is given, or that the report names, if it is still there and as it was."""
-    if image is None:
-        with ExitStack() as opened:
-            yield None if report is None else _of_the_report(opened, labels, report)
-        return
-    with open_stack(image, reach=Reach.of(image, links=True)) as stack:
+def _grey(
+    opened: ExitStack, labels: Stack, report: Report | None, image: Path | None
+) -> tuple[Stack | None, str | None]:
+    """The image of the labels, and its hash: the one that is given, or that the report names, if it is still there and
+    as it was; a warning if it is not.
+    """
+    if image is not None:
+        stack = opened.enter_context(open_stack(image, reach=Reach.of(image, links=True)))
         if stack.shape != labels.shape:
             found, expected = (" x ".join(map(str, shape)) for shape in (stack.shape, labels.shape))
             raise StackError(f"{image}: it is {found} (z, y, x), the labels {labels.info.path} are {expected}")
-        yield stack
-
-
-def _of_the_report(opened: ExitStack, labels: Stack, report: Report) -> Stack | None:
-    """The image that a report names; None, and a warning, where it is not what it was."""
-    path = Path(report.input.path)
+        return stack, stack.sha256()
+    path = Path() if report is None else Path(report.input.path)
     try:
-        if not path.is_absolute() or not path.exists():
-            return None
+        if report is None or not path.is_absolute() or not path.exists():
+            return None, None
         stack = opened.enter_context(open_stack(path, reach=Reach.of(path, links=True)))
-        if stack.sha256() != report.input.sha256:
+        if (sha256 := stack.sha256()) != report.input.sha256:
             raise StackError(f"{path}: changed since the labels were made")
         part = stack if report.region is UNSET else stack.part(report.region.box)
         if part.shape != labels.shape:
             raise StackError(f"{path}: not of the shape of the labels")
     except (StackError, OSError) as error:
         _log.warning("%s; no grey values are measured", error)
-        return None
-    return part
+        return None, None
+    return part, sha256
 
 
 def _doubts(
@@ -304,7 +315,7 @@ def _doubts(
     """The disagreement of the nets in each slice, if it lies beside the labels."""
     record = None if report is None else report.outputs.get("uncertainty")
     file = path if record is None else path.with_name(record.file)
-    if record is None or not file.is_file() or sha256_of(file) != record.sha256:
+    if record is None or not is_intact(file, record):
         return iter([(None, None)] * len(labels))
     stack = opened.enter_context(open_stack(file, stored=True, reach=Reach.of(file, links=True)))
     if stack.shape != labels.shape:
@@ -312,19 +323,16 @@ def _doubts(
     return ((None, stack.read(z)) for z in range(len(labels)))
 
 
-def _is_done(asked: Measured, before: Measured, folder: Path) -> bool:
+def _is_done(asked: Measured, record: Path) -> bool:
     """Whether this very measurement is there, all files as they were written."""
-    same = msgspec.structs.replace(before, labels=asked.labels, image=asked.image, objects={}, outputs={})
-    return same == asked and all(_is_as_recorded(folder, record) for record in before.outputs.values())
-
-
-def _is_as_recorded(folder: Path, record: FileRecord) -> bool:
-    try:
-        return (folder / record.file).stat().st_size == record.bytes and sha256_of(
-            folder / record.file
-        ) == record.sha256
-    except OSError:
+    before = read_measured(record)
+    if before is None:
         return False
+    same = msgspec.structs.replace(before, labels=asked.labels, image=asked.image, objects={}, outputs={})
+    if same != asked or not all(is_intact(record.with_name(entry.file), entry) for entry in before.outputs.values()):
+        return False
+    _log.info("%s was measured before: skipped", asked.labels)
+    return True
 
 
 def _announcement(paths: StackPaths) -> Path:
@@ -356,7 +364,7 @@ def _check_names(wanted: Sequence[Path], earlier: Sequence[FileRecord], record: 
         if path == record:
             is_ours = read_measured(path) is not None
         else:
-            is_ours = any(_is_as_recorded(path.parent, entry) for entry in earlier if entry.file == path.name)
+            is_ours = any(is_intact(path, entry) for entry in earlier if entry.file == path.name)
         if not is_ours:
             raise OccupiedError(
                 f"{path}: a file of that name is there that this command did not write, or that was changed since; it "

@@ -29,6 +29,7 @@ __all__ = [
     "compare",
     "foreign",
     "forget_announced",
+    "is_intact",
     "make_room",
     "named_at",
     "set_aside",
@@ -42,6 +43,14 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises OSError."""
     with open_plainly(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_intact(path: Path, record: FileRecord) -> bool:
+    """Whether a file is, byte for byte, what a record says; False where it is not there."""
+    try:
+        return path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
+    except OSError:
+        return False
 
 
 def compare(report_path: Path, report: Report) -> tuple[list[Path], list[Path]]:

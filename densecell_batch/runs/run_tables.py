@@ -15,7 +15,7 @@ from densecell_batch.io.discovery import natural_key
 from densecell_batch.runs.joint_files import write_joint
 from densecell_batch.runs.measured import read_measured
 from densecell_batch.runs.objects import BY_NETS
-from densecell_batch.runs.ownership import sha256_of
+from densecell_batch.runs.ownership import is_intact
 from densecell_batch.runs.report import read_report
 from densecell_batch.storage.opening import open_plainly
 from densecell_batch.storage.records import FileRecord
@@ -52,29 +52,23 @@ def write_run_tables(folder: Path) -> list[Path]:
 def _tables_in(folder: Path) -> dict[str, list[Path]]:
     """Tables of stacks, by the name of the table that they are part of."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("*.json"), key=natural_key):
+    for entry in sorted(folder.glob("*.json"), key=natural_key):
         outputs: dict[str, FileRecord] = {}
         state = BY_NETS
-        if path.name.endswith("_report.json") and (report := read_report(path)) is not None:
+        if entry.name.endswith("_report.json") and (report := read_report(entry)) is not None:
             outputs = report.outputs
-        elif path.name.endswith("_objects.json") and (measured := read_measured(path)) is not None:
+        elif entry.name.endswith("_objects.json") and (measured := read_measured(entry)) is not None:
             outputs, state = measured.outputs, measured.state
         for kind in _KINDS:
             record = outputs.get(kind)
-            if record is not None and _is_as_recorded(folder / record.file, record):
+            if record is None or not (path := folder / record.file).exists():
+                continue
+            if is_intact(path, record):
                 name = f"{kind}.csv" if state == BY_NETS else f"{kind}-{state}.csv"
-                found.setdefault(name, []).append(folder / record.file)
+                found.setdefault(name, []).append(path)
+            else:
+                _log.warning("%s: changed since it was written, so it is part of no table of all stacks", path)
     return found
-
-
-def _is_as_recorded(path: Path, record: FileRecord) -> bool:
-    try:
-        if sha256_of(path) == record.sha256:
-            return True
-    except OSError:
-        return False
-    _log.warning("%s: changed since it was written, so it is part of no table of all stacks", path)
-    return False
 
 
 def _write(path: Path, files: list[Path]) -> Path | None:

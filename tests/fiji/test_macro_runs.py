@@ -21,16 +21,6 @@ pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not i
 NEEDS_CLICKS = pytest.mark.skipif(shutil.which("xdotool") is None, reason="not installed: xdotool")
 
 
-@pytest.fixture(scope="module")
-def model(data):
-    return data / "fly-vnc-small.zip"
-
-
-@pytest.fixture(scope="module")
-def volume(data):
-    return tifffile.imread(data / "vnc-crop.tif")
-
-
 @NEEDS_CLICKS
 def test_measure_begins_with_the_labels_of_the_last_run(imagej, model, volume, tmp_path):
     """OK clicked in one dialog after the other, while the stack is active; then with the labels active."""

@@ -22,16 +22,6 @@ VOXEL = (0.047, 0.0184, 0.0184)  # um, (z, y, x)
 ODD = "stäcks, \"a\" 'b' [c] 漢"  # the name of a folder
 
 
-@pytest.fixture(scope="module")
-def model(data):
-    return data / "fly-vnc-small.zip"
-
-
-@pytest.fixture(scope="module")
-def volume(data):
-    return tifffile.imread(data / "vnc-crop.tif")
-
-
 def save(path, volume, unit="um"):
     metadata = {"axes": "ZYX"} | ({"spacing": VOXEL[0], "unit": unit} if unit else {})
     resolution = {"resolution": (1 / VOXEL[2], 1 / VOXEL[1])} if unit else {}

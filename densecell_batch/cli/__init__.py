@@ -120,26 +120,34 @@ def main() -> None:
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
     try:
-        code = cli.main(prog_name="densecell-batch", standalone_mode=False)
-    except SystemExit as done:
-        code = done.code
-    except click.exceptions.Exit as done:
-        code = done.exit_code
-    except click.Abort:
-        _leave(Stopped.exit_code)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = _outcome()
     except Stopped as error:
         click.echo(f"densecell-batch: {printable(error)}", err=True)
         _leave(error.exit_code)
-    except DensecellError as error:
-        click.echo(f"densecell-batch: error: {printable(error)}", err=True)
-        code = error.exit_code
     if stdout is not None and (unwritten := stdout.unwritten()):
         click.echo(f"densecell-batch: error: stdout cannot be written: {unwritten}; nothing else is", err=True)
         code = code or OutputError.exit_code
     sys.exit(code)
+
+
+def _outcome() -> str | int | None:
+    """Run the command; its exit code. Stopped may come out of any line of it, but none once it returned."""
+    try:
+        return cli.main(prog_name="densecell-batch", standalone_mode=False)
+    except SystemExit as done:
+        return done.code
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        raise Stopped("stopped; run the same command again to continue") from None
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except DensecellError as error:
+        click.echo(f"densecell-batch: error: {printable(error)}", err=True)
+        return error.exit_code
+    finally:
+        leave_on_signals()
 
 
 def _leave(code: int) -> None:

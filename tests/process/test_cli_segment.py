@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pkgutil
 import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -470,6 +473,33 @@ def test_stopped_by_a_signal(long_run, number):
     assert done.returncode == 0
     assert re.search("large.tif: [1-9][0-9]* of [0-9]+ pieces are there already", done.stderr)
     assert {path.name for path in out.iterdir()} == {"large_labels.tif", "large_report.json"}
+
+
+def stopped_after(owner: str, name: str) -> None:
+    """This process gets SIGTERM when a function has ended."""
+    place = pkgutil.resolve_name(owner)
+    function = getattr(place, name)
+
+    def then_stopped(*arguments, **more):
+        try:
+            return function(*arguments, **more)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    setattr(place, name, then_stopped)
+
+
+@pytest.mark.parametrize("last", [("densecell_batch.cli:cli", "main"), ("densecell_batch.streams:Outlet", "unwritten")])
+def test_stopped_when_all_is_done(stack, bundle, tmp_path, last):
+    """A signal may come at the very end of a process: a clear code and no traceback, as at any other moment."""
+    arguments = ["segment", stack, "-o", tmp_path / "out", "--model", bundle, "--no-preview"]
+    process = Command(*arguments, prepare=partial(stopped_after, *last))
+    stdout, stderr = process.communicate(60)
+    assert process.returncode == 75, stderr
+    assert "DENSECELL\tok\t" in stdout
+    assert stderr.count("run the same command again to continue") == 1
+    assert "Traceback" not in stderr
+    assert (tmp_path / "out/cells_labels.tif").exists()
 
 
 def test_killed_and_started_again(long_run):

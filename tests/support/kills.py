@@ -128,7 +128,8 @@ class Job:
             where = "had ended"
         else:
             # Before the handler stands, SIGTERM ends a process as ever.
-            assert process.exitcode in ((-number,) if number == signal.SIGKILL else (75, -number)), process.exitcode
+            codes = (-number,) if number == signal.SIGKILL else (75, -number)
+            assert process.exitcode in codes, (process.exitcode, (self.folder / "said.txt").read_text(errors="replace"))
             where = _where(out)
         _only_whole_files(out)
         self.finish(out)

@@ -26,10 +26,11 @@ LANGUAGES = {"bash", "cron", "ijm", "json", "python", "r", "text", "toml"}
 UNTAGGED = {"docs/fiji.md"}  # its blocks do not say their language yet: they are read as for a shell and for ImageJ
 OPTIONAL = {"pandas"}  # which a block imports, and we do not need
 
-# Options of other programs that stand alone between backticks: of Apptainer, Docker, Slurm, pip, the launcher, benchmarks.
+# Options of other programs that stand alone between backticks: of Apptainer, Docker, Slurm, pip, the launcher,
+# benchmarks, CDeep3M, nnU-Net.
 FOREIGN = {
-    "--bind", "--burst", "--contain", "--containall", "--dependency", "--engine-option", "--free-nets", "--kills", "--mount",
-    "--no-deps", "--nodes", "--nv", "--table", "--user",
+    "--augspeed", "--bind", "--burst", "--contain", "--containall", "--dependency", "--engine-option", "--free-nets",
+    "--kills", "--mount", "--network", "--no-deps", "--nodes", "--nv", "--save_probabilities", "--table", "--user",
 }  # fmt: skip
 
 
@@ -52,6 +53,8 @@ def parse(monkeypatch, tmp_path, capsys):
     def parse(arguments):
         short = {"...", "[options]"} & set(arguments)  # more is to be said
         arguments = [word for word in arguments if word not in ("...", "[options]")]
+        if not arguments:
+            return None  # shows the help
         try:
             cli.main(arguments, standalone_mode=False)
         except click.MissingParameter as error:
@@ -111,9 +114,9 @@ def python_errors(text):
         try:
             if isinstance(node, ast.Attribute):
                 _value(node, names)
-            elif isinstance(node, ast.Call) and callable(called := _value(node.func, names)):
+            elif isinstance(node, ast.Call) and (called := _value(node.func, names)) is not None:
+                keywords = {word.arg: None for word in node.keywords}
                 if called.__module__.startswith("densecell_batch"):
-                    keywords = {word.arg: None for word in node.keywords}
                     inspect.signature(called).bind(*node.args, **keywords)
         except (AttributeError, TypeError) as error:
             found.append(f"{ast.unparse(node)}: {error}")
@@ -195,7 +198,7 @@ def test_commands_and_options_in_sentences(page, parse):
     known = all_options(cli) | FOREIGN
     for said in inline(page.read_text(encoding="utf-8")):
         if said.startswith("--"):
-            named = re.findall(r"(?:^|[ ,])(--[a-z][a-z0-9-]+)", said.split("'")[0])
+            named = re.findall(r"(?:^|[ ,])(--[a-z][a-z0-9_-]+)", said.split("'")[0])
             assert set(named) <= known, said
         elif re.match(r"(make|\.ci/run) [a-z]", said):
             assert make_errors(said) == [], said

@@ -17,9 +17,7 @@ from pathlib import Path
 
 from images import ROOT
 
-_BLOCK = re.compile(
-    r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
-)
+_BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _NOT_RUN = re.compile(r"<!-- not run: (.+) -->\n *\Z")
 _VARIABLE = re.compile(r"\$\{?\w+\}?")
 

@@ -36,6 +36,12 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not re.search(r'<(?:link|script|img)[^>]* (?:href|src)="?(?:https?:)?//', page.read_text("utf-8")), page
 
 
+def test_lists_and_tables_are_shown_as_such(site):
+    """One that begins without an empty line above it is part of the paragraph."""
+    for page in site.rglob("*.html"):
+        assert not re.search(r"^([*-] |\d\. |\|.*\|$|```)", page.read_text("utf-8"), re.M), page
+
+
 def test_the_first_page_shows_the_way_to_each_page(site):
     """Of a page that is named in mkdocs.yml alone nobody hears who does not read the menu."""
     text = (ROOT / "docs/index.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import click
@@ -96,6 +97,20 @@ def file_errors(text):
     return [word for word in ours if not (ROOT / word).exists()]
 
 
+def named_errors(said):
+    """Files of ours, and tests, that are named between backticks and are not there."""
+    files = re.findall(r"\b(?:tests|benchmarks|container|macros)/[\w/.-]+\.\w+", said)
+    found = [name for name in files if not (ROOT / name).exists()]
+    found += [name for name in re.findall(r"\btest_\w+\.py\b", said) if not any(ROOT.glob(f"tests/**/{name}"))]
+    tests = re.findall(r"(?:^|::)(test_\w+)(\.\.\.)?$", said)
+    return found + [name for name, more in tests if not re.search(rf"def {name}{'' if more else '[(]'}", _all_tests())]
+
+
+@cache
+def _all_tests():
+    return "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/test_*.py"))
+
+
 def python_errors(text):
     """What is wrong with the names that Python code imports, and with calls of what it imported."""
     tree, names, found = ast.parse(text), {}, []
@@ -171,7 +186,8 @@ def test_each_block_says_its_language():
 def test_each_comment_stands_right_above_a_block():
     for page in pages():
         text = page.read_text(encoding="utf-8")
-        assert text.count("<!-- not run:") == sum(b.not_run is not None for b in blocks_of(page, text)), page
+        comments = re.findall(r"^ *<!-- not run", text, re.M)
+        assert len(comments) == sum(b.not_run is not None for b in blocks_of(page, text)), page
 
 
 @pytest.mark.parametrize("block", all_blocks(*SHELL), ids=str)
@@ -197,6 +213,7 @@ def test_options_of_macros(block, parse):
 def test_commands_and_options_in_sentences(page, parse):
     known = all_options(cli) | FOREIGN
     for said in inline(page.read_text(encoding="utf-8")):
+        assert named_errors(said) == [], said
         if said.startswith("--"):
             named = re.findall(r"(?:^|[ ,])(--[a-z][a-z0-9_-]+)", said.split("'")[0])
             assert set(named) <= known, said
@@ -275,6 +292,13 @@ def test_a_wrong_target_or_script_is_found():
     assert file_errors("python benchmarks/training.py --out x\npython benchmarks/trianing.py") == [
         "benchmarks/trianing.py"
     ]
+
+
+@pytest.mark.parametrize(
+    "said", ["tests/project/test_dcos.py", "test_dcos.py", "test_docs.py::test_nothing", "test_nothing_at_all..."]
+)
+def test_a_file_or_test_that_is_not_there_is_found(said):
+    assert named_errors(said)
 
 
 def test_blocks_are_found_with_their_lines_and_reasons():

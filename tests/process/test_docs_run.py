@@ -79,22 +79,23 @@ def folder(files, tmp_path):
     return Path(shutil.copytree(files, tmp_path / "here", symlinks=True))
 
 
-def needs(block):
-    """Skip a block for which something is not installed here."""
+def runnable(language):
+    """The blocks that are run."""
+    for block in all_blocks(language):
+        if block.not_run is None:
+            marks = [pytest.mark.keras] if re.search(r"batch train ", block.text) else []
+            yield pytest.param(block, id=str(block), marks=marks)
+
+
+@pytest.mark.parametrize("block", runnable("bash"))
+def test_lines_for_a_shell(block, folder):
     if "models export" in block.text:
         pytest.importorskip("onnx")
-    if re.search(r"\btrain\b", block.text):
-        pytest.importorskip("keras")
-
-
-@pytest.mark.parametrize("block", [b for b in all_blocks("bash") if b.not_run is None], ids=str)
-def test_lines_for_a_shell(block, folder):
-    needs(block)
     done = shell(folder, block.text)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("block", [b for b in all_blocks("python") if b.not_run is None], ids=str)
+@pytest.mark.parametrize("block", runnable("python"))
 def test_python(block, folder):
     done = run(folder, sys.executable, "-W", "error", "-c", BEFORE + block.text)
     assert done.returncode == 0, done.stderr[-2000:]

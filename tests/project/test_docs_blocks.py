@@ -265,7 +265,7 @@ def test_a_wrong_command_is_found(line, said, parse):
         ("import densecell_batch as dc\ndc.segmnet(1)", "segmnet"),
         ("import densecell_batch as dc\ndc.write_stack('a.tif', volume, voxelsize=None)", "voxelsize"),
         ("from densecell_batch import VoxelSize\nVoxelSize(1, 2)", "missing"),
-        ("import densecell_batch\ndensecell_batch.VoxelSize.fo(1, 2, 3)", "fo"),
+        ("import densecell_batch\ndensecell_batch.VoxelSize.from_nm(1, 2, 3)", "from_nm"),
     ],
 )
 def test_a_wrong_name_is_found(code, said):
@@ -279,7 +279,7 @@ def test_a_wrong_name_is_found(code, said):
         ('run("DenseCell Segmnet", "stack=x");', "Segmnet"),
         ('run("DenseCell Segment", "stak=[" + path + "] out=x");', "stak="),
         ('run("DenseCell Segment", "stack=x out=y options=[--splt]");', "--splt"),
-        ('runMacro(d + "DenseCell/DenseCell_Measure.ijm", "lables=[x]");', "lables="),
+        ('runMacro(d + "DenseCell/DenseCell_Measure.ijm", "image=[x]");', "image="),
     ],
 )
 def test_a_wrong_option_of_a_macro_is_found(code, said, parse):
@@ -289,8 +289,8 @@ def test_a_wrong_option_of_a_macro_is_found(code, said, parse):
 
 def test_a_wrong_target_or_script_is_found():
     assert make_errors("make image tset VARIANT=cpu\n.ci/run check dcos") == ["make tset", ".ci/run dcos"]
-    assert file_errors("python benchmarks/training.py --out x\npython benchmarks/trianing.py") == [
-        "benchmarks/trianing.py"
+    assert file_errors("python benchmarks/training.py --out x\npython benchmarks/nothing.py") == [
+        "benchmarks/nothing.py"
     ]
 
 

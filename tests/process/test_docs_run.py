@@ -6,7 +6,6 @@ A block that cannot be run says why, in a comment above it (`doc_blocks`).
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -81,10 +80,9 @@ def folder(files, tmp_path):
 
 def runnable(language):
     """The blocks that are run."""
-    for block in all_blocks(language):
-        if block.not_run is None:
-            marks = [pytest.mark.keras] if re.search(r"batch train ", block.text) else []
-            yield pytest.param(block, id=str(block), marks=marks)
+    blocks = [block for block in all_blocks(language) if block.not_run is None]
+    needs = [[pytest.mark.keras] if "densecell-batch train " in block.text else [] for block in blocks]
+    return [pytest.param(b, id=str(b), marks=marks) for b, marks in zip(blocks, needs, strict=True)]
 
 
 @pytest.mark.parametrize("block", runnable("bash"))

@@ -151,7 +151,8 @@ class Merging:
         known = np.flatnonzero(numbers != _NONE)
         np.minimum.at(found, roots[known], numbers[known])
         pairs = np.stack([numbers[known], found[roots[known]]])
-        self._same.append(pairs[:, pairs[0] != pairs[1]])
+        if (differ := pairs[0] != pairs[1]).any():
+            self._same.append(pairs[:, differ])
         new = np.unique(roots[closed])
         new = new[found[new] == _NONE]
         found[new] = self._n_parts + np.arange(len(new))

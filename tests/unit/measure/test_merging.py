@@ -83,3 +83,23 @@ def test_what_is_kept_does_not_grow_with_the_slices():
     (few, parts), (many, more_parts) = kept(20), kept(80)
     assert more_parts > 3 * parts > 60  # each is a number in the end
     assert many - few < 20 * (more_parts - parts)
+
+
+def test_of_parts_that_stay_those_behind_are_forgotten():
+    """A thin thing through all slices, which in each touches another that is thick, ever less."""
+
+    def kept(depth):
+        merging = Merging(20.0)
+        tracemalloc.start()
+        for z in range(depth):
+            pairs = [[0, 2], [2, 3]] if z else [[0, 1]]
+            saddles = [9.0, 8 - z / depth] if z else [8.0]
+            merging.add(np.array([10.0, 100.0]), np.array(pairs).T, np.array(saddles))
+        found = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        merging.add(np.zeros(0), np.zeros((2, 0), np.int64), np.zeros(0))
+        assert len(np.unique(merging.parts())) == depth  # the thin one is of the first thick one
+        return found
+
+    kept(1)
+    assert kept(400) - kept(100) < 20 * 300

@@ -26,7 +26,7 @@ from densecell_batch.errors import BusyError
 from densecell_batch.storage.atomic import explained
 from densecell_batch.storage.claims import claimed, holder, is_claimed, pause
 
-__all__ = ["at_work", "nobody_at_work"]
+__all__ = ["at_work", "entering", "nobody_at_work"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def at_work(folder: Path, name: str, work: str, *, alone: bool, wait: bool = Tru
     waited = False
     with ExitStack() as held:
         while True:
-            with _entering(folder, name):
+            with entering(folder, name):
                 others = _workers(folder, name)
                 busy = [other for other in others if other.work != work]
                 if busy:
@@ -101,13 +101,21 @@ def at_work(folder: Path, name: str, work: str, *, alone: bool, wait: bool = Tru
 @contextmanager
 def nobody_at_work(folder: Path, name: str) -> Iterator[bool]:
     """Whether nobody works on a stack, and nobody begins to during the block."""
-    with _entering(folder, name):
+    with entering(folder, name):
         yield not _workers(folder, name)
 
 
 @contextmanager
-def _entering(folder: Path, name: str) -> Iterator[None]:
-    """One process at a time; each is there for an instant."""
+def entering(folder: Path, name: str) -> Iterator[None]:
+    """One process at a time, under a name in a folder; each is there for an instant.
+
+    Raises
+    ------
+    BusyError
+        If another one stays for minutes.
+    OutputError
+        If the claim cannot be written.
+    """
     path, until = folder / f".{name}.entering", time.monotonic() + _PATIENCE
     while time.monotonic() < until:
         with claimed(path) as ours:

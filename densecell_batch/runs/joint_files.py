@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from densecell_batch.runs.at_work import entering
 from densecell_batch.runs.ownership import sha256_of
 from densecell_batch.storage.atomic import explained, open_new, place, sync_open, temporary_name, write_file
 from densecell_batch.storage.opening import read_json
@@ -24,7 +25,7 @@ __all__ = ["is_of_the_user", "write_joint"]
 _log = logging.getLogger(__name__)
 
 _OURS = ".densecell-tables.json"  # name -> SHA-256 of what was written lately, the last one last
-_KEPT = 20  # of them: as many processes may be about to write
+_KEPT = 20  # of them: of some, the process was killed before they had their name
 
 
 def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None:
@@ -41,27 +42,30 @@ def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None
     ------
     OutputError
         If it cannot be written.
+    BusyError
+        If another process is at it for minutes.
     """
-    there = _there(path)
-    if there is not None and there == _digest(parts()):
+    if _there(path) == _digest(parts()):
         return path
-    ours = _ours(path.parent)
-    if there is not None and there not in ours.get(path.name, ()):
-        _log.warning(
-            "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it is "
-            "left as it is: move it, and run the same command again",
-            path,
-        )
-        return None
     temporary = temporary_name(path)
     try:
         with explained(path), open_new(temporary) as stream:
             record = write_parts(path.name, parts(), stream)
             stream.flush()
             sync_open(stream.fileno())
-        ours[path.name] = [*ours.get(path.name, ()), str(record.sha256)][-_KEPT:]
-        write_file(path.with_name(_OURS), json.dumps(ours).encode())
-        place(temporary, path, replace=True)
+        # One after the other: of two that note at once what they write, one note would be lost, and its file the user's.
+        with entering(path.parent, _OURS.strip(".")):
+            if is_of_the_user(path):
+                _log.warning(
+                    "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it "
+                    "is left as it is: move it, and run the same command again",
+                    path,
+                )
+                return None
+            ours = _ours(path.parent)
+            ours[path.name] = [*ours.get(path.name, ()), str(record.sha256)][-_KEPT:]
+            write_file(path.with_name(_OURS), json.dumps(ours).encode())
+            place(temporary, path, replace=True)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import multiprocessing
 import tracemalloc
 
 import msgspec
 
+from densecell_batch.runs.joint_files import is_of_the_user, write_joint
 from densecell_batch.runs.measured import Measured
 from densecell_batch.runs.run_tables import write_run_tables
 from densecell_batch.storage.records import described
@@ -48,6 +50,24 @@ def test_what_is_there_already_is_not_written_again(tmp_path):
     assert write_run_tables(tmp_path) == []
     assert path.read_text() == "mine"
     assert not [entry for entry in tmp_path.iterdir() if entry.name.endswith(".tmp")]
+
+
+def write_often(path, process):
+    for i in range(20):
+        assert write_joint(path, lambda: [f"{process} {i}".encode()]) == path  # noqa: B023 (called at once)
+
+
+def test_files_of_many_processes_stay_known(tmp_path):
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=write_often, args=(tmp_path / f"{i % 2}.csv", i))
+        for i in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert not any(is_of_the_user(tmp_path / f"{i}.csv") for i in range(2))
 
 
 def test_memory_is_that_of_a_few_rows(tmp_path):

@@ -5,6 +5,7 @@ The objects of a class may as well be the classes themselves: all the voxels of 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -193,8 +194,11 @@ def _text(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula: an apostrophe goes before what could begin one."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r", "\n") else text
+    """Text that a spreadsheet does not take for a formula: an apostrophe goes before what could begin one, in the wide
+    signs of East Asia, too.
+    """
+    first = unicodedata.normalize("NFKC", text[:1])
+    return f"'{text}" if first in ("=", "+", "-", "@", "\t", "\r", "\n") else text
 
 
 def rows_of(columns: Columns, **same: Any) -> Iterable[list[str]]:

@@ -36,7 +36,7 @@ from densecell_batch.runs.objects import BY_HAND, BY_NETS, GIVEN, Made, Source, 
 from densecell_batch.runs.ownership import is_intact, set_aside
 from densecell_batch.runs.paths import StackPaths, without_suffix
 from densecell_batch.runs.report import Instances, Report, read_report
-from densecell_batch.storage.atomic import make_folder, write_file
+from densecell_batch.storage.atomic import explained, make_folder, write_file
 from densecell_batch.storage.opening import Reach, read_json
 from densecell_batch.storage.records import FileRecord
 from densecell_batch.storage.strict_json import JsonObject
@@ -127,6 +127,11 @@ def measure_labels(
         source, hashes = _source(opened, path, classes, voxel_size, image)
         options = _completed(options, source.classes)
         options.check(source.classes, "--class")
+        if not options.objects:
+            _log.warning(
+                "%s: it has no labels but 0, and %d for what is outside, so there are no objects; in a mask of 0 and "
+                "255, make the 255 a 1 (in Fiji: Process > Math > Divide...)", path, OUTSIDE,
+            )  # fmt: skip
         if source.labels.info.voxel_size is None:
             _log.warning("%s: it has no voxel size, so nothing is in micrometres; give --voxel-size", path)
         check_calibrated(path, source.labels.info.voxel_size, options)
@@ -359,8 +364,9 @@ def _check_not_of_another(asked: Measured, before: Measured | None, record: Path
 def _check_names(wanted: Sequence[Path], earlier: Sequence[FileRecord], record: Path) -> None:
     """Refuse what would take the place of a file that is not of an earlier measurement."""
     for path in wanted:
-        if not (path.exists() or path.is_symlink()):
-            continue
+        with explained(path):
+            if not (path.exists() or path.is_symlink()):
+                continue
         if path == record:
             is_ours = read_measured(path) is not None
         else:

@@ -135,6 +135,7 @@ def explained(path: Path) -> Iterator[None]:
             errno.EROFS: "the folder is read-only: choose another output folder",
             errno.ENOENT: "the folder is not there: was it moved or unmounted?",
             errno.EFBIG: "the file system takes no file of this size: choose another output folder",
+            errno.ENAMETOOLONG: "the name is too long, with what is added to it: give the stack or the class a shorter one",
         }
         remedy = remedies.get(error.errno or 0, error.strerror or str(error))
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
@@ -265,11 +266,11 @@ def _in_use(host: str, pid: int, entry: os.DirEntry[str]) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         _log.debug("%s stays: %s", path, error)
 

@@ -119,6 +119,23 @@ def test_nothing_but_the_first_class(tmp_path):
     assert (out / "cells_objects.csv").read_text().startswith("stack,labels,class,object,voxels,")
 
 
+def test_a_mask_of_0_and_255_is_told_why_it_has_no_objects(tmp_path, caplog):
+    path = write(tmp_path / "cells.tif", np.where(balls() == 1, OUTSIDE, 0).astype(np.uint8), names=())
+    assert run("instances", path, "-o", tmp_path / "out")[1] == 0
+    assert "in a mask of 0 and 255, make the 255 a 1" in caplog.text
+
+
+def test_names_that_are_too_long(labels, tmp_path):
+    lines, code = run("instances", labels, "-o", tmp_path / "out", "--classes", f"rest,{'x' * 250},wall")
+    assert code == 1
+    assert "the name is too long" in lines[0][2]
+    long = write(tmp_path / f"{'y' * 185}.tif", balls())
+    lines, code = run("instances", long, "-o", tmp_path / "out", "--class", "wall", "--rois")
+    assert code == 1
+    assert "the name is too long" in lines[0][2]
+    assert not list(tmp_path.glob("out/*.csv"))
+
+
 def test_labels_that_change_meanwhile_are_not_measured(labels, tmp_path, monkeypatch):
     def make(*words):
         labels.write_bytes(labels.read_bytes() + b"\0")

@@ -133,7 +133,7 @@ def test_a_name_stays_in_its_cell():
     assert next(iter(rows_of({"n": np.array([2])}, stack="\t=a\nb"))) == ["\\t=a\\nb", "2"]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a"])
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@a", "\N{FULLWIDTH EQUALS SIGN}1"])
 def test_a_spreadsheet_takes_no_name_for_a_formula(text):
     assert plain(text) == f"'{text}"
     assert plain("\ta") == "'\ta"

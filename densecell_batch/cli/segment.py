@@ -105,6 +105,7 @@ def run_segment(
     stop_on_signals()
     failed: dict[Path, str] = {}
     settled = 0  # of those, how many another job tells of
+    results = False  # whether any are there: of a shard only if it is the last one
     with ProgressBar() as bar:
         for verdict in segment_batch(found, out, segmenter, bar):
             bar.close()
@@ -112,10 +113,11 @@ def run_segment(
                 verdict = replace(verdict, reason=reasons[str(verdict.stack)])
             for line in verdict.lines():
                 click.echo(line)
+            results |= verdict.labels is not None
             if not verdict.ok:
                 failed[StackPaths(out, verdict.stack).bare] = verdict.reason
             settled += array_task and isinstance(verdict.error, StackError | OptionError | MacroError | OccupiedError)
-    if segmenter.options.objects and not segmenter.options.shard and out.is_dir():
+    if segmenter.options.objects and (results or not segmenter.options.shard) and out.is_dir():
         write_run_tables(out)
     if summary and len(found) > 1 and not segmenter.options.shard and out.is_dir():
         _sum_up(out, failed)

@@ -326,6 +326,16 @@ def test_a_run_has_one_table_of_all_stacks(segmented):
     assert float(row["mean_uncertainty_bits"]) == pytest.approx(told["mean_disagreement_bits"], abs=1e-5)
 
 
+def test_the_last_shard_makes_the_table_of_all_stacks(segmented, tmp_path, data):
+    shutil.copy(SAMPLE, tmp_path / "a.tif")
+    words = ("segment", tmp_path / "a.tif", "-o", tmp_path / "out", "--model", data / "fly-vnc-small.zip",
+             "--instances", "mitochondrion", "--split", "--uncertainty", "--fit", "off")  # fmt: skip
+    assert run(*words, "--shard", "1/2")[1] == 0
+    assert not (tmp_path / "out/objects.csv").exists()
+    assert run(*words, "--shard", "2/2")[1] == 0
+    assert table(tmp_path / "out/objects.csv") == table(segmented / "a_objects.csv")
+
+
 def test_the_same_objects_without_nets(segmented, tmp_path):
     words = "instances", segmented / "a_labels.tif", "-o", tmp_path, "--class", "mitochondrion", "--split"
     assert run(*words)[1] == 0

@@ -53,12 +53,12 @@ def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None
             record = write_parts(path.name, parts(), stream)
             stream.flush()
             sync_open(stream.fileno())
-        # One after the other: of two that note at once what they write, one note would be lost, and its file the user's.
+        # One after the other: of two notes at once one would be lost, and what it is of taken for the user's.
         with entering(path.parent, _OURS.strip(".")):
             if is_of_the_user(path):
                 _log.warning(
-                    "%s: a file of that name is there that densecell-batch did not write, or that was changed since; it "
-                    "is left as it is: move it, and run the same command again",
+                    "%s: a file of that name is there that densecell-batch did not write, or that was changed since; "
+                    "it is left as it is: move it, and run the same command again",
                     path,
                 )
                 return None

@@ -124,8 +124,8 @@ def measure_labels(
     """
     with ExitStack() as opened:
         stamp = stamp_of(path, Reach.of(path, links=True))
-        source, hashes = _source(opened, path, classes, voxel_size, image)
-        options = _completed(options, source.classes)
+        source, usual, hashes = _source(opened, path, classes, voxel_size, image)
+        options = _completed(options, usual)
         options.check(source.classes, "--class")
         if not options.objects:
             _log.warning(
@@ -180,10 +180,10 @@ def _publish(paths: StackPaths, files: Sequence[Made], earlier: Sequence[FileRec
         file.publish(replace=file.path.exists())
 
 
-def _completed(options: ObjectOptions, classes: Sequence[str]) -> ObjectOptions:
-    """The options with the classes that are meant where none is named."""
+def _completed(options: ObjectOptions, usual: tuple[str, ...]) -> ObjectOptions:
+    """The options with the `usual` classes where none is named."""
     if not options.objects:
-        options = replace(options, instances=tuple(classes[1:]))
+        options = replace(options, instances=usual)
     if not options.objects:  # there is nothing but the first class
         options = replace(options, split=False, split_tolerance=None, min_volume=0.0, rois=False)
     return options
@@ -191,8 +191,10 @@ def _completed(options: ObjectOptions, classes: Sequence[str]) -> ObjectOptions:
 
 def _source(
     opened: ExitStack, path: Path, classes: Sequence[str] | None, voxel_size: VoxelSize | None, image: Path | None
-) -> tuple[Source, tuple[str, str | None]]:
-    """The labels, and what is known of them; the hashes of the labels and of the image."""
+) -> tuple[Source, tuple[str, ...], tuple[str, str | None]]:
+    """The labels, and what is known of them; classes that are meant where none is asked for; the hashes of the labels
+    and of the image.
+    """
     kind = own_result(path) if path.is_file() else ""
     if kind in ("objects", "probabilities", "uncertainty"):
         raise StackError(f"{path}: these are {kind}; expected labels: one number for each class, as NAME_labels.tif")
@@ -209,10 +211,10 @@ def _source(
         voxel_size = VoxelSize(*report.input.voxel_size_um)  # whoever corrected them saved them without
     if voxel_size is not None:
         labels.info = replace(labels.info, voxel_size=voxel_size)
-    names = _classes(path, labels, report, classes)
+    names, usual = _classes(path, labels, report, classes)
     grey, grey_sha256 = _grey(opened, labels, report, image)
     source = Source(name, labels, names, state, grey, _doubts(opened, path, report, labels))
-    return source, (sha256, grey_sha256)
+    return source, usual, (sha256, grey_sha256)
 
 
 def _asked(path: Path, source: Source, hashes: tuple[str, str | None], options: ObjectOptions) -> Measured:
@@ -254,16 +256,23 @@ def _state(report: Report | None, path: Path, sha256: str) -> str:
     return BY_NETS if record.sha256 == sha256 else BY_HAND
 
 
-def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the classes; all labels are seen to be one of them, or outside."""
+def _classes(
+    path: Path, labels: Stack, report: Report | None, asked: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the classes, and of those that are meant where none is asked for: all but the first, and of those that
+    have no name only what occurs. All labels are seen to be one of them, or outside.
+    """
     highest, where = 0, 0
+    occurs = np.zeros(2**16, bool)
     for z in range(len(labels)):
         plane = labels.read(z)
         if int(plane.min()) < 0:
             raise StackError(f"{path}: slice {z + 1} has the label {int(plane.min())}; expected 0 or more")
+        occurs[np.flatnonzero(np.bincount(plane.ravel()))] = True
         found = int(plane.max(initial=0, where=plane != OUTSIDE))
         if found > highest:
             highest, where = found, z
+    told: dict[int, str] | None = None
     if asked is not None:
         names = [*asked]
     elif report is not None:
@@ -283,7 +292,8 @@ def _classes(path: Path, labels: Stack, report: Report | None, asked: Sequence[s
             f"{path}: slice {where + 1} has the label {highest}; expected 0 to {len(names) - 1} for the classes "
             f"{', '.join(names)}, or {OUTSIDE} for what is outside: correct it, or name all classes with --classes"
         )
-    return tuple(map(printable, names))
+    usual = [name for i, name in enumerate(names) if i > 0 and (told is None or i in told or occurs[i])]
+    return tuple(map(printable, names)), tuple(map(printable, usual))
 
 
 def _grey(

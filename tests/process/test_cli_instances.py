@@ -125,6 +125,13 @@ def test_a_mask_of_0_and_255_is_told_why_it_has_no_objects(tmp_path, caplog):
     assert "in a mask of 0 and 255, make the 255 a 1" in caplog.text
 
 
+def test_labels_without_a_name_are_asked_for_where_they_occur(tmp_path):
+    path = write(tmp_path / "cells.tif", np.where(balls() == 1, 77, 0).astype(np.uint8), names=())
+    assert run("instances", path, "-o", tmp_path / "out", "--no-preview")[1] == 0
+    assert [file.name for file in tmp_path.glob("out/*.tif")] == ["cells_class-77_instances.tif"]
+    assert len(table(tmp_path / "out/cells_classes.csv")) == 78
+
+
 def test_names_that_are_too_long(labels, tmp_path):
     lines, code = run("instances", labels, "-o", tmp_path / "out", "--classes", f"rest,{'x' * 250},wall")
     assert code == 1

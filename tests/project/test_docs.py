@@ -10,7 +10,6 @@ from images import ROOT
 
 import densecell_batch
 
-
 pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +15,32 @@ from densecell_batch.signals import stop_on_signals
 __all__ = ["fiji"]
 
 _log = logging.getLogger(__name__)
+
+def _runner_options(command: Any) -> Any:
+    """The options that say how the macros start the tool."""
+    for option in reversed(_RUNNER):
+        command = option(command)
+    return command
+
+
+_RUNNER = (
+    click.option(
+        "--runner",
+        type=click.Choice(["local", "docker", "apptainer", "ssh"]),
+        default="local",
+        show_default=True,
+        help="How the macros start the tool: as a program, in a container, or on another machine.",
+    ),
+    click.option(
+        "--command",
+        default="",
+        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch "
+        "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
+        "densecell-batch]",
+    ),
+    click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),
+    click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'."),
+)
 
 
 @click.group()
@@ -47,21 +74,7 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
 
 @fiji.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[FIJI_DIR]")
-@click.option(
-    "--runner",
-    type=click.Choice(["local", "docker", "apptainer", "ssh"]),
-    default="local",
-    show_default=True,
-    help="How the macros start the tool: as a program, in a container, or on another machine.",
-)
-@click.option(
-    "--command",
-    default="",
-    help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch as "
-    "the host knows it.  [default: this installation; docker; apptainer; densecell-batch]",
-)
-@click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host.")
-@click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'.")
+@_runner_options
 @click.option("--uninstall", "removing", is_flag=True, help="Remove the macros.")
 def install(folder: Path | None, runner: str, command: str, target: str, words: str, removing: bool) -> None:
     """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
@@ -77,3 +90,13 @@ def install(folder: Path | None, runner: str, command: str, target: str, words: 
         return
     click.echo(macros.install(imagej, macros.Runner(runner, command, target, words)))
     _log.info("start Fiji or ImageJ anew: the commands are in Plugins > DenseCell")
+
+
+@fiji.command("export-site")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@_runner_options
+def export_site(folder: Path, runner: str, command: str, target: str, words: str) -> None:
+    """Write the macros into DIR as an update site of Fiji has them, below DIR/plugins. What is not ours there stays."""
+    from densecell_batch.imagej import install as macros
+
+    click.echo(macros.export_site(folder, macros.Runner(runner, command, target, words)))

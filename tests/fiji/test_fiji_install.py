@@ -48,7 +48,7 @@ def test_install_is_idempotent_and_uninstall_leaves_nothing(imagej):
     assert first.stdout == f"{folder}\n"
     before = content(folder)
     assert set(before) == FILES
-    (folder / "DenseCell_Of_An_Older_Version.ijm").write_text("")
+    (folder / "DenseCell_Of_An_Older_Version.ijm").write_bytes(before["DenseCell_Measure.ijm"])
     assert fiji("install", imagej).returncode == 0
     assert content(folder) == before
     (folder / "mine.ijm").write_text("")

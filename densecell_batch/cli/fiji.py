@@ -10,11 +10,13 @@ from typing import Any
 import click
 
 from densecell_batch.cli.params import SECONDS, verbosity
+from densecell_batch.errors import DensecellError
 from densecell_batch.signals import stop_on_signals
 
 __all__ = ["fiji"]
 
 _log = logging.getLogger(__name__)
+
 
 def _runner_options(command: Any) -> Any:
     """The options that say how the macros start the tool."""
@@ -34,8 +36,8 @@ _RUNNER = (
     click.option(
         "--command",
         default="",
-        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch "
-        "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
+        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch as "
+        "the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
         "densecell-batch]",
     ),
     click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),
@@ -100,3 +102,28 @@ def export_site(folder: Path, runner: str, command: str, target: str, words: str
     from densecell_batch.imagej import install as macros
 
     click.echo(macros.export_site(folder, macros.Runner(runner, command, target, words)))
+
+
+@fiji.command()
+@click.argument("instances", type=click.Path(path_type=Path), metavar="INSTANCES")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the zip.")
+@click.option(
+    "--class", "class_name", default="", metavar="CLASS", help="Class of the objects.  [default: as in the name]"
+)
+@click.option("--name", default="", metavar="FILE.zip", help="Name of the zip.  [default: NAME_CLASS_rois.zip]")
+@verbosity
+def rois(instances: Path, out: Path, class_name: str, name: str) -> None:
+    """Write the outlines of the objects in NAME_CLASS_instances.tif, also of corrected ones, for the ROI Manager.
+
+    One line goes to stdout: DENSECELL, "ok" with the zip and the number of regions, or "failed" with the file and the
+    reason, separated by tabs.
+    """
+    from densecell_batch.runs.batch import verdict_line
+    from densecell_batch.runs.regions import write_regions
+
+    stop_on_signals()
+    try:
+        click.echo(verdict_line("ok", *write_regions(instances, out, class_name, name)))
+    except DensecellError as error:
+        click.echo(verdict_line("failed", instances, error))
+        sys.exit(error.exit_code)

@@ -88,7 +88,6 @@ class Runner:
             target = str(Path(target).absolute())
         return Runner(self.kind, command, target, self.words)
 
-
     def by_name(self) -> Runner:
         """The same with its command as another machine knows it: where none is given, the usual one, by its name."""
         return replace(self, command=self.command or _USUAL[self.kind])
@@ -151,8 +150,8 @@ def export_site(site: Path, runner: Runner) -> Path:
         foreign = [folder / name for name in files if (folder / name).exists() and not _is_ours(folder / name)]
     if foreign:
         raise OutputError(
-            f"{foreign[0]}: there is a file that is not one of these macros, expected none or an earlier export: move it "
-            "away, or choose another folder"
+            f"{foreign[0]}: there is a file that is not one of these macros, expected none or an earlier export: move it"
+            " away, or choose another folder"
         )
     _write(folder, files)
     return folder

@@ -1,4 +1,4 @@
-"""`densecell-batch fiji export-site`: what stands in the folder, what is refused, and the menu of an ImageJ that has it."""
+"""`densecell-batch fiji export-site`: the folder, what is refused, and the menu of an ImageJ that has it."""
 
 import shutil
 

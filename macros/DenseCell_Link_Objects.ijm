@@ -5,6 +5,7 @@
 // Tables are those that densecell-batch writes, NAME_objects.csv; regions, those that it calls "0003-z012 CLASS".
 
 state = linkState();
+if (state == "begin" || state == "end") call("ij.plugin.frame.Recorder.disableCommandRecording"); // it is not the user's
 if (state == "begin") {
   link();
   setLinkState("end");

@@ -488,7 +488,10 @@ function unsaved(path) {
 // Open regions in the ROI Manager, beside those that it holds.
 function addRegions(zip) {
   if (!is("Batch Mode")) run("ROI Manager..."); // else it would be a hidden one, for the time of the batch mode
+  // The recorder writes that down, too, with the path as it is, quotes and all: as a comment, for our command does it.
+  call("ij.plugin.frame.Recorder.recordString", "// ");
   roiManager("open", zip);
+  call("ij.plugin.frame.Recorder.recordString", "\n");
 }
 
 // Show all regions on an image, each on its slice only: else all are drawn over each other.
@@ -525,6 +528,13 @@ function setLinkState(state) {
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.
 function fileName(className) {
   return replace(className, "[^0-9A-Za-z._-]+", "-");
+}
+
+// A cell of text: what a spreadsheet would take for a formula gets an apostrophe, and what would end a cell, quotes.
+function csvText(text) {
+  if (matches(text, "(?s)[=+\\-@\\t\\r\\n\\uff1d\\uff0b\\uff0d\\uff20].*")) text = "'" + text;
+  if (matches(text, "(?s).*[,;\"\\t\\r\\n].*")) text = "\"" + replace(text, "\"", "\"\"") + "\"";
+  return text;
 }
 
 // Write the command into ImageJ's recorder, if that is open.

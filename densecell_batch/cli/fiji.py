@@ -36,8 +36,8 @@ _RUNNER = (
     click.option(
         "--command",
         default="",
-        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch as "
-        "the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
+        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, the program "
+        "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
         "densecell-batch]",
     ),
     click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),

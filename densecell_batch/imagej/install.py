@@ -150,7 +150,7 @@ def export_site(site: Path, runner: Runner) -> Path:
         foreign = [folder / name for name in files if (folder / name).exists() and not _is_ours(folder / name)]
     if foreign:
         raise OutputError(
-            f"{foreign[0]}: there is a file that is not one of these macros, expected none or an earlier export: move it"
+            f"{foreign[0]}: a file that is not one of these macros; expected none, or an earlier export: move it"
             " away, or choose another folder"
         )
     _write(folder, files)

@@ -33,7 +33,7 @@ def test_a_foreign_file_is_not_replaced(tmp_path, name):
     (folder / name).write_text("mine")
     done = fiji("export-site", tmp_path)
     assert done.returncode == 1
-    assert f"{folder / name}: there is a file that is not one of these macros" in done.stderr
+    assert f"{folder / name}: a file that is not one of these macros" in done.stderr
     assert "Traceback" not in done.stderr
     assert content(folder) == {name: b"mine"}
 

@@ -18,7 +18,7 @@ from densecell_batch.imagej.install import Runner
 from densecell_batch.imagej.install import install as install_macros
 
 ROOT = Path(densecell_batch.__file__).parents[1]
-MACROS = ["Batch", "Labels_To_ROIs", "Load_Labels", "Measure", "Objects", "Segment"]
+MACROS = ["Batch", "Labels_To_ROIs", "Link_Objects", "Load_Labels", "Measure", "Objects", "Segment", "View"]
 FILES = {*(f"DenseCell_{name}.ijm" for name in MACROS), "runner.txt"}
 
 

@@ -116,7 +116,9 @@ say(roiManager("count"));
 PROBE = r"""
 import ij.*;
 public class Probe {
-  static void say(String when) { System.out.println(when + " " + IJ.isMacro() + " " + System.getProperty("densecell.link")); }
+  static void say(String when) {
+    System.out.println(when + " " + IJ.isMacro() + " " + System.getProperty("densecell.link"));
+  }
   public static void main(String[] a) throws Exception {
     new ImageJ().setVisible(true);
     System.out.println(IJ.runMacroFile(a[0], a[1]));

@@ -117,6 +117,7 @@ function selectRegionOf(title, row, names, region) {
   if (best < 0) return region;
   if (nImages > 0) showOn(objectsImage());
   roiManager("select", best);
+  showStatus(RoiManager.getName(best)); // its list does not scroll there
   return best;
 }
 

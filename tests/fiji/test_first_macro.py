@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not i
 @pytest.mark.parametrize("batch_mode", [False, True])
 def test_the_first_macro(imagej, volume, tmp_path, batch_mode):
     """As it stands there, with folders of one's own; with windows, and in batch mode."""
-    (example,) = re.findall(r"```\n(stacks = .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (example,) = re.findall(r"```ijm\n(stacks = .*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     stacks, out = tmp_path / "my stacks", tmp_path / "out"
     stacks.mkdir()
     for name in ("a", "b"):

@@ -108,9 +108,3 @@ function labelsFor(base) {
   if (ours) setBatchMode(false);
   return found;
 }
-
-// Files often hold slices as time points or channels.
-function takeAsSlices() {
-  getDimensions(width, height, channels, slices, frames);
-  if (slices == 1 && nSlices > 1) Stack.setDimensions(1, nSlices, 1);
-}

@@ -525,6 +525,12 @@ function setLinkState(state) {
   before = call("java.lang.System.setProperty", "densecell.link", state);
 }
 
+// Files often hold slices as time points or channels.
+function takeAsSlices() {
+  getDimensions(width, height, channels, slices, frames);
+  if (slices == 1 && nSlices > 1) Stack.setDimensions(1, nSlices, 1);
+}
+
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.
 function fileName(className) {
   return replace(className, "[^0-9A-Za-z._-]+", "-");

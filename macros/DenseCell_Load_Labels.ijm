@@ -88,6 +88,7 @@ function isNumber(text) {
 
 // Open a file unless it is open as it is on disk; returns what is wrong, or "".
 function openOnce(path) {
+  if (path == "") return "no labels: give the file NAME_labels.tif as 'labels'";
   path = File.getAbsolutePath(path);
   written = "gone";
   if (File.exists(path)) written = "" + d2s(File.lastModified(path), 0);

@@ -438,6 +438,7 @@ function hide() {
 // Open an image without a window that waits when it cannot be opened; returns what is wrong, or "".
 function openQuietly(path) {
   if (!File.exists(path)) return path + ": no such file";
+  if (File.isDirectory(path)) return path + " is a folder; expected a TIFF that densecell-batch wrote";
   before = nImages;
   call("ij.IJ.redirectErrorMessages");
   open(path);

@@ -451,6 +451,8 @@ FAILURES = [
     ("Batch", "folder=[{T}empty]", "no .tif or .tiff file in"),
     ("Batch", "folder=[{T}one] model=no-such-model", "1 of 1 stacks were not segmented: the tool gave no verdict"),
     ("Load_Labels", "labels=[{T}none.tif]", "none.tif: no such file"),
+    ("Load_Labels", "image=none", "no labels: give the file NAME_labels.tif as 'labels'"),
+    ("Load_Labels", "labels=[{T}empty]", "empty is a folder; expected a TIFF that densecell-batch wrote"),
     ("Load_Labels", "labels=[{T}broken.tif]", "broken.tif: ImageJ cannot open this file"),
     ("Load_Labels", "labels=[{T}x.tif] image=[none such]", "no image 'none such' is open"),
     ("Load_Labels", "labels=[{T}x.tif] opacity=dark", "opacity is 'dark'; expected 0 to 100"),

@@ -438,6 +438,7 @@ function hide() {
 // Open an image without a window that waits when it cannot be opened; returns what is wrong, or "".
 function openQuietly(path) {
   if (!File.exists(path)) return path + ": no such file";
+  if (File.isDirectory(path)) return path + " is a folder; expected a TIFF that densecell-batch wrote";
   before = nImages;
   call("ij.IJ.redirectErrorMessages");
   open(path);
@@ -479,9 +480,68 @@ function hasClassNames() {
   return matches(getMetadata("Info"), "(?s)(.*\\n)?class \\d{1,3} = .*");
 }
 
+// Why the file of the active image is not what is seen, or "".
+function unsaved(path) {
+  if (!is("changes") && File.exists(path) && !File.isDirectory(path)) return "";
+  return getTitle() + " was changed, or never saved: save it (File > Save), then again";
+}
+
+// Open regions in the ROI Manager, beside those that it holds.
+function addRegions(zip) {
+  if (!is("Batch Mode")) run("ROI Manager..."); // else it would be a hidden one, for the time of the batch mode
+  // The recorder writes that down, too, with the path as it is, quotes and all: as a comment, for our command does it.
+  call("ij.plugin.frame.Recorder.recordString", "// ");
+  roiManager("open", zip);
+  call("ij.plugin.frame.Recorder.recordString", "\n");
+}
+
+// Show all regions on an image, each on its slice only: else all are drawn over each other.
+function showRegions(image) {
+  selectImage(image);
+  roiManager("associate", "true");
+  roiManager("Show All without labels");
+}
+
+// Start the command that links tables of objects and the ROI Manager, unless it is at work: beside this macro, which ends
+// after it has begun. ImageJ takes what the user does for the work of the macro that began or went back last, and would
+// close an editor without asking whether to save; it goes back from one that ends to the one that it found running.
+function startLink() {
+  beat = parseFloat(linkState());
+  if (getTime() - beat < 2000) return;
+  setLinkState("begin");
+  doCommand("DenseCell Link Objects");
+  state = "begin";
+  for (i = 0; i < 50 && state == "begin"; i++) {
+    wait(100);
+    state = linkState();
+  }
+}
+
+// "begin", the time of its last beat, "end", or "" where none was.
+function linkState() {
+  return call("java.lang.System.getProperty", "densecell.link", "");
+}
+
+function setLinkState(state) {
+  before = call("java.lang.System.setProperty", "densecell.link", state);
+}
+
+// Files often hold slices as time points or channels.
+function takeAsSlices() {
+  getDimensions(width, height, channels, slices, frames);
+  if (slices == 1 && nSlices > 1) Stack.setDimensions(1, nSlices, 1);
+}
+
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.
 function fileName(className) {
   return replace(className, "[^0-9A-Za-z._-]+", "-");
+}
+
+// A cell of text: what a spreadsheet would take for a formula gets an apostrophe, and what would end a cell, quotes.
+function csvText(text) {
+  if (matches(text, "(?s)[=+\\-@\\t\\r\\n\\uff1d\\uff0b\\uff0d\\uff20].*")) text = "'" + text;
+  if (matches(text, "(?s).*[,;\"\\t\\r\\n].*")) text = "\"" + replace(text, "\"", "\"\"") + "\"";
+  return text;
 }
 
 // Write the command into ImageJ's recorder, if that is open.

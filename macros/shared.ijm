@@ -302,7 +302,8 @@ function launcher() {
 // Wait for the tool that the launcher started, and show how far it is; returns what it wrote to stdout. If this macro is
 // ended by Esc, or ImageJ is closed, the tool stops by itself.
 function follow(place, logFile) {
-  heard = getTime();
+  begun = getTime();
+  heard = begun;
   size = 0;
   silence = parseFloat(recall("silence", "120")); // minutes
   silent = "";
@@ -318,7 +319,7 @@ function follow(place, logFile) {
       silent = "\nit said nothing for " + silence + " minutes, so it was stopped";
       trouble = call("ij.IJ.saveString", "", place + "/stop");
     }
-    wait(200);
+    wait(minOf(200, 20 + (getTime() - begun) / 20)); // who is quick shall not wait for us
   }
   showProgress(1);
   said = "";

@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
 import scipy  # its parts are loaded when they are first used
+from msgspec.structs import replace
 
 __all__ = ["BLANK", "SliceLook", "SliceWatcher"]
 

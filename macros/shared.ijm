@@ -239,13 +239,13 @@ function findTools() {
     user + ".local/share/uv/tools/densecell-batch/", user + "AppData/Roaming/uv/tools/densecell-batch/");
   inHome = foldersIn(user);
   for (i = 0; i < inHome.length; i++)
-    roots = Array.concat(roots, newArray(inHome[i], inHome[i] + ".venv/", inHome[i] + "venv/"));
+    roots = Array.concat(roots, newArray("" + inHome[i], "" + inHome[i] + ".venv/", "" + inHome[i] + "venv/"));
   condas = Array.concat(inHome, newArray(user + ".conda/", "/opt/conda/", "/opt/miniconda3/", "/opt/miniforge3/"));
   for (i = 0; i < condas.length; i++) {
-    environments = foldersIn(condas[i] + "envs/");
+    environments = foldersIn("" + condas[i] + "envs/");
     roots = Array.concat(roots, condas[i], environments);
   }
-  for (i = 0; i < roots.length; i++) folders = Array.concat(folders, roots[i] + bin);
+  for (i = 0; i < roots.length; i++) folders = Array.concat(folders, "" + roots[i] + bin);
   found = newArray(0);
   for (i = 0; i < folders.length; i++) found = addIfThere(found, "local ", folders[i], program);
   images = imagesIn(folders, user);
@@ -278,7 +278,8 @@ function imagesIn(folders, user) {
     here = newArray(0);
     for (i = 0; i < folders.length; i++) here = addIfThere(here, "", folders[i], engines[k]);
     if (here.length > 0 && k < 2) {
-      said = runWords(newArray(here[0], "images", "--format", "{{.Repository}}:{{.Tag}}"), 0, "", 0.1);
+      all = newArray(here[0], "images", "--format", "{{.Repository}}:{{.Tag}}");
+      said = runWords(all, 0, "", 0.1);
       lines = split(said, "\n");
       for (i = 0; i < lines.length; i++)
         if (matches(lines[i], "\\S*densecell\\S*")) found = Array.concat(found, "docker " + here[0] + ": " + lines[i]);

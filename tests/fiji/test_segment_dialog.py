@@ -56,8 +56,8 @@ say(Overlay.size);
 say(getInfo("log"));
 say(call("ij.Prefs.get", "densecell.rate.{own}", ""));
 """
-    clicks = ((*OK, (300, 398), str(own)), (*OK, (40, 249)), OK)
-    answers = run_script(imagej, script, tmp_path / "talk", clicks=clicks, timeout=240)
+    clicks = ((*OK, (350, 145), str(own)), (*OK, (20, -249)), OK)
+    answers = run_script(imagej, script, tmp_path / "talk", clicks=clicks, timeout=120)
     instances, starts, n, again, size, log, rate = answers
     assert instances == "mitochondrion,synapse"
     assert starts == "models|models|segment|"
@@ -161,7 +161,7 @@ say(call("ij.Prefs.get", "densecell.command", ""));
 say(runMacro(D + "DenseCell_Segment.ijm", "out=[{tmp_path}/out] model=[{model}] show=no"));
 """
     clicks = (("DenseCell: how the tool is started", "right"), OK)
-    before, command, answer = run_script(imagej, script, talk, clicks=clicks, timeout=240)
+    before, command, answer = run_script(imagej, script, talk, clicks=clicks, timeout=120)
     assert before.startswith(
         "failed\twhere the tool is was not said yet: choose Plugins > DenseCell > DenseCell Segment"
     )
@@ -185,8 +185,8 @@ run("DenseCell Segment");
 say(call("ij.Prefs.get", "densecell.command", ""));
 """
     how = ("DenseCell: how the tool is started", "right")
-    clicks = (("DenseCell Segment", "box"), how, (*how, (40, 60)), ("DenseCell", "middle"))
-    (command,) = run_script(imagej, script, talk, clicks=clicks, timeout=240)
+    clicks = (("DenseCell Segment", "box"), how, (*how, (40, -60)), ("DenseCell", "middle"))
+    (command,) = run_script(imagej, script, talk, clicks=clicks, timeout=120)
     assert command == str(bad)
 
 

@@ -36,7 +36,7 @@ def photograph(screen: str, picture: Path, window: str = "root") -> None:
 def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[int, int] | str) -> bool:
     """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
     picture of it stays in the folder. Before that, "box" clicks on the check box above; `before` are places that are
-    clicked on, from the left and from the lower edge, and texts that are typed.
+    clicked on, from the left and from the upper edge, or the lower one if below 0, and texts that are typed.
     """
     environment = {**os.environ, "DISPLAY": screen}
 
@@ -58,7 +58,13 @@ def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[i
         if isinstance(step, str):
             xdotool("type", step)
         else:
-            xdotool("mousemove", str(left + step[0]), str(bottom - step[1]), "click", "1")
+            xdotool(
+                "mousemove",
+                str(left + step[0]),
+                str(step[1] + (int(place["Y"]) if step[1] > 0 else bottom)),
+                "click",
+                "1",
+            )
         time.sleep(0.5)
     if before:
         photograph(screen, folder / f"{title} answered.png", found[-1])

@@ -25,10 +25,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The first page is the README and the list of all pages. Links to what has no page lead to the repository."""
-    if page.file.src_uri == "index.md":
-        readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-        return readme + markdown.replace("# Documentation", "\n## All pages")
+    """Links to what has no page lead to the repository."""
     if "/" in page.file.src_uri:
         return markdown
     link = rf"[\1]({config.repo_url}/blob/main/\2)" if config.repo_url else r"\1"

@@ -563,9 +563,10 @@ def test_misuse(stack, tmp_path, monkeypatch, words, environment, code, message)
 def test_the_worked_example(stack, asked, tmp_path):
     text = (Path(__file__).parents[2] / "docs/fiji-headless.md").read_text()
     clean, count = (
-        text.split(f"## {title}")[1].split("```\n")[1] for title in ("Before: clean.ijm", "After: count.ijm")
+        re.search(r"```ijm\n(.*?)```", text.split(f"## {title}")[1], re.S)[1]
+        for title in ("Before: clean.ijm", "After: count.ijm")
     )
-    save = re.search(r"```\n([^`]*roiManager[^`]*)```", text)[1]
+    save = re.search(r"```ijm\n([^`]*roiManager[^`]*)```", text)[1]
     regions = 'makeRectangle(1, 2, 5, 6);\nroiManager("add");\n' + save
     segment_stack(stack, tmp_path / "out", asked(clean, count + regions))
     with (tmp_path / "out/my cells_macro_results.csv").open() as stream:

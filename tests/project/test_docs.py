@@ -10,6 +10,8 @@ from images import ROOT
 
 import densecell_batch
 
+NOBODYS = {"fly-vnc-2d3d-curves.png", "fly-vnc-fast-curves.png", "fiji-dialog.png"}  # no data of others are in them
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -34,8 +36,25 @@ def test_nothing_is_loaded_from_elsewhere(site):
         assert not re.search(r'<(?:link|script|img)[^>]* (?:href|src)="?(?:https?:)?//', page.read_text("utf-8")), page
 
 
-def test_the_first_page_is_the_readme(site):
-    page = (site / "index.html").read_text(encoding="utf-8")
-    assert "What it does" in page
-    assert 'href="install/"' in page
-    assert "All pages" in page
+def test_lists_and_tables_are_shown_as_such(site):
+    """One that begins without an empty line above it is part of the paragraph."""
+    for page in site.rglob("*.html"):
+        assert not re.search(r"^([*-] |\d\. |\|.*\|$|```)", page.read_text("utf-8"), re.M), page
+
+
+def test_the_first_page_shows_the_way_to_each_page(site):
+    """Of a page that is named in mkdocs.yml alone nobody hears who does not read the menu."""
+    text = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    for page in ROOT.glob("docs/**/*.md"):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name.startswith(("design/", "pictures/", "index.")) or f"]({name})" in text, name
+    shown = (site / "index.html").read_text(encoding="utf-8")
+    assert 'src="pictures/first.png"' in shown
+    assert (site / "pictures/first.png").stat().st_size < 400_000
+
+
+def test_each_picture_has_its_terms():
+    """Pictures are made from data of others."""
+    terms = (ROOT / "docs/pictures/TERMS.md").read_text(encoding="utf-8")
+    for picture in (ROOT / "docs/pictures").glob("*.png"):
+        assert f"`{picture.name}`" in terms or picture.name in NOBODYS, picture.name

@@ -128,9 +128,12 @@ def test_links_of_the_readme_work_on_the_index(address, tmp_path):
     body = metadata((info / "METADATA").read_text(encoding="utf-8")).get_payload()
     links = re.findall(r"\]\(([^)]*)\)", body)
     assert bool(links) == bool(address)
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]*)\)", body)
+    assert pictures == ([f"{address}/raw/main/docs/pictures/first.png"] if address else [])
+    assert re.search(r"^!", body, re.M) is None or address
     assert all(link.startswith("https://") for link in links)
     for link in links:
-        path = link.removeprefix(f"{address}/blob/main/")
+        path = re.sub(rf"{address}/(blob|raw)/main/", "", link)
         assert (ROOT / path).exists() or path.startswith("https://"), link
 
 

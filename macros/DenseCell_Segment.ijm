@@ -293,15 +293,17 @@ function segment(options, folder, interactive) {
   if (!matches(only, "(slice|selection|slice selection|selection slice)?"))
     return "failed\tonly is '" + only + "'; expected slice, selection, or both";
   if (stack != "" && only != "") return "failed\t'only' is of the active image, and does not go with 'stack'";
-  if (indexOf(only, "selection") >= 0 && selectionType() < 0)
-    return "failed\t" + getTitle() + " has no selection: draw one around what is to be segmented";
+  beside = stack;
   if (stack == "") {
     image = getImageID();
+    if (indexOf(only, "selection") >= 0 && selectionType() < 0)
+      return "failed\t" + getTitle() + " has no selection: draw one around what is to be segmented";
     several = option("as_slices", "no");
     if (only == "" && several != "yes") stack = fileOfImage();
+    beside = stack;
+    directory = getInfo("image.directory");
+    if (only != "" && directory != "") beside = directory + getTitle();
   }
-  beside = stack;
-  if (image != 0 && beside == "" && getInfo("image.directory") != "" && only != "") beside = getInfo("image.directory") + "x";
   out = tidy(option("out", ""));
   if (out == "" && beside != "") out = File.getParent(beside) + File.separator + "densecell";
   if (out == "") return "failed\tthe image has no folder of its own: give an output folder as 'out'";

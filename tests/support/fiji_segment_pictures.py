@@ -53,9 +53,9 @@ def main() -> None:
         )  # fmt: skip
         run_script(imagej, SCRIPT, folder, clicks=CLICKS, timeout=300)
         for name, made, region in (
-            ("fiji-dialog", "DenseCell Segment answered", None),
+            ("fiji-dialog", "DenseCell Segment", None),
             ("fiji-progress", "progress", "612x76+622+0"),
-            ("fiji-preview", "preview", "600x300+0+96"),
+            ("fiji-preview", "preview", "462x300+0+96"),
         ):
             crop = ["-crop", region, "+repage"] if region else []
             command = ["convert", folder / f"{made}.png", *crop, "+dither", "-colors", "128", PICTURES / f"{name}.png"]

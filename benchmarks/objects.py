@@ -39,7 +39,7 @@ SLABS = VoxelSize(0.05, 0.01, 0.01)
 CUBES = VoxelSize(0.01, 0.01, 0.01)
 SPEED = (20, 2048, 2048), (4, 50, 50)  # shape, objects along each axis
 MANY = (35, 1536, 1536), (7, 100, 100)
-SIDE, DEPTHS = 1024, (20, 40, 80)
+SIDE, DEPTHS = 1024, (20, 80, 160)
 
 
 def write_lattice(path: Path, shape: Shape, objects: Shape) -> None:

@@ -21,7 +21,7 @@ import skimage
 
 from densecell_batch.errors import OptionError
 
-__all__ = ["CONNECTIVITIES", "Instances", "Read", "find_instances", "numbered", "of_class"]
+__all__ = ["CONNECTIVITIES", "Instances", "Read", "find_instances", "joined", "numbered", "of_class"]
 
 CONNECTIVITIES = (6, 18, 26)
 
@@ -113,7 +113,7 @@ def find_instances(read: Read, depth: int, *, min_voxels: int = 1, connectivity:
         counts.append(sizes)
         first, before = first + len(sizes), components
     voxels = np.concatenate(counts) if counts else np.zeros(0, np.int64)
-    number, sizes, dropped = numbered(_joined(len(voxels), pairs), voxels, min_voxels)
+    number, sizes, dropped = numbered(joined(len(voxels), pairs), voxels, min_voxels)
     per_slice = tuple(
         np.concatenate([[0], number[start : start + len(c)]]).astype(np.uint32)
         for start, c in zip(starts, counts, strict=True)
@@ -169,8 +169,8 @@ def _touching(lower: np.ndarray, upper: np.ndarray, connectivity: int) -> np.nda
     return np.stack(np.divmod(np.unique(np.concatenate(found)), n))
 
 
-def _joined(n: int, pairs: list[np.ndarray]) -> np.ndarray:
-    """Object of each of n provisional numbers, given the pairs that belong together."""
+def joined(n: int, pairs: list[np.ndarray]) -> np.ndarray:
+    """The object, (n,) int64 from 0, of each of n provisional numbers, given the pairs (2, k) that belong together."""
     a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
     if n == 0:
         return np.zeros(0, np.int64)

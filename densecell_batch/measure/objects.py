@@ -20,6 +20,7 @@ __all__ = ["Columns", "ObjectSums"]
 Columns = dict[str, np.ndarray]  # by name, one value a row; NaN where nothing can be said
 
 _AXES = ("z", "y", "x")
+_ROWS = 1000
 _PIXEL = VoxelSize(1.0, 1.0, 1.0)  # where there is no voxel size: what touches is told, but no area
 
 
@@ -199,5 +200,6 @@ def plain(text: str) -> str:
 def rows_of(columns: Columns, **same: Any) -> Iterable[list[str]]:
     """The rows of a table as text, after values that are the `same` in all of them."""
     before = [_text(value) for value in same.values()]
-    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
-        yield [*before, *map(_text, values)]
+    for first in range(0, max(map(len, columns.values())), _ROWS):  # as Python's own numbers, a few at a time
+        for values in zip(*(column[first : first + _ROWS].tolist() for column in columns.values()), strict=True):
+            yield [*before, *map(_text, values)]

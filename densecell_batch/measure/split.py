@@ -6,8 +6,8 @@ part's. This is the watershed of the distance with peaks merged by their height 
 
 It needs no volume: each slice is cut into basins, one a peak within the slice; the neighbouring basins of a stack, with
 the highest saddle between any two, are a graph in which all the saddles and peaks of the volume are [2]. So the result
-does not depend on how much of a stack is in memory, and what is kept of a slice is the number of each voxel's basin, in
-a scratch file.
+does not depend on how much of a stack is in memory. Of the graph, too, only what later slices can change is kept
+(`merging`); what is left of a slice is the number of the part of each voxel, in a scratch file.
 
 Cavities of an object count as its inside, so that hollow things (labels with holes, vesicles, the sheath of a nerve)
 are parted like full ones.
@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
 from skimage.measure import label
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
 from densecell_batch.measure.distance import distances
 from densecell_batch.measure.instances import Instances, Read, find_instances, numbered
+from densecell_batch.measure.merging import Merging
 
 __all__ = ["default_tolerance", "split_instances"]
 
@@ -96,7 +95,7 @@ def split_instances(
     basins = _Basins(voxel_size, scratch, tolerance)
     for z, (where, distance) in enumerate(distances(whole, depth, voxel_size, limit, folder)):
         basins.add(read(z), where, distance)
-    parts = basins.merged()
+    parts = basins.parts()
     # Through a cavity a part may reach into another component.
     components = find_instances(read, depth) if hollow else None
 
@@ -158,14 +157,13 @@ _Layers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class _Basins:
-    """The basins of the slices of a volume, and how they hang together."""
+    """The basins of the slices of a volume, and of which part they are."""
 
     def __init__(self, voxel_size: VoxelSize, scratch: BinaryIO, tolerance: float) -> None:
         self._voxel_size, self._scratch, self._tolerance = voxel_size, scratch, tolerance
-        self._peaks: list[np.ndarray] = []
-        self._saddles: list[tuple[np.ndarray, np.ndarray]] = []  # pairs of basins (2, n), and the saddle of each
-        self._before: _Layers | None = None  # of the last slice
-        self._n = 0
+        self._merging = Merging(tolerance)
+        # Of the last slice: its layers, how many basins it has, and the basins of the voxels of objects.
+        self._before: tuple[_Layers, int, np.ndarray] | None = None
         self._starts = [0]  # of each slice in the scratch file, in voxels
 
     def add(self, mask: np.ndarray, where: np.ndarray, distance: np.ndarray) -> None:
@@ -173,60 +171,42 @@ class _Basins:
         height = np.zeros(mask.shape, np.float32)
         height.ravel()[where] = distance
         basin, peaks = _basins_of(height, where, self._voxel_size)
-        number = np.zeros(mask.shape, np.int64)
-        number.ravel()[where] = basin + (self._n + 1)
+        number = np.zeros(mask.shape, np.int32)
+        number.ravel()[where] = basin + 1
         # A saddle that is lower than both peaks by the tolerance or more joins nothing.
         least = np.full(mask.shape, np.inf, np.float32)
         least.ravel()[where] = peaks[basin] - np.float32(self._tolerance)
         here = number, height, least
         meetings = [_meetings(here, here, 0, 1), _meetings(here, here, 1, 0)]
         if self._before is not None:
-            meetings += [
-                _meetings(self._before, here, y, x)
+            before, n_before, _ = self._before
+            across = [
+                _meetings(before, here, y, x, n_before)
                 for y, x in _sideways(self._voxel_size)
                 if abs(y) < mask.shape[0] and abs(x) < mask.shape[1]
             ]
-        self._saddles.append(_highest(meetings))
-        self._peaks.append(peaks)
-        self._before, self._n = here, self._n + len(peaks)
-        kept = (number[mask] - 1).astype(np.uint32)
-        self._scratch.seek(4 * self._starts[-1])
-        self._scratch.write(kept.data)
-        self._starts.append(self._starts[-1] + len(kept))
+            meetings = [*((pairs + n_before, heights) for pairs, heights in meetings), *across]
+        self._keep(self._merging.add(peaks, *_highest(meetings)))
+        self._before = here, len(peaks), number[mask] - 1
+
+    def _keep(self, parts: np.ndarray) -> None:
+        """Write down the parts of the voxels of the last slice, given those of its basins."""
+        if self._before is not None:
+            kept = parts.astype(np.uint32)[self._before[2]]
+            self._scratch.seek(4 * self._starts[-1])
+            self._scratch.write(kept.data)
+            self._starts.append(self._starts[-1] + len(kept))
+
+    def parts(self) -> np.ndarray:
+        """What `read` counts as one or several numbers, (n,) int64: the part of each, once all slices are added."""
+        self._keep(self._merging.add(np.zeros(0), np.zeros((2, 0), np.int64), np.zeros(0)))
+        self._before = None
+        return self._merging.parts()
 
     def read(self, z: int) -> np.ndarray:
-        """The basins of the voxels of objects in a slice, (n,) uint32, along x, then y."""
+        """The number of each voxel of objects in a slice, (n,) uint32, along x, then y; see `parts`."""
         self._scratch.seek(4 * self._starts[z])
         return np.frombuffer(self._scratch.read(4 * (self._starts[z + 1] - self._starts[z])), np.uint32)
-
-    def merged(self) -> np.ndarray:
-        """The part of each basin, (n,) int64: the number of one of its basins."""
-        peaks = np.concatenate([np.zeros(0, np.float32), *self._peaks]).astype(float).tolist()
-        first, second = np.concatenate([np.zeros((2, 0), np.int64), *(pairs for pairs, _ in self._saddles)], axis=1)
-        saddles = np.concatenate([np.zeros(0, np.float32), *(heights for _, heights in self._saddles)])
-        # From the highest saddle down, as if the water sank. Where two basins are joined already by higher ones, their
-        # own saddle says nothing new: what the tree of the highest leaves out need not be looked at.
-        order = np.argsort(-saddles, kind="stable")
-        rank = np.empty(len(order))
-        rank[order] = np.arange(1, len(order) + 1)
-        places = first.astype(np.int32), second.astype(np.int32)  # older versions of scipy take no other indices
-        graph = coo_array((rank, places), shape=(len(peaks), len(peaks)))
-        used = order[np.sort(minimum_spanning_tree(graph.tocsr()).data.astype(np.int64)) - 1]
-        into = list(range(len(peaks)))
-
-        def part_of(basin: int) -> int:
-            while into[basin] != basin:
-                into[basin] = into[into[basin]]
-                basin = into[basin]
-            return basin
-
-        for a, b, saddle in zip(first[used].tolist(), second[used].tolist(), saddles[used].tolist(), strict=True):
-            high, low = part_of(a), part_of(b)
-            if peaks[high] < peaks[low]:
-                high, low = low, high
-            if peaks[low] - saddle < self._tolerance:
-                into[low] = high
-        return np.array([part_of(basin) for basin in range(len(peaks))], np.int64)
 
 
 def _basins_of(height: np.ndarray, where: np.ndarray, voxel_size: VoxelSize) -> tuple[np.ndarray, np.ndarray]:
@@ -283,14 +263,17 @@ def _shifted(before: np.ndarray, here: np.ndarray, y: int, x: int) -> tuple[np.n
     return first, second
 
 
-def _meetings(before: _Layers, here: _Layers, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+def _meetings(before: _Layers, here: _Layers, y: int, x: int, offset: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Where voxels a step (y, x) apart are of different basins, and may join them: pairs (2, n) of these, which count
-    from 1 in the layers, where there are any, and from 0 in the pairs; and how high one may stay on the way, (n,).
+    from 1 in the layers, where there are any, and from 0 in the pairs, those of a slice after the other from `offset`;
+    and how high one may stay on the way, (n,).
     """
     (first, second), heights, limits = (_shifted(a, b, y, x) for a, b in zip(before, here, strict=True))
     height = np.minimum(*heights)
-    met = (first != second) & (first > 0) & (second > 0) & (height > np.minimum(*limits))
-    a, b = first[met] - 1, second[met] - 1
+    met = (first > 0) & (second > 0) & (height > np.minimum(*limits))
+    if before is here:
+        met &= first != second
+    a, b = first[met].astype(np.int64) - 1, second[met].astype(np.int64) - 1 + offset
     return np.stack([np.minimum(a, b), np.maximum(a, b)]), height[met]
 
 
@@ -298,8 +281,9 @@ def _highest(meetings: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray,
     """Saddles: each pair once, with the highest of its meetings."""
     pairs = np.concatenate([pairs for pairs, _ in meetings], axis=1)
     heights = np.concatenate([heights for _, heights in meetings])
-    order = np.lexsort((heights, pairs[1], pairs[0]))
-    pairs, heights = pairs[:, order], heights[order]
-    last = np.ones(len(order), bool)
-    last[:-1] = (pairs[:, 1:] != pairs[:, :-1]).any(axis=0)
-    return pairs[:, last], heights[last]
+    n = pairs.max(initial=0) + 1
+    pair = pairs[0] * n + pairs[1]
+    order = np.lexsort((heights, pair))
+    pair, heights = pair[order], heights[order]
+    last = np.append(pair[1:] != pair[:-1], np.ones(len(pair[:1]), bool))
+    return np.stack(np.divmod(pair[last], n)), heights[last]

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from densecell_batch.runs.ownership import sha256_of
-from densecell_batch.storage.atomic import write_file
+from densecell_batch.storage.atomic import explained, open_new, place, sync_open, temporary_name, write_file
 from densecell_batch.storage.opening import read_json
+from densecell_batch.storage.records import write_parts
 
 __all__ = ["is_of_the_user", "write_joint"]
 
@@ -25,17 +27,23 @@ _OURS = ".densecell-tables.json"  # name -> SHA-256 of what was written lately, 
 _KEPT = 20  # of them: as many processes may be about to write
 
 
-def write_joint(path: Path, content: bytes) -> Path | None:
+def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None:
     """Write such a file, unless one of the user is there: None then, and a warning.
+
+    Parameters
+    ----------
+    path
+        Its name.
+    parts
+        What goes into it, one after the other, each time it is asked. Where it is there already, nothing is written.
 
     Raises
     ------
     OutputError
         If it cannot be written.
     """
-    digest = hashlib.sha256(content).hexdigest()
     there = _there(path)
-    if there == digest:
+    if there is not None and there == _digest(parts()):
         return path
     ours = _ours(path.parent)
     if there is not None and there not in ours.get(path.name, ()):
@@ -45,10 +53,25 @@ def write_joint(path: Path, content: bytes) -> Path | None:
             path,
         )
         return None
-    ours[path.name] = [*ours.get(path.name, ()), digest][-_KEPT:]
-    write_file(path.with_name(_OURS), json.dumps(ours).encode())
-    write_file(path, content)
+    temporary = temporary_name(path)
+    try:
+        with explained(path), open_new(temporary) as stream:
+            record = write_parts(path.name, parts(), stream)
+            stream.flush()
+            sync_open(stream.fileno())
+        ours[path.name] = [*ours.get(path.name, ()), str(record.sha256)][-_KEPT:]
+        write_file(path.with_name(_OURS), json.dumps(ours).encode())
+        place(temporary, path, replace=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
 
 
 def is_of_the_user(path: Path) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import repeat
@@ -35,13 +35,14 @@ from densecell_batch.runs.object_options import CELLS, ObjectOptions
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.runs.report import Instances as InstancesRecord
 from densecell_batch.storage.atomic import explained, open_new, place, sync_open, temporary_name
-from densecell_batch.storage.records import FileRecord, described
+from densecell_batch.storage.records import FileRecord, write_parts
 from densecell_batch.system import need_memory
 
-__all__ = ["BY_HAND", "BY_NETS", "GIVEN", "Made", "Source", "check_calibrated", "made", "make_objects"]
+__all__ = ["BY_HAND", "BY_NETS", "GIVEN", "Made", "Source", "check_calibrated", "csv_parts", "made", "make_objects"]
 
 _log = logging.getLogger(__name__)
 
+_PART = 2**16  # characters of a table that are written at once
 _SPLITTING = 400  # bytes for each pixel of a slice, where objects are everywhere
 
 # What a table says of the labels that it was made of.
@@ -149,15 +150,15 @@ def make_objects(
                 from_above, objects.voxels, instance_colours(),
                 source.labels.info.voxel_size, title,
             )  # fmt: skip
-            files[f"picture of {name}"] = made(paths.picture(name), as_png(drawn), opened)
+            files[f"picture of {name}"] = made(paths.picture(name), [as_png(drawn)], opened)
         if options.rois:
             files |= _outlines(objects, name, paths.rois(name), opened)
     counts = {name: len(objects) for name, objects in found.items() if name in options.instances}
     for kind, path, rows in (
-        ("objects", paths.objects, _object_rows(source, {name: table.columns() for name, table in tables.items()})),
+        ("objects", paths.objects, _object_rows(source, tables)),
         ("classes", paths.classes, _class_rows(source, of_classes.columns(), counts)),
     ):
-        files[kind] = made(path, _csv(rows), opened)
+        files[kind] = made(path, csv_parts(rows), opened)
     return files, told
 
 
@@ -278,11 +279,10 @@ def _with_all_means(columns: Columns) -> Columns:
     return found
 
 
-def _object_rows(source: Source, tables: dict[str, Columns]) -> Iterable[list[str]]:
+def _object_rows(source: Source, tables: dict[str, ObjectSums]) -> Iterable[list[str]]:
     """A head, and a row for each object."""
-    if not tables:
-        tables = {"": ObjectSums(0, source.classes, None).columns()}
-    for i, (name, table) in enumerate(tables.items()):
+    for i, (name, sums) in enumerate((tables or {"": ObjectSums(0, source.classes, None)}).items()):
+        table = sums.columns()
         columns = {"object": np.arange(1, len(table["voxels"]) + 1), **_with_all_means(table)}
         if i == 0:
             yield ["stack", "labels", "class", *columns]
@@ -307,18 +307,25 @@ def _class_rows(source: Source, table: Columns, counts: dict[str, int]) -> Itera
         yield from rows_of(one, stack=source.name, labels=source.state, kind=name)
 
 
-def _csv(rows: Iterable[list[str]]) -> bytes:
+def csv_parts(rows: Iterable[Sequence[str]]) -> Iterator[bytes]:
+    """A table as text, some rows after the others."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue().encode()
+    writer = csv.writer(stream, lineterminator="\n")
+    for row in rows:
+        writer.writerow(row)
+        if stream.tell() >= _PART:
+            yield stream.getvalue().encode()
+            stream.seek(0)
+            stream.truncate()
+    yield stream.getvalue().encode()
 
 
-def made(path: Path, content: bytes, opened: ExitStack) -> Made:
+def made(path: Path, parts: Iterable[bytes], opened: ExitStack) -> Made:
     """A file of some content, under a temporary name; `opened` removes it if it is not published."""
     temporary = temporary_name(path)
     opened.callback(temporary.unlink, missing_ok=True)
     with explained(path), open_new(temporary) as stream:
-        stream.write(content)
+        record = write_parts(path.name, parts, stream)
         stream.flush()
         sync_open(stream.fileno())
-    return Made(path, described(path.name, content), lambda *, replace: place(temporary, path, replace=replace))
+    return Made(path, record, lambda *, replace: place(temporary, path, replace=replace))

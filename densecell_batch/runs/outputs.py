@@ -129,7 +129,7 @@ class StackOutputs:
             more, instances = self._make_objects(again)
             files |= more
         if self._options.preview:
-            files["preview"] = made(self._paths.preview, self._make_preview(), self._files)
+            files["preview"] = made(self._paths.preview, [self._make_preview()], self._files)
         self._publish([*files.values()])
         return {kind: file.record for kind, file in files.items()}, instances
 

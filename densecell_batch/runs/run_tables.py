@@ -9,12 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import logging
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from densecell_batch.errors import OutputError
 from densecell_batch.io.discovery import natural_key
 from densecell_batch.runs.joint_files import write_joint
 from densecell_batch.runs.measured import read_measured
-from densecell_batch.runs.objects import BY_NETS
+from densecell_batch.runs.objects import BY_NETS, csv_parts
 from densecell_batch.runs.ownership import is_intact
 from densecell_batch.runs.report import read_report
 from densecell_batch.storage.opening import open_plainly
@@ -73,22 +77,37 @@ def _tables_in(folder: Path) -> dict[str, list[Path]]:
 
 def _write(path: Path, files: list[Path]) -> Path | None:
     """Write the rows of several tables as one, whose columns are those of all; None if a file of the user is there."""
-    rows: list[dict[str, str]] = []
     columns: dict[str, None] = {}
+    readable: list[Path] = []
     for file in files:
         try:
-            with open_plainly(file) as stream:
-                table = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""), restkey="")
-                found = list(table)
-            if any("" in row for row in found):
-                raise ValueError("a row has more fields than the head")
+            table = _rows(file)
+            head = next(table)
+            deque(table, maxlen=0)
         except (OSError, ValueError, csv.Error) as error:
             _log.warning("%s: cannot be read as a table (%s), so it is part of no table of all stacks", file, error)
             continue
-        columns |= dict.fromkeys(table.fieldnames or ())
-        rows += found
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns], restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_joint(path, text.getvalue().encode())
+        readable.append(file)
+        columns |= dict.fromkeys(head)
+
+    def rows() -> Iterator[list[str]]:
+        yield [*columns]
+        for file in readable:
+            try:
+                for row in islice(_rows(file), 1, None):
+                    yield [row.get(column) or "" for column in columns]
+            except (OSError, ValueError, csv.Error) as error:
+                raise OutputError(f"{file}: changed while it was read ({error}); run the same command again") from error
+
+    return write_joint(path, lambda: csv_parts(rows()))
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    """The rows of a table, one at a time; the first is the head."""
+    with open_plainly(file) as stream:
+        table = csv.DictReader(io.TextIOWrapper(stream, "utf-8", newline=""), restkey="")
+        yield {name: name for name in table.fieldnames or ()}
+        for row in table:
+            if "" in row:
+                raise ValueError("a row has more fields than the head")
+            yield row

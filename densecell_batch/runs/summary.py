@@ -79,7 +79,7 @@ def write_summary(
         StackEntry(bare.name, _folder(bare.parent, page.parent), failed=reason) for bare, reason in failures.items()
     ]
     ranked = rank(entries)
-    table = write_joint(page.with_suffix(".csv"), summary_table(ranked))
+    table = write_joint(page.with_suffix(".csv"), lambda: [summary_table(ranked)])
     for i, one in enumerate(ranked[:_PICTURES]):
         place = places.get(id(one.entry))
         if place is not None and one.entry.preview:
@@ -87,7 +87,7 @@ def write_summary(
             ranked[i] = replace(one, entry=replace(one.entry, thumbnail=picture))
     title = ", ".join(folder.absolute().name for folder in folders)
     content = render_batch(title, ranked, None if table is None else quote(table.name))
-    written = write_joint(page, content.encode("utf-8", "backslashreplace"))
+    written = write_joint(page, lambda: [content.encode("utf-8", "backslashreplace")])
     return [path for path in (written, table) if path is not None]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
+from typing import BinaryIO
 
 from msgspec import UNSET, Struct, UnsetType
 
-__all__ = ["FileRecord", "described"]
+__all__ = ["FileRecord", "described", "write_parts"]
 
 _NAME_MAX = 255  # bytes, on all file systems in use
 
@@ -35,3 +37,13 @@ class FileRecord(Struct, frozen=True, kw_only=True):
 def described(name: str, content: bytes) -> FileRecord:
     """The record of a small file."""
     return FileRecord(file=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def write_parts(name: str, parts: Iterable[bytes], stream: BinaryIO) -> FileRecord:
+    """Write a file part by part: its record, and never more than a part of it in memory."""
+    size, sha256 = 0, hashlib.sha256()
+    for part in parts:
+        stream.write(part)
+        size += len(part)
+        sha256.update(part)
+    return FileRecord(file=name, bytes=size, sha256=sha256.hexdigest())

@@ -2,7 +2,7 @@
 
 What is right depends on the tissue. So nets are trained for a while at each scale that the labels bear and the window
 fits, and scored on the evaluation volume, on its own grid. The trials and what came of them stand in `plan.json` of the
-run folder.
+run folder. Where steps are too few to see all of the tissue often, trials tell nothing: coarser voxels are taken.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ TRIAL = 0.08  # of the steps of a member
 FEWEST = 40  # steps that tell something
 _CEILING = 0.97  # mean IoU of labels that were brought to a scale and back, from which a scale is tried
 _CLEARLY = 0.05  # mean IoU by which a coarser scale has to be better
+_SELDOM, _SHORT = 12.0, 3000  # times that each place is seen, and steps: below both, the nets take what is coarser...
+_BEARABLE = 0.9  # ... if the labels keep this mean IoU
 _LARGEST = 2**20  # bytes of a plan
 _log = logging.getLogger(__name__)
 
@@ -106,8 +108,13 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
         plan = Plan(of=digest, steps=run.recipe.steps if run.minutes is None else steps_in(run, finest[0]))
         _write(path, plan)
     if plan.scale is None:
-        trials = _tried(run, plan.steps, load, finest, folder, digest)
-        scale, why = choose(trials)
+        n_classes = run.architecture.n_classes
+        ceilings = [round(label_ceiling(finest[1], n_classes, scale), 4) for scale in CANDIDATES]
+        trials = [Trial(scale=scale, ceiling=found) for scale, found in zip(CANDIDATES, ceilings, strict=True)]
+        hurried = _hurried(run, plan.steps, trials, load, finest[0])
+        if hurried is None:
+            trials = _tried(run, plan.steps, trials, load, finest, folder, digest)
+        scale, why = hurried or choose(trials)
         _log.info("the nets will see %s: %s", _named(scale), why)
         plan = msgspec.structs.replace(plan, scale=scale, why=why, trials=trials)
         _write(path, plan)
@@ -153,10 +160,38 @@ def label_ceiling(volumes: Sequence[LabelledVolume], n_classes: int, scale: Fact
     return added(map(left, volumes)).mean_iou
 
 
-def _tried(run: TrainingRun, steps: int, load: Load, finest: Volumes, folder: Path, digest: str) -> list[Trial]:
+def _hurried(
+    run: TrainingRun, steps: int, trials: Sequence[Trial], load: Load, train: list[LabelledVolume]
+) -> tuple[Factors, str] | None:
+    """The next coarser scale, and why, if a member has too few steps to see much of the tissue as it is."""
+    coarser = trials[1]
+    if not FEWEST / TRIAL <= steps < _SHORT or coarser.ceiling < _BEARABLE:
+        return None
+    seen = steps / run.recipe.sampler(train, run.architecture, run.seed).epoch
+    if seen >= _SELDOM:
+        return None
+    try:
+        load(coarser.scale)
+    except StackError:  # too small for the window
+        return None
+    return (
+        coarser.scale,
+        f"{steps} steps would see each place of the stacks as they are {seen:.1f} times, which is seldom",
+    )
+
+
+def _tried(
+    run: TrainingRun,
+    steps: int,
+    trials: list[Trial],
+    load: Load,
+    finest: Volumes,
+    folder: Path,
+    digest: str,
+) -> list[Trial]:
     """What is known of each scale; a net is trained at each if there are several."""
-    n_classes, few = run.architecture.n_classes, round(TRIAL * steps)
-    trials = [Trial(scale=scale, ceiling=round(label_ceiling(finest[1], n_classes, scale), 4)) for scale in CANDIDATES]
+    few = round(TRIAL * steps)
+    trials = list(trials)
     ready: dict[Factors, Volumes] = {ONE: finest}
     for trial in trials[1:]:
         if few >= FEWEST and trial.ceiling >= _CEILING:

@@ -1,5 +1,7 @@
 """The table of objects against numpy and scikit-image on the whole volume."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from skimage.measure import label, regionprops
@@ -110,6 +112,16 @@ def test_a_class_called_outside_keeps_its_contacts():
     assert len(contacts) == 4
     assert sum(contacts) == pytest.approx(table["surface_um2"])
     assert table["contact_outside (class)_um2"] == table["contact_rest_um2"] > 0 == table["contact_outside_um2"]
+
+
+def test_rows_are_made_one_by_one():
+    columns = {f"column {i}": np.random.default_rng(i).random(20_000) for i in range(5)}
+    tracemalloc.start()
+    n = sum(1 for _ in rows_of(columns, stack="a"))
+    highest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 20_000
+    assert highest < 2**19  # Python's own numbers of all would be 3 MiB
 
 
 def test_no_objects_are_an_empty_table():

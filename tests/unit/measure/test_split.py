@@ -1,6 +1,8 @@
 """Objects that touch are told apart: against known objects, whatever part of them is in memory."""
 
 import io
+import tempfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -105,6 +107,26 @@ def test_a_deep_stack_keeps_few_slices():
     for z, _ in enumerate(distances(slice_of, 200, VoxelSize(0.05, 0.01, 0.01), 0.2)):
         read.append(max(asked) - z)
     assert max(read) == 3
+
+
+def test_memory_is_that_of_a_few_slices():
+    """Four times the slices with four times the objects, which all touch."""
+
+    def peak(depth):
+        place = 2 * ((np.arange(120) + 0.5) / 40 % 1) - 1
+        across = place[:, None] ** 2 + place**2
+        tracemalloc.start()
+        with tempfile.TemporaryFile() as scratch:
+            found = split_instances(
+                lambda z: (2 * ((z + 0.5) / 5 % 1) - 1) ** 2 + across < 1.04**2, depth, SLABS[1], scratch
+            )
+            highest = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(found) == depth // 5 * 9
+        return highest
+
+    peak(5)  # what is imported and kept once
+    assert peak(80) < 1.1 * peak(20)
 
 
 def test_the_default_tolerance_is_that_of_the_voxels():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -196,6 +197,30 @@ def test_write_zip_gives_the_same_bytes(tmp_path: Path) -> None:
             ("b", 1980, 0),
             ("a", 1980, 0),
         ]
+
+
+def test_write_zip_takes_little_memory_for_each_of_many_files(tmp_path: Path) -> None:
+    def highest(n: int) -> int:
+        tracemalloc.start()
+        write_zip(tmp_path / f"{n}.zip", ((f"{i:05d}-ä", b"1") for i in range(n)))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    highest(10)  # what is imported and kept once
+    assert highest(6000) - highest(1000) < 100 * 5000
+
+
+def test_write_zip_writes_what_zipfile_does(tmp_path: Path) -> None:
+    files = [("b", b"1"), ("ä/a.roi", bytes(100)), ("empty", b"")]
+    files += [(f"{i}", b"1") for i in range(70_000)]  # more than 16 bits can count
+    write_zip(tmp_path / "ours.zip", files)
+    with zipfile.ZipFile(tmp_path / "its.zip", "w") as archive:
+        for name, content in files:
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, content)
+    assert (tmp_path / "ours.zip").read_bytes() == (tmp_path / "its.zip").read_bytes()
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])

@@ -1,6 +1,7 @@
 """At which voxel size nets are trained: by hand, by trials, and what comes of it when the bundle is used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,39 @@ def test_short_runs_have_no_trials(tmp_path, monkeypatch):
     assert "no other was tried" in json.loads((tmp_path / "plan.json").read_text())["why"]
 
 
+@pytest.fixture
+def hurried(monkeypatch):
+    """A run whose steps see each place less often than they should."""
+    run = a_run(recipe=replace(a_run().recipe.over(1000), window=(5, 64, 64)))
+    seen = 1000 / run.recipe.sampler([phantom((6, 128, 144))], run.architecture, 0).epoch
+    monkeypatch.setattr(working_scale, "_BEARABLE", 0.1)
+    monkeypatch.setattr(working_scale, "_SELDOM", seen + 0.1)
+    return run, seen
+
+
+def test_much_tissue_and_few_steps(tmp_path, monkeypatch, hurried):
+    run, seen = hurried
+    found, _ = planned(tmp_path, run, [], monkeypatch, [])
+    assert found.scale == HALF
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert f"{seen:.1f} times" in plan["why"]
+    assert [t["steps"] for t in plan["trials"]] == [0, 0, 0]
+    assert planned(tmp_path, run, [], monkeypatch, [])[0] == found
+
+
+@pytest.mark.parametrize(("name", "value"), [("_SELDOM", 0), ("_SHORT", 1000), ("_BEARABLE", 1.0)])
+def test_enough_steps_or_labels_that_need_fine_voxels(tmp_path, monkeypatch, hurried, name, value):
+    monkeypatch.setattr(working_scale, name, value)
+    assert planned(tmp_path, hurried[0], [0.3, 0.3], monkeypatch, [])[0].scale == ONE
+
+
+def test_too_small_for_the_window_at_half(tmp_path, monkeypatch, hurried):
+    def too_small(scale):
+        raise StackError("too small")
+
+    assert planned(tmp_path, hurried[0], [], monkeypatch, [], too_small)[0].scale == ONE
+
+
 def test_a_run_that_is_begun_has_no_more_trials(tmp_path, monkeypatch):
     """Whoever goes on with another option is refused later, and the plan stays."""
     monkeypatch.setattr(working_scale, "_CEILING", 0.1)
@@ -305,6 +339,7 @@ def test_a_voxel_size_is_asked_for(tmp_path):
 @pytest.mark.keras
 def test_trials_with_real_nets(tmp_path, monkeypatch):
     monkeypatch.setattr(working_scale, "FEWEST", 2)
+    monkeypatch.setattr(working_scale, "_SELDOM", 0)
     monkeypatch.setattr(working_scale, "_CEILING", 0.1)
     bundle, _ = trained(tmp_path, tmp_path / "run", steps=40)
     plan = json.loads((tmp_path / "run/plan.json").read_text())

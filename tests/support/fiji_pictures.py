@@ -60,7 +60,6 @@ def main() -> None:
         shutil.copy(SAMPLE, folder / "cells.tif")
         run_script(imagej, SCRIPT, folder, clicks=CLICKS, timeout=180)
         for name, made, region in (
-            ("fiji-dialog", "DenseCell Segment", None),
             ("fiji-overlay", "overlay", "792x300+0+96"),
             ("fiji-view", "view", "792x300+0+96"),
             ("fiji-measured", "measured", "930x440+0+96"),

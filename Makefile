@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 SECONDS ?= 600
+STEPS ?= 40# of training in notebooks: enough to see that they run
 
 # Images: the first engine that answers builds; IMAGE_BUILD_FLAGS go to its `build` as they are.
 VARIANT ?= gpu
@@ -18,7 +19,7 @@ ENGINE ?= $(shell for e in docker podman buildah; do $$e info >/dev/null 2>&1 &&
 IMAGE_BUILD_FLAGS ?=
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' densecell_batch/_version.py)
 
-.PHONY: help demo test test-processes test-slow test-lowest test-processor test-bioimageio fuzz check format docs bench image image-base image-constraints image-test clean
+.PHONY: help demo test test-processes test-slow test-lowest test-processor test-bioimageio fuzz check format docs examples bench image image-base image-constraints image-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,7 +28,7 @@ help:  ## list the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test,fiji,docs]'
+	$(BIN)/pip install --quiet --editable '.[test,fiji,docs,examples]'
 	touch $@
 
 demo: $(VENV)/.installed  ## segment a real EM stack into ./demo-out
@@ -73,7 +74,10 @@ format: $(VENV)/.installed  ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed  ## make the documentation a site, in site/; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+examples: $(VENV)/.installed  ## execute the notebooks of examples/ into build/examples/; STEPS= trains as long as they stand
+	$(BIN)/python examples/execute.py $(if $(STEPS),--set STEPS=$(STEPS))
 
 bench: $(VENV)/.installed  ## print the tables of benchmarks/
 	$(BIN)/python benchmarks/inference.py

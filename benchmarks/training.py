@@ -109,7 +109,7 @@ def train_ours(job: Job, folder: Path) -> tuple[Row, np.ndarray]:
     options = TrainingOptions(minutes=job.seconds / 60, seed=job.seed, floor=0.0, scale=scale)
     with ProcessorMeter() as meter:
         bundle = train(
-            [images], [labels], evaluation, folder, job.tissue.classes, options,
+            [images], [labels], [evaluation], folder, job.tissue.classes, options,
             progress=lambda run, seed, row: rows.append(row),
         )  # fmt: skip
         spent, steps = meter.seconds, meter.steps

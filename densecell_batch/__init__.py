@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         write_stack,
     )
     from densecell_batch.calibration import VoxelSize
-    from densecell_batch.data import SAMPLE
+    from densecell_batch.data import FLY_LABELLED, PLATELET_SLICES, SAMPLE
     from densecell_batch.errors import (
         BundleError,
         BusyError,
@@ -48,12 +48,15 @@ if TYPE_CHECKING:
     from densecell_batch.measure.volumes import find_instances, measure_objects
     from densecell_batch.models.bundle import ModelBundle
     from densecell_batch.models.classes import ClassInfo
+    from densecell_batch.models.fetching import fetch
     from densecell_batch.runs.batch import Verdict
     from densecell_batch.runs.options import RunOptions, RunSegmenter
     from densecell_batch.runs.pipeline import SegmentedStack
     from densecell_batch.training.options import TrainingOptions
 
 __all__ = [
+    "FLY_LABELLED",
+    "PLATELET_SLICES",
     "SAMPLE",
     "BundleError",
     "BusyError",
@@ -86,6 +89,7 @@ __all__ = [
     "VoxelSize",
     "__version__",
     "evaluate",
+    "fetch",
     "find_instances",
     "load_model",
     "measure_objects",
@@ -99,6 +103,8 @@ __all__ = [
 
 # Public name -> module that defines it, for all but the errors and the verbs.
 _PLACES = {
+    "FLY_LABELLED": "data",
+    "PLATELET_SLICES": "data",
     "SAMPLE": "data",
     "ClassInfo": "models.classes",
     "Comparison": "measure.compare",
@@ -113,6 +119,7 @@ _PLACES = {
     "TrainingOptions": "training.options",
     "Verdict": "runs.batch",
     "VoxelSize": "calibration",
+    "fetch": "models.fetching",
     "find_instances": "measure.volumes",
     "measure_objects": "measure.volumes",
     "open_stack": "io.reading",

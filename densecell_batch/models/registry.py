@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,9 @@ REGISTRY: Mapping[str, RegistryEntry] = MappingProxyType({
 
 def cache_dir() -> Path:
     """The cache: `DENSECELL_CACHE`, else the platform's cache folder. It need not exist."""
-    import pooch  # imports its hash and download machinery: not for --help
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tqdm, which comes with it, wants widgets in notebooks
+        import pooch  # imports its hash and download machinery: not for --help
 
     given = os.environ.get("DENSECELL_CACHE")
     return Path(given).expanduser() if given else Path(pooch.os_cache("densecell-batch"))

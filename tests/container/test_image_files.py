@@ -82,7 +82,8 @@ def test_another_parser_reads_the_same_definition():
     sections = definition(DEFINITION)[1]
     assert command == sections["runscript"].strip()
     assert set(files) == {line.strip() for line in sections["files"].splitlines() if line.strip()}
-    assert "org.opencontainers.image.licenses BSD-3-Clause AND CC-BY-NC-SA-3.0" in labels
+    licence = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["license"]
+    assert f"org.opencontainers.image.licenses {licence}" in labels
 
 
 def test_both_run_the_same_script():

@@ -10,18 +10,42 @@ from images import ROOT
 
 import densecell_batch
 
-NOBODYS = {"fly-vnc-2d3d-curves.png", "fly-vnc-fast-curves.png", "fiji-dialog.png"}  # no data of others are in them
+pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+
+# No data of others are in them.
+NOBODYS = {
+    "fly-vnc-2d3d-curves.png",
+    "fly-vnc-fast-curves.png",
+    "example-curves.png",
+    "fiji-dialog.png",
+    "fiji-progress.png",
+}
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)]
-    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+    done = build(ROOT, folder)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def build(source, folder):
+    """As `make docs` does."""
+    (words,) = re.findall(r"-m (mkdocs build .*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", *words.split(), "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=source, env=environment)
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
+    """With --quiet, mkdocs counts no warnings, and --strict lets all pass."""
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "mkdocs.yml").write_text("site_name: a\n")
+    for text, code in (("[a](index.md)", 0), ("[a](gone.md)", 1), ("![a](gone.png)", 1)):
+        (tmp_path / "docs/index.md").write_text(text)
+        done = build(tmp_path, tmp_path / "site")
+        assert done.returncode == code, text + done.stderr
 
 
 def test_every_public_name_is_described(site):

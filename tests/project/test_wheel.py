@@ -15,6 +15,7 @@ import pytest
 from images import ROOT
 
 MODELS = ("fly-vnc-2d3d", "fly-vnc-fast")
+STACKS = ("fly-vnc-sample", "fly-vnc-labelled", "platelet-slices")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
 HOOK = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
@@ -75,7 +76,10 @@ def wheel(source, tmp_path_factory):
 def test_the_wheel_has_all_that_is_in_the_package_and_the_macros(source, wheel):
     files = {name for name in there(source) if name.startswith(("densecell_batch/", "macros/"))}
     assert content(wheel) == {re.sub("^macros/", "densecell_batch/macros/", name) for name in files}
-    assert {"densecell_batch/py.typed", *(f"densecell_batch/data/{name}/TERMS.md" for name in MODELS)} < content(wheel)
+    assert {
+        "densecell_batch/py.typed",
+        *(f"densecell_batch/data/{name}/TERMS.md" for name in MODELS + STACKS),
+    } < content(wheel)
 
 
 def test_a_deleted_module_does_not_come_back(wheel, tmp_path):
@@ -108,8 +112,8 @@ def test_what_the_index_says(wheel):
     with zipfile.ZipFile(wheel) as opened:
         (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
         found = metadata(opened.read(name).decode())
-    assert found["License-Expression"] == "BSD-3-Clause AND CC-BY-NC-SA-3.0"
-    assert len(found.get_all("License-File")) == 2 + len(MODELS)  # of the code, the sample and the models
+    assert found["License-Expression"] == "BSD-3-Clause AND CC-BY-NC-SA-3.0 AND LicenseRef-NIBIB-public-release"
+    assert len(found.get_all("License-File")) == 1 + len(MODELS + STACKS)  # the first is that of the code
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
     tested = re.findall(r'"(3\.\d+)"', re.search(r"python: \[(.*)\]", workflow)[1])
     said = [c.rpartition(" ")[2] for c in found.get_all("Classifier") if c.startswith("Programming Language")]

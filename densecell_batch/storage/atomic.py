@@ -135,7 +135,7 @@ def explained(path: Path) -> Iterator[None]:
             errno.EROFS: "the folder is read-only: choose another output folder",
             errno.ENOENT: "the folder is not there: was it moved or unmounted?",
             errno.EFBIG: "the file system takes no file of this size: choose another output folder",
-            errno.ENAMETOOLONG: "the name is too long, with what is added to it: shorten that of the stack or the class",
+            errno.ENAMETOOLONG: "the name is too long, with what is added to it: shorten that of stack or class",
         }
         remedy = remedies.get(error.errno or 0, error.strerror or str(error))
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError

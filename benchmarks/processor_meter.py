@@ -57,18 +57,22 @@ class ProcessorMeter:
     def __exit__(self, *_: object) -> None:
         self._patches.close()
 
+    def _begun(self) -> list[list[float]]:
+        """The trainings that came to a step: a sampler may be made for what it knows of the volumes alone."""
+        return [spans for spans in self._trainings if spans]
+
     @property
     def steps(self) -> int:
         """Steps that were taken, trials included."""
-        return sum(len(spans) - 1 for spans in self._trainings)
+        return sum(len(spans) - 1 for spans in self._begun())
 
     @property
     def seconds(self) -> float:
         """Of the processor, in these steps; the first one of each training, which is compiled, is taken for one of
         those that follow.
         """
-        later = [spans[_STARTING:] for spans in self._trainings]
-        if not all(later):
+        later = [spans[_STARTING:] for spans in self._begun()]
+        if not later or not all(later):
             raise RuntimeError("no steps were metered: does the training draw its windows in another way?")
         return sum(sum(spans) + float(np.median(spans)) for spans in later)
 

@@ -1,8 +1,12 @@
 // Segment all TIFF stacks of a folder with densecell-batch. One that fails does not stop the others.
 //
 // Options: folder, out (folder; else "densecell" in that folder), model, instances (classes, separated by commas),
-// voxel_size (z,y,x in nm), options (further ones of `densecell-batch segment`).
-// Returns "ok<TAB>NUMBER OF STACKS" or "failed<TAB>WHICH FAILED, AND WHY", a line each. The Log shows every stack.
+// voxel_size (z,y,x in nm), onerror (continue or stop: begin no further stack after one that failed), options (further
+// ones of `densecell-batch segment`).
+// Returns "ok<TAB>NUMBER OF STACKS" or "failed<TAB>WHICH FAILED, AND WHY", a line each. The Log shows every stack, and
+// densecell_batch.csv in the output folder has a row for each.
+
+var stacks, results, places, reasons; // of the batch: paths, then what became of each
 
 options = given();
 interactive = isInteractive(options);
@@ -21,29 +25,34 @@ function ask(folder) {
   Dialog.addString("Instances of the classes", recall("instances", "mitochondrion"), 30);
   Dialog.addString("Voxel size z,y,x in nm, if not the stacks'", "", 30);
   Dialog.addString("Further options", recall("options", ""), 30);
+  Dialog.addCheckbox("Stop at the first failure", false);
   Dialog.addCheckbox("Change how the tool is started", false);
   Dialog.show();
-  stacks = Dialog.getString();
+  source = Dialog.getString();
   out = Dialog.getString();
   model = Dialog.getString();
   instances = Dialog.getString();
   voxelSize = Dialog.getString();
   further = Dialog.getString();
+  onerror = "continue";
+  if (Dialog.getCheckbox()) onerror = "stop";
   if (Dialog.getCheckbox()) askRunner(folder);
-  remember("batch.folder", stacks);
+  remember("batch.folder", source);
   remember("model", model);
   remember("instances", instances);
   remember("options", further);
-  text = "" + setting("options", further) + setting("folder", stacks) + setting("out", out) + setting("model", model)
-    + setting("instances", instances) + setting("voxel_size", voxelSize);
+  text = "" + setting("options", further) + setting("folder", source) + setting("out", out) + setting("model", model)
+    + setting("instances", instances) + setting("voxel_size", voxelSize) + "onerror=" + onerror;
   record("DenseCell Batch", text);
   return text;
 }
 
 function segmentFolder(options, folder) {
-  wrong = parse(options, "folder out model instances voxel_size options");
+  wrong = parse(options, "folder out model instances voxel_size onerror options");
   if (wrong == "") wrong = findRunner(folder);
   if (wrong != "") return "failed\t" + wrong;
+  onerror = option("onerror", "continue");
+  if (onerror != "continue" && onerror != "stop") return "failed\tonerror is '" + onerror + "'; expected continue or stop";
   source = tidy(option("folder", ""));
   if (source == "" || !File.isDirectory(source))
     return "failed\t'" + source + "' is no folder; expected one with TIFF stacks";
@@ -58,50 +67,116 @@ function segmentFolder(options, folder) {
   logFile = out + File.separator + "densecell_log.txt";
   wrong = canWrite(logFile, "out");
   if (wrong != "") return "failed\t" + wrong;
-  failures = "";
-  nFailed = 0;
-  nStacks = stacks.length;
-  for (i = stacks.length - 1; i >= 0; i--) {
-    if (indexOf(stacks[i], "\n") >= 0) { // the others are not to fail with it
-      nFailed++;
-      failures += "\n" + replace(File.getName(stacks[i]), "\n", "?") + ": a name with a line break cannot be given to the tool";
-      stacks = Array.deleteIndex(stacks, i);
-    }
+  table = out + File.separator + "densecell_batch.csv";
+  wrong = canWrite(table, "out");
+  if (wrong != "") return "failed\t" + wrong;
+  results = newArray(stacks.length);
+  places = newArray(stacks.length);
+  reasons = newArray(stacks.length);
+  for (i = 0; i < stacks.length; i++) {
+    results[i] = "not done";
+    places[i] = "";
+    reasons[i] = "";
   }
-  together = 20; // the models are loaded once for as many; few enough for the command line of any system
-  for (first = 0; first < stacks.length; first += together) {
-    showStatus("DenseCell: stack " + (first + 1) + " of " + stacks.length);
-    showProgress(first, stacks.length);
-    some = Array.slice(stacks, first, minOf(first + together, stacks.length));
-    said = segmentStacks(some, out, logFile);
-    lines = split(said, "\n");
-    answered = 0;
-    for (i = 0; i < lines.length; i++) {
-      fields = split(lines[i], "\t");
-      if (fields.length >= 4) {
-        if (fields[0] == "DENSECELL" && fields[1] == "warning") print(File.getName(fields[2]) + ": " + fields[3]);
-        else if (fields[0] == "DENSECELL") {
-          answered++;
-          print(fields[1] + ": " + fields[2]);
-          if (fields[1] != "ok") {
-            nFailed++;
-            failures += "\n" + File.getName(fields[2]) + ": " + fields[3];
-            print("  " + fields[3]);
-          }
-        }
-      }
-    }
-    if (answered < some.length) { // the tool could not start, or was stopped: the next ones would fare alike
-      text = complaint("", logFile);
-      if (answered == 0) text = complaint(said, logFile);
-      return "failed\t" + (stacks.length - first - answered) + " of " + stacks.length + " stacks were not segmented: " + text
-        + failures;
-    }
-  }
+  trouble = segmentAll(out, logFile, onerror);
+  writeTable(table);
   showProgress(1);
   showStatus("");
-  if (nFailed > 0) return "failed\t" + nFailed + " of " + nStacks + " stacks failed:" + failures;
-  return "ok\t" + nStacks;
+  failures = "";
+  nFailed = 0;
+  for (i = 0; i < stacks.length; i++) {
+    if (results[i] == "failed") {
+      nFailed++;
+      failures += "\n" + replace(File.getName(stacks[i]), "\n", "?") + ": " + reasons[i];
+    }
+  }
+  if (trouble != "") return "failed\t" + trouble + failures;
+  if (nFailed > 0) return "failed\t" + nFailed + " of " + stacks.length + " stacks failed:" + failures;
+  return "ok\t" + stacks.length;
+}
+
+// Segment the stacks; returns why not all were tried, or "".
+function segmentAll(out, logFile, onerror) {
+  together = 20; // the models are loaded once for as many; few enough for the command line of any system
+  if (onerror == "stop") together = 1;
+  first = 0;
+  while (first < stacks.length) {
+    showStatus("DenseCell: stack " + (first + 1) + " of " + stacks.length);
+    showProgress(first, stacks.length);
+    some = newArray(0);
+    for (i = first; i < minOf(first + together, stacks.length); i++) {
+      if (indexOf(stacks[i], "\n") >= 0) { // the others are not to fail with it
+        results[i] = "failed";
+        reasons[i] = "a name with a line break cannot be given to the tool";
+      } else some = Array.concat(some, stacks[i]);
+    }
+    said = "";
+    if (some.length > 0) {
+      said = segmentStacks(some, out, logFile);
+      readVerdicts(said);
+    }
+    failed = 0;
+    missing = 0;
+    for (i = first; i < minOf(first + together, stacks.length); i++) {
+      if (results[i] == "not done") missing++;
+      if (results[i] == "failed") failed++;
+    }
+    if (missing > 0) { // the tool could not start, or was stopped: the next ones would fare alike
+      text = complaint("", logFile);
+      if (missing == some.length) text = complaint(said, logFile);
+      left = 0;
+      for (i = 0; i < stacks.length; i++) if (results[i] == "not done") left++;
+      return "" + left + " of " + stacks.length + " stacks were not segmented: " + text;
+    }
+    first += together;
+    if (failed > 0 && onerror == "stop") return "stopped at the first failure, after " + first + " of " + stacks.length + " stacks:";
+  }
+  return "";
+}
+
+// Read what the tool said of some of the stacks. Its paths may be those within a container, so names tell which.
+function readVerdicts(said) {
+  lines = split(said, "\n");
+  for (i = 0; i < lines.length; i++) {
+    fields = split(lines[i], "\t");
+    if (fields.length >= 4) {
+      if (fields[0] == "DENSECELL") {
+        name = File.getName(fields[2]);
+        for (k = 0; k < stacks.length; k++) {
+          stem = stackName(stacks[k]);
+          if (fields[1] == "ok" && name == stem + "_labels.tif") {
+            results[k] = "ok";
+            places[k] = name;
+          } else if (fields[1] != "ok" && name == File.getName(stacks[k])) {
+            if (fields[1] == "failed") results[k] = "failed";
+            if (reasons[k] != "") reasons[k] = reasons[k] + "; ";
+            reasons[k] = reasons[k] + fields[3];
+          }
+        }
+        if (fields[1] == "warning") print(name + ": " + fields[3]);
+        else print(fields[1] + ": " + fields[2]);
+        if (fields[1] == "failed") print("  " + fields[3]);
+      }
+    }
+  }
+}
+
+// Write a row for each stack: its path, ok, failed or not done, its labels, and warnings or the reason. A file of this
+// name with another head is the user's.
+function writeTable(path) {
+  head = "Stack,Result,Labels,Remarks\n";
+  text = head;
+  for (i = 0; i < stacks.length; i++) {
+    stack = csvText(stacks[i]);
+    labels = csvText(places[i]);
+    remarks = csvText(reasons[i]);
+    text += stack + "," + results[i] + "," + labels + "," + remarks + "\n";
+  }
+  if (File.exists(path)) {
+    before = call("ij.IJ.openAsString", path);
+    if (!startsWith(before, head)) keepEarlier(path);
+  }
+  trouble = call("ij.IJ.saveString", text, path);
 }
 
 // Paths of the TIFF files of a folder, without the results of runs whose output folder it is.

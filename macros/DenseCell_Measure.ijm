@@ -129,13 +129,6 @@ function csvOfTable() {
   return text;
 }
 
-// A cell of text: what a spreadsheet would take for a formula gets an apostrophe, and what would end a cell, quotes.
-function csvText(text) {
-  if (matches(text, "(?s)[=+\\-@\\t\\r\\n\\uff1d\\uff0b\\uff0d\\uff20].*")) text = "'" + text;
-  if (matches(text, "(?s).*[,;\"\\t\\r\\n].*")) text = "\"" + replace(text, "\"", "\"\"") + "\"";
-  return text;
-}
-
 // Count the voxels of each label, and the faces of each class to other classes across each axis.
 function count(labels, voxels, faces) {
   selectImage(labels);

@@ -60,8 +60,8 @@ function objects(options, folder) {
     if (!named && !endsWith(getTitle(), "_labels.tif"))
       return "failed\t" + getTitle() + " bears no names of classes, so it may be the stack itself; expected NAME_labels.tif, "
         + "or a copy of it";
-    if (is("changes") || !File.exists(labels) || File.isDirectory(labels))
-      return "failed\t" + getTitle() + " was changed, or never saved: save it (File > Save), then again";
+    wrong = unsaved(labels);
+    if (wrong != "") return "failed\t" + wrong;
   }
   if (!File.exists(labels)) return "failed\t" + labels + ": no such file";
   labels = File.getAbsolutePath(labels);
@@ -96,20 +96,33 @@ function objects(options, folder) {
   if (table == "") return "failed\t" + complaint(said, logFile);
   if (!File.exists(table))
     return "failed\tthe tool wrote " + table + ", but it is not here: do both see the same folder?";
-  Table.open(table);
-  nRegions = openRegions(out, replace(File.getName(table), "_objects\\.csv$", "_"), classes);
-  if (image != "none" && nRegions > 0) {
+  title = File.getName(table);
+  if (isOpen(title)) close(title); // of an earlier time
+  shown = 0;
+  if (nImages > 0) shown = getImageID();
+  if (image != "none") {
     selectImage(image);
-    roiManager("associate", "true"); // each region on its slice only
-    roiManager("Show All without labels");
+    shown = getImageID();
   }
+  Table.open(table);
+  dropRegions(title);
+  nRegions = openRegions(out, replace(title, "_objects\\.csv$", "_"), classes);
+  keepNames(title, nRegions);
+  if (image != "none" && nRegions > 0) showRegions(image);
+  if (nRegions > 0) linkObjects(shown);
   return "ok\t" + table + "\t" + nRegions;
+}
+
+// From now on a row selects its region, and a region its row.
+function linkObjects(shown) {
+  if (is("Batch Mode") || getInfo("java.awt.headless") == "true") return;
+  said = call("java.lang.System.setProperty", "densecell.objects.image", "" + shown);
+  startLink();
 }
 
 // Add the outlines that the tool wrote to those in the ROI Manager; returns their number.
 function openRegions(out, start, classes) {
-  if (!is("Batch Mode")) run("ROI Manager...");
-  before = roiManager("count");
+  before = nRois();
   names = getFileList(out);
   for (i = 0; i < names.length; i++) {
     wanted = classes.length == 0;
@@ -118,7 +131,38 @@ function openRegions(out, start, classes) {
       if (names[i] == start + class + "_rois.zip") wanted = true;
     }
     if (wanted && startsWith(names[i], start) && endsWith(names[i], "_rois.zip"))
-      roiManager("open", out + File.separator + names[i]);
+      addRegions(out + File.separator + names[i]);
   }
-  return roiManager("count") - before;
+  return nRois() - before;
+}
+
+function nRois() {
+  if (!isOpen("ROI Manager") && !is("Batch Mode")) return 0;
+  return roiManager("count");
+}
+
+// Remember which regions belong to a table, by their names: there may be others, before and after them.
+function keepNames(title, nRegions) {
+  count = nRois();
+  names = newArray(nRegions);
+  for (i = 0; i < nRegions; i++) names[i] = RoiManager.getName(count - nRegions + i);
+  said = call("java.lang.System.setProperty", "densecell.regions of " + title, String.join(names, "\n"));
+}
+
+// Remove the regions that an earlier table of the same name brought, if they are still there as they came.
+function dropRegions(title) {
+  kept = split(call("java.lang.System.getProperty", "densecell.regions of " + title, ""), "\n");
+  count = nRois();
+  if (kept.length == 0 || kept.length > count) return;
+  names = newArray(count);
+  for (i = 0; i < count; i++) names[i] = RoiManager.getName(i);
+  at = indexOf("\n" + String.join(names, "\n") + "\n", "\n" + String.join(kept, "\n") + "\n");
+  if (at < 0) return;
+  before = split(substring("\n" + String.join(names, "\n"), 0, at + 1), "\n");
+  first = before.length;
+  if (at == 0) first = 0;
+  numbers = newArray(kept.length);
+  for (i = 0; i < kept.length; i++) numbers[i] = first + i;
+  roiManager("select", numbers);
+  roiManager("delete");
 }

@@ -134,9 +134,8 @@ function decode(text) {
 
 // How the tool is started: as set in the dialog, unless it was installed anew since. Returns what is wrong, or "".
 function findRunner(folder) {
-  if (!File.exists(folder + "runner.txt"))
-    return "no runner.txt in " + folder + ": install the macros with 'densecell-batch fiji install'";
-  installed = File.openAsString(folder + "runner.txt");
+  installed = "";
+  if (File.exists(folder + "runner.txt")) installed = File.openAsString(folder + "runner.txt");
   lines = split(installed, "\n");
   for (i = 0; i < lines.length; i++) {
     at = indexOf(lines[i], "=");
@@ -149,6 +148,9 @@ function findRunner(folder) {
   command = runnerSetting("command", ours);
   target = runnerSetting("target", ours);
   words = runnerSetting("words", ours);
+  if (runner == "")
+    return "where the tool is was not said yet: choose Plugins > DenseCell > DenseCell Segment, or install the macros with"
+      + " 'densecell-batch fiji install'";
   if (indexOf(" local docker apptainer ssh ", " " + runner + " ") < 0)
     return "the runner is '" + runner + "'; expected local, docker, apptainer or ssh: install the macros again";
   if (command == "" || (runner != "local" && target == ""))
@@ -164,22 +166,181 @@ function runnerSetting(key, ours) {
   return value;
 }
 
-// Ask how the tool is started, and remember it until the macros are installed anew.
+// Ask how the tool is started, try it, and remember it until the macros are installed anew.
 function askRunner(folder) {
-  findRunner(folder);
-  Dialog.create("DenseCell: how the tool is started");
-  Dialog.addChoice("Runner", newArray("local", "docker", "apptainer", "ssh"), runner);
-  Dialog.addString("Command", command, 40);
-  Dialog.addString("Image, .sif file or host", target, 40);
-  Dialog.addString("Further words, such as --gpus all", words, 40);
-  Dialog.addMessage("The command is densecell-batch or the launcher densecell (local), docker or podman,\n"
-    + "apptainer, or densecell-batch as the host of ssh knows it.");
-  Dialog.show();
-  remember("runner", Dialog.getChoice());
-  remember("command", Dialog.getString());
-  remember("target", Dialog.getString());
-  remember("words", Dialog.getString());
-  remember("installed", File.openAsString(folder + "runner.txt"));
+  wrong = findRunner(folder);
+  if (runner == "") runner = "local";
+  showStatus("DenseCell: looking for the tool ...");
+  places = findTools();
+  showStatus("");
+  choices = newArray("as said below");
+  choices = Array.concat(choices, places);
+  chosen = choices[0];
+  if (wrong != "" && places.length > 0) chosen = places[0];
+  do {
+    Dialog.create("DenseCell: how the tool is started");
+    if (wrong != "") Dialog.addMessage(wrapped(wrong));
+    Dialog.addChoice("Take what was found", choices, chosen);
+    Dialog.addChoice("Runner", newArray("local", "docker", "apptainer", "ssh"), runner);
+    Dialog.addString("Command", command, 40);
+    Dialog.addString("Image, .sif file or host", target, 40);
+    Dialog.addString("Further words, such as --gpus all", words, 40);
+    Dialog.addMessage("The command is densecell-batch or the launcher densecell (local), docker or podman,\n"
+      + "apptainer, or densecell-batch as the host of ssh knows it.");
+    Dialog.addCheckbox("Try it: ask it for its models", true);
+    Dialog.show();
+    chosen = Dialog.getChoice();
+    runner = Dialog.getChoice();
+    command = Dialog.getString();
+    target = Dialog.getString();
+    words = Dialog.getString();
+    if (chosen != choices[0]) takeFound(chosen);
+    wrong = "";
+    if (Dialog.getCheckbox()) wrong = learnModels("");
+  } while (wrong != "");
+  remember("runner", runner);
+  remember("command", command);
+  remember("target", target);
+  remember("words", words);
+  installed = "";
+  if (File.exists(folder + "runner.txt")) installed = File.openAsString(folder + "runner.txt");
+  remember("installed", installed);
+}
+
+// Take a place as findTools calls it.
+function takeFound(place) {
+  at = indexOf(place, " ");
+  runner = substring(place, 0, at);
+  command = substring(place, at + 1);
+  target = "";
+  if (runner != "local") {
+    at = indexOf(command, ": ");
+    target = substring(command, at + 2);
+    command = substring(command, 0, at);
+  }
+}
+
+// Where the tool may be on this machine: "local PROGRAM", "docker PROGRAM: IMAGE", "apptainer PROGRAM: FILE.sif". A program
+// that is started from a desktop often knows fewer folders than a terminal.
+function findTools() {
+  user = getDirectory("home");
+  bin = "bin/";
+  program = "densecell-batch";
+  between = ":";
+  if (isWindows()) {
+    bin = "Scripts/";
+    program = "densecell-batch.exe";
+    between = ";";
+  }
+  folders = split("" + call("java.lang.System.getenv", "PATH"), between);
+  folders = Array.concat(folders, newArray("/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", user + ".local/bin"));
+  roots = newArray(user + ".venv/", user + ".local/share/pipx/venvs/densecell-batch/",
+    user + ".local/pipx/venvs/densecell-batch/", user + "pipx/venvs/densecell-batch/",
+    user + ".local/share/uv/tools/densecell-batch/", user + "AppData/Roaming/uv/tools/densecell-batch/");
+  inHome = foldersIn(user);
+  for (i = 0; i < inHome.length; i++)
+    roots = Array.concat(roots, newArray("" + inHome[i], "" + inHome[i] + ".venv/", "" + inHome[i] + "venv/"));
+  condas = Array.concat(inHome, newArray(user + ".conda/", "/opt/conda/", "/opt/miniconda3/", "/opt/miniforge3/"));
+  for (i = 0; i < condas.length; i++) {
+    environments = foldersIn("" + condas[i] + "envs/");
+    roots = Array.concat(roots, condas[i], environments);
+  }
+  for (i = 0; i < roots.length; i++) folders = Array.concat(folders, "" + roots[i] + bin);
+  found = newArray(0);
+  for (i = 0; i < folders.length; i++) found = addIfThere(found, "local ", folders[i], program);
+  images = imagesIn(folders, user);
+  return Array.concat(found, images);
+}
+
+// The folders in a folder, but hidden ones; each ends with a separator.
+function foldersIn(folder) {
+  found = newArray(0);
+  if (!File.isDirectory(folder)) return found;
+  names = getFileList(folder);
+  for (i = 0; i < names.length; i++) if (endsWith(names[i], "/")) found = Array.concat(found, folder + names[i]);
+  return found;
+}
+
+// Add a program of a folder to a list, unless it is not there, or stands there already.
+function addIfThere(found, kind, folder, program) {
+  if (folder == "") return found;
+  if (!endsWith(folder, "/") && !endsWith(folder, "\\")) folder += "/";
+  if (!File.exists(folder + program) || File.isDirectory(folder + program)) return found;
+  for (i = 0; i < found.length; i++) if (found[i] == kind + folder + program) return found;
+  return Array.concat(found, kind + folder + program);
+}
+
+// The images of containers that hold the tool.
+function imagesIn(folders, user) {
+  found = newArray(0);
+  engines = newArray("docker", "podman", "apptainer", "singularity");
+  for (k = 0; k < engines.length; k++) {
+    here = newArray(0);
+    for (i = 0; i < folders.length; i++) here = addIfThere(here, "", folders[i], engines[k]);
+    if (here.length > 0 && k < 2) {
+      all = newArray(here[0], "images", "--format", "{{.Repository}}:{{.Tag}}");
+      said = runWords(all, 0, "", 0.1);
+      lines = split(said, "\n");
+      for (i = 0; i < lines.length; i++)
+        if (matches(lines[i], "\\S*densecell\\S*")) found = Array.concat(found, "docker " + here[0] + ": " + lines[i]);
+    }
+    if (here.length > 0 && k >= 2) {
+      places = newArray(user, user + "Downloads/");
+      for (p = 0; p < places.length; p++) {
+        names = newArray(0);
+        if (File.isDirectory(places[p])) names = getFileList(places[p]);
+        for (i = 0; i < names.length; i++)
+          if (matches(names[i], "(?i).*densecell.*\\.sif")) found = Array.concat(found, "apptainer " + here[0] + ": " + places[p] + names[i]);
+      }
+    }
+  }
+  return found;
+}
+
+// Ask the tool for its models, and for one of the user's own unless that is ""; remember what it says. Returns what is
+// wrong, or "".
+function learnModels(own) {
+  all = prefix("", "", own);
+  first = all.length;
+  all = Array.concat(all, newArray("models", "list", "--format", "tsv"));
+  if (own != "") all = with(all, "--", seen(own, "/densecell/model"));
+  logFile = getDirectory("temp") + "densecell-" + d2s(getTime(), 0) + ".txt";
+  said = runWords(all, first, logFile, 1);
+  wrong = "";
+  if (!startsWith(said, "name\t")) wrong = complaint(said, logFile);
+  if (File.exists(logFile)) deleted = File.delete(logFile);
+  if (wrong != "") return replace(wrong, "gave no verdict", "did not answer");
+  remember("models", said);
+  remember("models.of", runner + " " + command + " " + target);
+  return "";
+}
+
+// A column of what the tool said of a model: 0 name, 1 where, 2 version, 3 members, 4 window, 5 voxel size in nm,
+// 6 classes; "" where it is not known.
+function modelField(model, column) {
+  value = "";
+  lines = split(recall("models", ""), "\n");
+  for (i = 1; i < lines.length; i++) {
+    fields = split(lines[i], "(\t)"); // in brackets: what is empty counts
+    if (fields.length > column) if (fields[0] == model) value = fields[column];
+  }
+  return value;
+}
+
+// A text in lines that a dialog can show.
+function wrapped(text) {
+  parts = split(replace(text, "\n", " <br> "), " ");
+  lines = "";
+  length = 0;
+  for (i = 0; i < parts.length; i++) {
+    length += lengthOf(parts[i]) + 1;
+    if (length > 90 || parts[i] == "<br>") {
+      lines += "\n";
+      length = lengthOf(parts[i]);
+    }
+    if (parts[i] != "<br>") lines += parts[i] + " ";
+  }
+  return lines;
 }
 
 function isContainer() {
@@ -226,8 +387,8 @@ function prefix(inFolder, outFolder, model) {
     user = String.trim(exec("id", "-u")) + ":" + String.trim(exec("id", "-g"));
     all = Array.concat(all, newArray("--user", user));
   }
-  all = mount(all, inFolder, "/densecell/in", ":ro");
-  all = mount(all, outFolder, "/densecell/out", "");
+  if (inFolder != "") all = mount(all, inFolder, "/densecell/in", ":ro");
+  if (outFolder != "") all = mount(all, outFolder, "/densecell/out", "");
   if (model != "") if (File.exists(model)) all = mount(all, parentOf(model), "/densecell/model", ":ro");
   return Array.concat(all, extra, newArray(target));
 }
@@ -252,6 +413,11 @@ function segmentStacks(stacks, out, logFile) {
   classes = split(option("instances", ""), ",");
   for (i = 0; i < classes.length; i++) all = with(all, "--instances", String.trim(classes[i]));
   all = with(all, "--voxel-size", option("voxel_size", ""));
+  parting = option("split", "no");
+  if (parting == "yes") all = with(all, "", "--split");
+  all = with(all, "--min-volume", option("min_volume", ""));
+  rois = option("rois", "no");
+  if (rois == "yes") all = with(all, "", "--rois");
   further = split(option("options", ""), " ");
   for (i = 0; i < further.length; i++) all = with(all, "", further[i]);
   said = runTool(all, stacks, out, model, logFile);
@@ -262,27 +428,33 @@ function segmentStacks(stacks, out, logFile) {
 function runTool(verb, files, out, model, logFile) {
   all = prefix(parentOf(files[0]), out, model);
   first = all.length;
-  // On Windows there is no shell: exec waits for the tool, which has to keep off stderr, for ImageJ's exec waits for ever
-  // once the child has written 64 KB to that.
+  // On Windows exec waits for the tool, which has to keep off stderr, for ImageJ's exec waits for ever once the child
+  // has written 64 KB to that.
   if (isWindows()) all = with(all, "--log", seen(logFile, "/densecell/out"));
-  else {
-    script = launcher();
-    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
-    first += 5;
-  }
   all = Array.concat(all, verb);
   if (isContainer()) all = with(all, "-o", "/densecell/out");
   else all = with(all, "-o", out);
   all = with(all, "", "--");
   for (i = 0; i < files.length; i++) all = with(all, "", seen(files[i], "/densecell/in"));
-  if (runner == "ssh") {
+  said = runWords(all, first, logFile, parseFloat(recall("silence", "120")));
+  return said;
+}
+
+// Run words, the first of which are what the tool runs in; returns what was written to stdout. What was written to stderr
+// is in the log, if one is given. Who says nothing for so many minutes is stopped. On Windows there is no shell: exec waits.
+function runWords(all, first, logFile, minutes) {
+  if (runner == "ssh" && first > 0) {
     for (i = first; i < all.length; i++) {
       word = quoted(all[i]);
       all[i] = word;
     }
   }
+  if (!isWindows()) {
+    script = launcher();
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
+  }
   said = String.trim(execute(all));
-  if (!isWindows() && startsWith(said, "/")) said = follow(said, logFile);
+  if (!isWindows() && startsWith(said, "/")) said = follow(said, logFile, minutes);
   return said;
 }
 
@@ -301,10 +473,10 @@ function launcher() {
 
 // Wait for the tool that the launcher started, and show how far it is; returns what it wrote to stdout. If this macro is
 // ended by Esc, or ImageJ is closed, the tool stops by itself.
-function follow(place, logFile) {
-  heard = getTime();
+function follow(place, logFile, minutes) {
+  begun = getTime();
+  heard = begun;
   size = 0;
-  silence = parseFloat(recall("silence", "120")); // minutes
   silent = "";
   while (!File.exists(place + "/ended")) {
     beat = d2s(getTime(), 0);
@@ -314,17 +486,19 @@ function follow(place, logFile) {
       size = n;
       heard = getTime();
       showLast(place + "/log");
-    } else if (silent == "" && getTime() - heard > 60000 * silence) {
-      silent = "\nit said nothing for " + silence + " minutes, so it was stopped";
+    } else if (silent == "" && getTime() - heard > 60000 * minutes) {
+      silent = "\nit said nothing for " + minutes + " minutes, so it was stopped";
       trouble = call("ij.IJ.saveString", "", place + "/stop");
     }
-    wait(200);
+    wait(minOf(200, 20 + (getTime() - begun) / 20)); // who is quick shall not wait for us
   }
   showProgress(1);
   said = "";
   if (lengthOfFile(place + "/said") > 0) said = call("ij.IJ.openAsString", place + "/said");
-  copied = File.delete(logFile); // of an earlier run
-  copied = File.copy(place + "/log", logFile);
+  if (logFile != "") {
+    copied = File.delete(logFile); // of an earlier run
+    copied = File.copy(place + "/log", logFile);
+  }
   names = newArray("said", "log", "alive", "stop", "ended");
   for (i = 0; i < names.length; i++)
     if (File.exists(place + "/" + names[i])) deleted = File.delete(place + "/" + names[i]);
@@ -438,6 +612,7 @@ function hide() {
 // Open an image without a window that waits when it cannot be opened; returns what is wrong, or "".
 function openQuietly(path) {
   if (!File.exists(path)) return path + ": no such file";
+  if (File.isDirectory(path)) return path + " is a folder; expected a TIFF that densecell-batch wrote";
   before = nImages;
   call("ij.IJ.redirectErrorMessages");
   open(path);
@@ -479,9 +654,68 @@ function hasClassNames() {
   return matches(getMetadata("Info"), "(?s)(.*\\n)?class \\d{1,3} = .*");
 }
 
+// Why the file of the active image is not what is seen, or "".
+function unsaved(path) {
+  if (!is("changes") && File.exists(path) && !File.isDirectory(path)) return "";
+  return getTitle() + " was changed, or never saved: save it (File > Save), then again";
+}
+
+// Open regions in the ROI Manager, beside those that it holds.
+function addRegions(zip) {
+  if (!is("Batch Mode")) run("ROI Manager..."); // else it would be a hidden one, for the time of the batch mode
+  // The recorder writes that down, too, with the path as it is, quotes and all: as a comment, for our command does it.
+  call("ij.plugin.frame.Recorder.recordString", "// ");
+  roiManager("open", zip);
+  call("ij.plugin.frame.Recorder.recordString", "\n");
+}
+
+// Show all regions on an image, each on its slice only: else all are drawn over each other.
+function showRegions(image) {
+  selectImage(image);
+  roiManager("associate", "true");
+  roiManager("Show All without labels");
+}
+
+// Start the command that links tables of objects and the ROI Manager, unless it is at work: beside this macro, which ends
+// after it has begun. ImageJ takes what the user does for the work of the macro that began or went back last, and would
+// close an editor without asking whether to save; it goes back from one that ends to the one that it found running.
+function startLink() {
+  beat = parseFloat(linkState());
+  if (getTime() - beat < 2000) return;
+  setLinkState("begin");
+  doCommand("DenseCell Link Objects");
+  state = "begin";
+  for (i = 0; i < 50 && state == "begin"; i++) {
+    wait(100);
+    state = linkState();
+  }
+}
+
+// "begin", the time of its last beat, "end", or "" where none was.
+function linkState() {
+  return call("java.lang.System.getProperty", "densecell.link", "");
+}
+
+function setLinkState(state) {
+  before = call("java.lang.System.setProperty", "densecell.link", state);
+}
+
+// Files often hold slices as time points or channels.
+function takeAsSlices() {
+  getDimensions(width, height, channels, slices, frames);
+  if (slices == 1 && nSlices > 1) Stack.setDimensions(1, nSlices, 1);
+}
+
 // What a file name cannot hold becomes "-", as in the names of the tool's outputs.
 function fileName(className) {
   return replace(className, "[^0-9A-Za-z._-]+", "-");
+}
+
+// A cell of text: what a spreadsheet would take for a formula gets an apostrophe, and what would end a cell, quotes.
+function csvText(text) {
+  if (matches(text, "(?s)[=+\\-@\\t\\r\\n\\uff1d\\uff0b\\uff0d\\uff20].*")) text = "'" + text;
+  if (matches(text, "(?s).*[,;\"\\t\\r\\n].*")) text = "\"" + replace(text, "\"", "\"\"") + "\"";
+  return text;
 }
 
 // Write the command into ImageJ's recorder, if that is open.

@@ -21,7 +21,7 @@ from densecell_batch.printable import printable
 from densecell_batch.signals import leave_on_signals
 from densecell_batch.streams import secure
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run_command"]
 
 # Verb -> what it does; the command itself is `densecell_batch.cli.VERB.VERB`.
 _VERBS = {
@@ -112,6 +112,11 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of `densecell-batch`."""
+    _leave(run_command())
+
+
+def run_command() -> int:
+    """Run the command of `sys.argv`, and say on stderr what went wrong; the exit code."""
     stdout = secure()
     leave_on_signals()  # before the slow imports of a verb
     handler = logging.StreamHandler()
@@ -123,19 +128,19 @@ def main() -> None:
         code = _outcome()
     except Stopped as error:
         click.echo(f"densecell-batch: {printable(error)}", err=True)
-        _leave(error.exit_code)
+        return error.exit_code
     if stdout is not None and (unwritten := stdout.unwritten()):
         click.echo(f"densecell-batch: error: stdout cannot be written: {unwritten}; nothing else is", err=True)
         code = code or OutputError.exit_code
-    sys.exit(code)
+    return code
 
 
-def _outcome() -> str | int | None:
+def _outcome() -> int:
     """Run the command; its exit code. Stopped may come out of any line of it, but none once it returned."""
     try:
-        return cli.main(prog_name="densecell-batch", standalone_mode=False)
+        return cli.main(prog_name="densecell-batch", standalone_mode=False) or 0
     except SystemExit as done:
-        return done.code
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     except click.exceptions.Exit as done:
         return done.exit_code
     except click.Abort:
@@ -151,7 +156,9 @@ def _outcome() -> str | int | None:
 
 
 def _leave(code: int) -> None:
-    """Exit at once: a net in another thread may need a minute for its tile, and nothing waits for that tile."""
+    """Exit at once. A net in another thread may need a minute for its tile, and nothing waits for that tile; taking
+    nets and libraries down takes a quarter of a second, and everything is on disk.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -5,15 +5,44 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from densecell_batch.cli.params import SECONDS, verbosity
+from densecell_batch.errors import DensecellError
 from densecell_batch.signals import stop_on_signals
 
 __all__ = ["fiji"]
 
 _log = logging.getLogger(__name__)
+
+
+def _runner_options(command: Any) -> Any:
+    """The options that say how the macros start the tool."""
+    for option in reversed(_RUNNER):
+        command = option(command)
+    return command
+
+
+_RUNNER = (
+    click.option(
+        "--runner",
+        type=click.Choice(["local", "docker", "apptainer", "ssh"]),
+        default="local",
+        show_default=True,
+        help="How the macros start the tool: as a program, in a container, or on another machine.",
+    ),
+    click.option(
+        "--command",
+        default="",
+        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, the program "
+        "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
+        "densecell-batch]",
+    ),
+    click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),
+    click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'."),
+)
 
 
 @click.group()
@@ -47,21 +76,7 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
 
 @fiji.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[FIJI_DIR]")
-@click.option(
-    "--runner",
-    type=click.Choice(["local", "docker", "apptainer", "ssh"]),
-    default="local",
-    show_default=True,
-    help="How the macros start the tool: as a program, in a container, or on another machine.",
-)
-@click.option(
-    "--command",
-    default="",
-    help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, densecell-batch as "
-    "the host knows it.  [default: this installation; docker; apptainer; densecell-batch]",
-)
-@click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host.")
-@click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'.")
+@_runner_options
 @click.option("--uninstall", "removing", is_flag=True, help="Remove the macros.")
 def install(folder: Path | None, runner: str, command: str, target: str, words: str, removing: bool) -> None:
     """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
@@ -77,3 +92,38 @@ def install(folder: Path | None, runner: str, command: str, target: str, words: 
         return
     click.echo(macros.install(imagej, macros.Runner(runner, command, target, words)))
     _log.info("start Fiji or ImageJ anew: the commands are in Plugins > DenseCell")
+
+
+@fiji.command("export-site")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@_runner_options
+def export_site(folder: Path, runner: str, command: str, target: str, words: str) -> None:
+    """Write the macros into DIR as an update site of Fiji has them, below DIR/plugins. What is not ours there stays."""
+    from densecell_batch.imagej import install as macros
+
+    click.echo(macros.export_site(folder, macros.Runner(runner, command, target, words)))
+
+
+@fiji.command()
+@click.argument("instances", type=click.Path(path_type=Path), metavar="INSTANCES")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the zip.")
+@click.option(
+    "--class", "class_name", default="", metavar="CLASS", help="Class of the objects.  [default: as in the name]"
+)
+@click.option("--name", default="", metavar="FILE.zip", help="Name of the zip.  [default: NAME_CLASS_rois.zip]")
+@verbosity
+def rois(instances: Path, out: Path, class_name: str, name: str) -> None:
+    """Write the outlines of the objects in NAME_CLASS_instances.tif, also of corrected ones, for the ROI Manager.
+
+    One line goes to stdout: DENSECELL, "ok" with the zip and the number of regions, or "failed" with the file and the
+    reason, separated by tabs.
+    """
+    from densecell_batch.runs.batch import verdict_line
+    from densecell_batch.runs.regions import write_regions
+
+    stop_on_signals()
+    try:
+        click.echo(verdict_line("ok", *write_regions(instances, out, class_name, name)))
+    except DensecellError as error:
+        click.echo(verdict_line("failed", instances, error))
+        sys.exit(error.exit_code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +31,29 @@ def models() -> None:
 
 
 @models.command("list")
-def list_models() -> None:
-    """List the models that can be named: in the package, in the cache, and those that can be fetched."""
+@click.argument("more", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["table", "tsv"]),
+    default="table",
+    show_default=True,
+    help="For people; or, for programs, tab-separated lines of what each model is, with a heading.",
+)
+def list_models(more: tuple[str, ...], kind: str) -> None:
+    """List the models that can be named: in the package, in the cache, and those that can be fetched.
+
+    With --format tsv, also each MODEL, a name or a path, that is given.
+    """
     from densecell_batch.models.fetching import distrusted_cache
     from densecell_batch.models.registry import REGISTRY, bundled, fetched
 
+    if kind == "tsv":
+        for line in _lines_for_programs(more):
+            click.echo(line)
+        return
+    if more:
+        raise click.BadParameter("only --format tsv tells of further models; see `models show`", param_hint="MODEL")
     rows = [("NAME", "WHERE", "WHAT")]
     rows += [(path.name, "bundled", _summary(path)) for path in bundled()]
     for name, entry in REGISTRY.items():
@@ -299,6 +319,39 @@ def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
             )
         found[file] = value.lower()
     return found
+
+
+# Of a model, in a tab-separated line: sizes are z,y,x; what is not known is empty.
+_COLUMNS = ("name", "where", "version", "members", "window", "voxel_size_nm", "classes")
+
+
+def _lines_for_programs(more: tuple[str, ...]) -> Iterator[str]:
+    """A line for each model that is here, or that can be fetched, and one for each of `more`; a heading above."""
+    from densecell_batch.errors import BundleError
+    from densecell_batch.models.bundle import load_bundle
+    from densecell_batch.models.fetching import distrusted_cache, find_bundle
+    from densecell_batch.models.registry import REGISTRY, bundled, fetched
+
+    yield "\t".join(_COLUMNS)
+    found = [(path.name, "bundled", path) for path in bundled()]
+    for name, entry in REGISTRY.items():
+        place = fetched(name)
+        if entry.kind == "model" and place is None:
+            yield "\t".join((name, "fetchable", *[""] * (len(_COLUMNS) - 2)))
+        elif entry.kind == "model" and place is not None and not distrusted_cache(name):
+            found.append((name, "cached", place))
+    for name, where, path in found:
+        with suppress(BundleError):  # the table says what is wrong with it
+            yield _line_for_programs(name, where, load_bundle(path))
+    for name in more:
+        yield _line_for_programs(name, "given", find_bundle(name))
+
+
+def _line_for_programs(name: str, where: str, bundle: ModelBundle) -> str:
+    size = "" if bundle.voxel_size is None else ",".join(f"{side:g}" for side in bundle.voxel_size.nanometres)
+    window, classes = ",".join(map(str, bundle.window)), ",".join(c.name for c in bundle.classes)
+    values = (name, where, bundle.version, str(len(bundle.members)), window, size, classes)
+    return "\t".join(printable(value) for value in values)
 
 
 def _summary(path: Path) -> str:

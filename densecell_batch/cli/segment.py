@@ -98,9 +98,8 @@ def run_segment(
         reasons = run_workers(n_workers)
         flags["assemble"] = True
     segmenter = RunSegmenter(bundle, RunOptions(**flags))
-    if not segmenter.options.assemble:
-        segmenter.load()
     if dry_run:
+        segmenter.load()
         return _dry_run(found, out, segmenter)
     stop_on_signals()
     failed: dict[Path, str] = {}

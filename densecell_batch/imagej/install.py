@@ -1,4 +1,5 @@
-"""Put the macros into a Fiji or ImageJ folder, where they become the commands of Plugins > DenseCell.
+"""Put the macros into a Fiji or ImageJ folder, where they become the commands of Plugins > DenseCell, or into the
+folder of an update site, from which Fijis fetch them.
 
 A macro is installed with `shared.ijm` in front of it, for the macro language has no include. `runner.txt` beside them
 says how they start the tool; ImageJ reads macros and text in the encoding of the machine, so it is ASCII.
@@ -11,20 +12,23 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from densecell_batch.errors import OptionError, OutputError
 from densecell_batch.imagej.find import is_imagej
 from densecell_batch.storage.atomic import explained, write_file
 
-__all__ = ["RUNNERS", "Runner", "install", "uninstall"]
+__all__ = ["RUNNERS", "Runner", "export_site", "install", "uninstall"]
 
 _log = logging.getLogger(__name__)
 
 RUNNERS = ("local", "docker", "apptainer", "ssh")
 
+_USUAL = {"local": "densecell-batch", "docker": "docker", "apptainer": "apptainer", "ssh": "densecell-batch"}
 _NEEDS = {"docker": "the name of the image", "apptainer": "the .sif file", "ssh": "the host, such as user@machine"}
+
+_HEAD = b"// What the DenseCell macros share."  # the first words of shared.ijm, in all versions
 
 # In a wheel the macros lie inside the package, in a clone beside it.
 _PLACES = (Path(__file__).parents[1] / "macros", Path(__file__).parents[2] / "macros")
@@ -68,8 +72,7 @@ class Runner:
         OptionError
             If the command is a path where nothing is, or, for "local", cannot be found.
         """
-        usual = {"local": str(_this_command()), "docker": "docker", "apptainer": "apptainer", "ssh": "densecell-batch"}
-        command = self.command or usual[self.kind]
+        command = self.command or {**_USUAL, "local": str(_this_command())}[self.kind]
         if self.kind != "ssh":
             found = shutil.which(command)
             if found is None and (self.kind == "local" or Path(command).name != command):
@@ -84,6 +87,10 @@ class Runner:
                 raise OptionError(f"--target {target}: no such image; expected {_NEEDS['apptainer']}")
             target = str(Path(target).absolute())
         return Runner(self.kind, command, target, self.words)
+
+    def by_name(self) -> Runner:
+        """The same with its command as another machine knows it: where none is given, the usual one, by its name."""
+        return replace(self, command=self.command or _USUAL[self.kind])
 
 
 def _this_command() -> Path:
@@ -113,22 +120,63 @@ def install(imagej: Path, runner: Runner) -> Path:
     OutputError
         If the folder cannot be written.
     """
-    folder, runner = _folder(imagej), runner.resolved()
+    folder = _folder(imagej)
+    _write(folder, _files(runner.resolved()))
+    return folder
+
+
+def export_site(site: Path, runner: Runner) -> Path:
+    """Write the macros as an update site of Fiji has them: below `plugins`, for machines that are not this one.
+
+    Parameters
+    ----------
+    site
+        The folder of the site; it may hold what others offer there.
+    runner
+        How the macros start the tool on the machines that they are for; without a command, the usual one, by its name.
+
+    Returns
+    -------
+    pathlib.Path
+        Folder of the macros.
+
+    Raises
+    ------
+    OutputError
+        If a file that would be replaced is not one of these macros, or the folder cannot be written.
+    """
+    folder, files = site.absolute() / "plugins" / "DenseCell", _files(runner.by_name())
+    with explained(folder):
+        foreign = [folder / name for name in files if (folder / name).exists() and not _is_ours(folder / name)]
+    if foreign:
+        raise OutputError(
+            f"{foreign[0]}: a file that is not one of these macros; expected none, or an earlier export: move it"
+            " away, or choose another folder"
+        )
+    _write(folder, files)
+    return folder
+
+
+def _files(runner: Runner) -> dict[str, bytes]:
+    """What stands in the folder of the macros, by name."""
     source = next((place for place in _PLACES if (place / "shared.ijm").exists()), None)
     if source is None:
         raise OutputError("the package has no macros; it is incomplete: install it again")
+    shared = (source / "shared.ijm").read_bytes()
+    files = {macro.name: shared + b"\n" + macro.read_bytes() for macro in sorted(source.glob("DenseCell_*.ijm"))}
+    return {**files, "runner.txt": _runner_text(runner).encode("ascii")}
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write the files in place of earlier ones, and remove those of other versions."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    shared = (source / "shared.ijm").read_bytes()
-    macros = sorted(source.glob("DenseCell_*.ijm"))
-    for macro in macros:
-        write_file(folder / macro.name, shared + b"\n" + macro.read_bytes())
-    write_file(folder / "runner.txt", _runner_text(runner).encode("ascii"))
+    for name, content in files.items():
+        write_file(folder / name, content)
     for old in _ours(folder):
-        if old.name not in {"runner.txt", *(macro.name for macro in macros)}:
+        if old.name not in files and _is_ours(old):
             with explained(old):
                 old.unlink()
-    return folder
 
 
 def uninstall(imagej: Path) -> bool:
@@ -159,6 +207,14 @@ def _folder(imagej: Path) -> Path:
     if not is_imagej(imagej):
         raise OptionError(f"{imagej} is no Fiji or ImageJ: no ij.jar in it or its jars; expected one like Fiji.app")
     return imagej.absolute() / "plugins" / "DenseCell"
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file was written here: all macros begin alike, and runner.txt with how the tool is started."""
+    if not file.is_file():
+        return False
+    with explained(file), file.open("rb") as stream:
+        return stream.read(len(_HEAD)).startswith((_HEAD, b"runner="))
 
 
 def _ours(folder: Path) -> list[Path]:

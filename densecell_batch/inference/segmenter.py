@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from densecell_batch.calibration import VoxelSize, check_voxel_size
-from densecell_batch.errors import OptionError, StackError
+from densecell_batch.errors import DensecellError, OptionError, StackError
 from densecell_batch.inference.device import DeviceInfo, Precision, choose_precision, select_engine
 from densecell_batch.inference.options import InferenceOptions
 from densecell_batch.inference.planning import Plan, plan_tiles
@@ -120,6 +120,7 @@ class Segmenter:
         memory: int | None = None,
     ) -> None:
         self.bundle = model if isinstance(model, ModelBundle) else find_bundle(str(model))
+        self.unloadable: DensecellError | None = None  # why `load` failed
         self.options = InferenceOptions(
             stitch=stitch,  # type: ignore[arg-type] # whatever it is: it is checked there
             ensemble=ensemble,  # type: ignore[arg-type]
@@ -208,8 +209,14 @@ class Segmenter:
             If the device asked for is not usable.
         ModelError
             If a member is not as the bundle says.
+        OptionError
+            If the memory does not suffice for their weights.
         """
-        _ = self.predictor
+        try:
+            _ = self.predictor
+        except DensecellError as error:
+            self.unloadable = error
+            raise
 
     def check_memory(self, stack: Stack) -> None:
         """See that a slice can be read: what is packed as one piece is unpacked as one.
@@ -241,7 +248,17 @@ class Segmenter:
         def prepared(preparation: Preparation) -> Prepared:
             return self.prepared(stack, preparation, mask)
 
+        if asked == "warn":  # whatever the windows say, this is how it is segmented
+            self._make_ready(prepared(seen.preparation()))
         return try_stack(seen, prepared, self.predictor, self.bundle.window, own, mend=asked == "auto")
+
+    def _make_ready(self, prepared: Prepared) -> None:
+        """Begin to compile the nets for the tiles of a stack: meanwhile its windows are looked at."""
+        options, plan = self.options, self.plan_of(prepared)
+        if options.ensemble == "mean" and options.stitch != "blend" and not prepared.is_resampled:
+            self.predictor.make_ready(
+                plan.grid.input, with_probabilities=options.probabilities, with_disagreement=options.uncertainty
+            )
 
     @property
     def _steps(self) -> Steps:

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from skimage.measure import label
+import scipy  # its parts, and those of skimage, are loaded when they are first used
+import skimage
 
 from densecell_batch.errors import OptionError
 
@@ -153,7 +152,7 @@ def numbered(objects: np.ndarray, voxels: np.ndarray, min_voxels: int) -> tuple[
 
 def _components(mask: np.ndarray, connectivity: int) -> np.ndarray:
     """Connected objects within a slice, numbered from 1 in raster order."""
-    found: np.ndarray = label(mask, connectivity=1 if connectivity == 6 else 2)  # type: ignore[no-untyped-call]
+    found: np.ndarray = skimage.measure.label(mask, connectivity=1 if connectivity == 6 else 2)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -175,6 +174,6 @@ def joined(n: int, pairs: list[np.ndarray]) -> np.ndarray:
     a, b = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
     if n == 0:
         return np.zeros(0, np.int64)
-    graph = coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n))
-    objects: np.ndarray = connected_components(graph, directed=False)[1]
+    graph = scipy.sparse.coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n))
+    objects: np.ndarray = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
     return objects.astype(np.int64)

@@ -21,9 +21,8 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from roifile import ROI_TYPE, ImagejRoi
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from densecell_batch.errors import OptionError
 from densecell_batch.storage.zips import write_zip
@@ -228,8 +227,9 @@ def _cycles(following: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cycle comes first, and orders the cycles.
     """
     i = np.arange(len(following))
-    graph = coo_array((np.ones(len(i), np.int8), (i, following)), shape=(len(i), len(i)))
-    _, first, cycle = np.unique(connected_components(graph, directed=False)[1], return_index=True, return_inverse=True)
+    graph = scipy.sparse.coo_array((np.ones(len(i), np.int8), (i, following)), shape=(len(i), len(i)))
+    objects = scipy.sparse.csgraph.connected_components(graph, directed=False)[1]
+    _, first, cycle = np.unique(objects, return_index=True, return_inverse=True)
     order = np.argsort(first)
     cycle, first = np.argsort(order)[cycle], first[order]
     before = np.empty_like(i)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
-from scipy.spatial import SphericalVoronoi
+import scipy  # its parts are loaded when they are first used
 
 from densecell_batch.calibration import VoxelSize
 
@@ -43,7 +43,9 @@ def direction_areas(voxel_size: VoxelSize) -> dict[Step, float]:
     vectors = np.array(_STEPS) * edges
     lengths = np.linalg.norm(vectors, axis=1)
     units = vectors / lengths[:, None]
-    shares = SphericalVoronoi(np.concatenate([units, -units])).calculate_areas()[: len(units)] / (2 * np.pi)
+    shares = scipy.spatial.SphericalVoronoi(np.concatenate([units, -units])).calculate_areas()[: len(units)] / (
+        2 * np.pi
+    )
     return {
         step: float(2 * share * edges.prod() / length)
         for step, share, length in zip(_STEPS, shares, lengths, strict=True)

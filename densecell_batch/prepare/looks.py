@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import msgspec
 import numpy as np
+import scipy  # its parts are loaded when they are first used
 from msgspec.structs import replace
-from scipy import fft, ndimage
 
 __all__ = ["BLANK", "SliceLook", "SliceWatcher"]
 
@@ -144,7 +144,7 @@ def _texture(plane: np.ndarray, outside: np.ndarray | None, offset: float, scale
     busy = valid & ~flat if (valid & ~flat).any() else valid
     mean = float(sums[busy].mean(dtype=np.float64))
     variance = float(squares[busy].mean(dtype=np.float64)) - mean * mean
-    areas, n_areas = ndimage.label(flat)
+    areas, n_areas = scipy.ndimage.label(flat)
     largest = int(np.bincount(areas.ravel())[1:].max()) if n_areas else 0
     return SliceLook(
         inside,
@@ -187,14 +187,14 @@ def _bin(values: np.ndarray, size: int) -> np.ndarray:
 def _spectrum(binned: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The spectrum of a binned slice that fades to its borders, and the weights of the frequencies."""
     fade, weights = _band(*binned.shape)
-    return fft.rfft2(binned * fade).astype(np.complex64), weights
+    return scipy.fft.rfft2(binned * fade).astype(np.complex64), weights
 
 
 @lru_cache(maxsize=2)
 def _band(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """How slices of a size fade to their borders (y, x), and what counts of each frequency of `rfft2`."""
     y, x = (np.hanning(n + 2)[1:-1].astype(np.float32) for n in (height, width))
-    frequency = fft.fftfreq(height)[:, None] ** 2 + fft.rfftfreq(width) ** 2
+    frequency = scipy.fft.fftfreq(height)[:, None] ** 2 + scipy.fft.rfftfreq(width) ** 2
     power = -2 * (np.pi * _SMOOTH) ** 2 * frequency
     weights = np.exp(power) * -np.expm1(64 * power)  # less than what is 8 times as coarse: uneven brightness
     return np.multiply.outer(y, x), weights.astype(np.float32)
@@ -219,9 +219,10 @@ def _shift(
     height = np.abs(product)
     if not height.any():
         return {}
-    phases = fft.irfft2(product / (height + 1e-6 * height.max()) * weights, shape)
+    phases = scipy.fft.irfft2(product / (height + 1e-6 * height.max()) * weights, shape)
     y, x = np.unravel_index(int(phases.argmax()), phases.shape)
-    back = np.outer(np.exp(2j * np.pi * y * fft.fftfreq(shape[0])), np.exp(2j * np.pi * x * fft.rfftfreq(shape[1])))
+    waves = scipy.fft.fftfreq(shape[0]), scipy.fft.rfftfreq(shape[1])
+    back = np.outer(np.exp(2j * np.pi * y * waves[0]), np.exp(2j * np.pi * x * waves[1]))
     norm = _norm(one, weights) * _norm(two, weights)
     moved = float(np.sum(weights * (product * back).real)) / norm if norm else 0.0
     dy, dx = (float((int(at) + n // 2) % n - n // 2) * size for at, n in zip((y, x), shape, strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import ndimage
+import scipy  # its parts are loaded when they are first used
 
 __all__ = ["Box", "box_of", "find_outside", "mirrored"]
 
@@ -97,7 +97,9 @@ def mirrored(plane: np.ndarray, outside: np.ndarray, edge: int = 1) -> np.ndarra
         raise ValueError("a slice without tissue: nothing to mirror")
     tissue = ~outside
     if edge > 0 and outside.any():
-        inner = ~ndimage.maximum_filter(outside, 2 * edge + 1, mode="nearest")  # beyond the slice there is no fill
+        inner = ~scipy.ndimage.maximum_filter(
+            outside, 2 * edge + 1, mode="nearest"
+        )  # beyond the slice there is no fill
         if np.count_nonzero(inner) >= _LEFT * np.count_nonzero(tissue):
             tissue = inner
     filled = plane.copy()
@@ -164,7 +166,7 @@ def _fill_of(
     """The components of one value (`same`) that are fill, of those with a run along the border, or None; `values` are
     all that have such runs.
     """
-    labels, n_labels = ndimage.label(same)
+    labels, n_labels = scipy.ndimage.label(same)
     numbers = np.zeros(n_labels + 1, np.int32)  # those with runs, from 1
     longest, shares = [0], [0.0]
     for y, x, run, share in seeds:

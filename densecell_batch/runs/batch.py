@@ -112,6 +112,8 @@ def segment_batch(
 
     Raises
     ------
+    ModelError, DeviceError, OptionError
+        If the nets cannot be loaded, which no stack is to blame for. Where all was done before, they are not.
     Stopped
         If the run was stopped; the stacks that were done stay done.
     """
@@ -121,6 +123,8 @@ def segment_batch(
         try:
             result = segment_stack(stack, folder, segmenter, progress)
         except DensecellError as error:
+            if error is segmenter.unloadable:
+                raise
             _log.error("%s", error)
             verdict = Verdict(stack, reason=" ".join(str(error).split()), error=error)
         except Exception as error:  # a defect of ours ends one stack, not the night's run

@@ -119,6 +119,8 @@ def segment_stack(
         If the name of a result is taken by a file that is not ours; it is left as it is.
     BusyError
         If another process makes something else under the same name.
+    ModelError, DeviceError
+        If the nets cannot be loaded (`Segmenter.load`).
     MacroError
         If a macro of the user fails; if it was the one after the segmentation, the labels are there.
     """
@@ -150,6 +152,8 @@ def _make_labels(path: Path, paths: StackPaths, segmenter: RunSegmenter, progres
         identity = Identity.of(order)
         if (done := _done_before(given, paths, identity, segmenter)) is not None:
             return done
+        if not options.assemble:
+            segmenter.load()
         make_folder(folder)
         alone = not options.shard
         waited = opened.enter_context(

@@ -18,7 +18,7 @@ from densecell_batch.imagej.install import Runner
 from densecell_batch.imagej.install import install as install_macros
 
 ROOT = Path(densecell_batch.__file__).parents[1]
-MACROS = ["Batch", "Labels_To_ROIs", "Load_Labels", "Measure", "Objects", "Segment"]
+MACROS = ["Batch", "Labels_To_ROIs", "Link_Objects", "Load_Labels", "Measure", "Objects", "Segment", "View"]
 FILES = {*(f"DenseCell_{name}.ijm" for name in MACROS), "runner.txt"}
 
 
@@ -48,7 +48,7 @@ def test_install_is_idempotent_and_uninstall_leaves_nothing(imagej):
     assert first.stdout == f"{folder}\n"
     before = content(folder)
     assert set(before) == FILES
-    (folder / "DenseCell_Of_An_Older_Version.ijm").write_text("")
+    (folder / "DenseCell_Of_An_Older_Version.ijm").write_bytes(before["DenseCell_Measure.ijm"])
     assert fiji("install", imagej).returncode == 0
     assert content(folder) == before
     (folder / "mine.ijm").write_text("")

@@ -279,7 +279,7 @@ name = RoiManager.getName(0); say(name);
 """
     answer, name = run_script(imagej, script, tmp_path)
     assert answer == f"ok\t{tmp_path}/mine_rois.zip\t1"
-    assert name == "nucleus 3 z 1"
+    assert name == "0003-z001 nucleus"
 
 
 def a_tool(folder, lines):

@@ -13,6 +13,7 @@ from fiji_folder import TOOL, install, make_imagej, run_script
 from imagej_app import MISSING, look
 
 from densecell_batch import ClassInfo, VoxelSize, write_stack
+from densecell_batch.io.writing import instance_colours
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.models.bundle import load_bundle
 
@@ -179,7 +180,7 @@ def test_regions_are_the_instances(session):
     place, said = session
     instances = tifffile.imread(place / "out" / "cells é, 1_mitochondrion_instances.tif")
     expected = [
-        f"mitochondrion {number} z {z + 1}"
+        f"{number:04d}-z{z + 1:03d} mitochondrion"
         for z, plane in enumerate(instances)
         for number in np.unique(plane)
         if number
@@ -197,7 +198,7 @@ def test_regions_are_the_instances(session):
             ys, xs = np.nonzero(instances[z - 1] == number)
             assert (top, left, bottom, right) == (ys.min(), xs.min(), ys.max() + 1, xs.max() + 1)
             assert struct.unpack(">i", raw[56:60])[0] == z
-            assert raw[41:44] == bytes((230, 60, 60))  # the colour of the class, after its opacity
+            assert raw[41:44] == instance_colours()[number].tobytes()  # the colour of the object, after its opacity
 
 
 def measured(labels, voxel):
@@ -450,6 +451,8 @@ FAILURES = [
     ("Batch", "folder=[{T}empty]", "no .tif or .tiff file in"),
     ("Batch", "folder=[{T}one] model=no-such-model", "1 of 1 stacks were not segmented: the tool gave no verdict"),
     ("Load_Labels", "labels=[{T}none.tif]", "none.tif: no such file"),
+    ("Load_Labels", "image=none", "no labels: give the file NAME_labels.tif as 'labels'"),
+    ("Load_Labels", "labels=[{T}empty]", "empty is a folder; expected a TIFF that densecell-batch wrote"),
     ("Load_Labels", "labels=[{T}broken.tif]", "broken.tif: ImageJ cannot open this file"),
     ("Load_Labels", "labels=[{T}x.tif] image=[none such]", "no image 'none such' is open"),
     ("Load_Labels", "labels=[{T}x.tif] opacity=dark", "opacity is 'dark'; expected 0 to 100"),
@@ -610,7 +613,7 @@ for (i = 0; i < roiManager("count"); i++) { name = RoiManager.getName(i); say(na
     assert loaded == (
         "failed\tother.tif is 50 x 50 x 4 voxels, the labels are 96 x 96 x 4: they belong to another image"
     )
-    assert names == ["golgi_body 1 z 2", "golgi_body 1 z 3", "golgi_body 300 z 3"]
+    assert names == ["0001-z002 golgi_body", "0001-z003 golgi_body", "0300-z003 golgi_body"]
     assert (tmp_path / "a_b_golgi_body_rois.zip").exists()
 
 

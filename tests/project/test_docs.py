@@ -13,7 +13,13 @@ import densecell_batch
 pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
 
 # No data of others are in them.
-NOBODYS = {"fly-vnc-2d3d-curves.png", "fly-vnc-fast-curves.png", "example-curves.png", "fiji-dialog.png"}
+NOBODYS = {
+    "fly-vnc-2d3d-curves.png",
+    "fly-vnc-fast-curves.png",
+    "example-curves.png",
+    "fiji-dialog.png",
+    "fiji-progress.png",
+}
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,8 @@ from images import ROOT
 
 from densecell_batch.cli import cli
 
-SHELL = ("bash", "cron", "")
+SHELL = ("bash", "cron")
 LANGUAGES = {"bash", "cron", "ijm", "json", "python", "r", "text", "toml"}
-UNTAGGED = {"docs/fiji.md"}  # its blocks do not say their language yet: they are read as for a shell and for ImageJ
 OPTIONAL = {"pandas"}  # which a block imports, and we do not need
 
 # Options of other programs that stand alone between backticks: of Apptainer, Docker, Slurm, pip, the launcher,
@@ -179,8 +178,7 @@ def data_errors(language, text):
 
 
 def test_each_block_says_its_language():
-    wrong = [f"{b}: {b.language!r}" for b in all_blocks() if b.language not in LANGUAGES]
-    assert [name for name in wrong if name.split(":")[0] not in UNTAGGED] == []
+    assert [f"{b}: {b.language!r}" for b in all_blocks() if b.language not in LANGUAGES] == []
 
 
 def test_each_comment_stands_right_above_a_block():
@@ -204,7 +202,7 @@ def test_names_in_python(block):
     assert python_errors(block.text) == []
 
 
-@pytest.mark.parametrize("block", all_blocks("ijm", ""), ids=str)
+@pytest.mark.parametrize("block", all_blocks("ijm"), ids=str)
 def test_options_of_macros(block, parse):
     assert macro_errors(block.text, parse) == []
 

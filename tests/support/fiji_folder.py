@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from imagej_app import JAR, display
 
@@ -32,9 +33,10 @@ def photograph(screen: str, picture: Path, window: str = "root") -> None:
         subprocess.run(["import", "-display", screen, "-window", window, str(picture)], timeout=30, check=False)
 
 
-def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
+def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[int, int] | str) -> bool:
     """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
-    picture of it stays in the folder. Before that, "box" clicks on the check box above.
+    picture of it stays in the folder. Before that, "box" clicks on the check box above; `before` are places that are
+    clicked on, from the left and from the upper edge, or the lower one if below 0, and texts that are typed.
     """
     environment = {**os.environ, "DISPLAY": screen}
 
@@ -52,6 +54,20 @@ def click_ok(screen: str, folder: Path, title: str, where: str) -> bool:
     if where == "box":
         xdotool("mousemove", str(left + 40), str(bottom - 60), "click", "1")
         time.sleep(0.5)
+    for step in before:
+        if isinstance(step, str):
+            xdotool("type", step)
+        else:
+            xdotool(
+                "mousemove",
+                str(left + step[0]),
+                str(step[1] + (int(place["Y"]) if step[1] > 0 else bottom)),
+                "click",
+                "1",
+            )
+        time.sleep(0.5)
+    if before:
+        photograph(screen, folder / f"{title} answered.png", found[-1])
     x = left + (width // 2 if where == "middle" else width - 38)
     xdotool("mousemove", str(x), str(bottom - 20), "click", "1")
     return True
@@ -63,13 +79,13 @@ def run_script(
     folder: Path,
     *,
     timeout: float = 150,
-    clicks: tuple[tuple[str, str], ...] = (),
+    clicks: tuple[tuple[Any, ...], ...] = (),
     memory: str = "2g",
 ) -> list[str]:
     """Run a macro in ImageJ with its windows open; the lines that it gave to `say(line)`.
 
     `clicks` are the titles of dialogs whose OK, "right" or in the "middle", is clicked when they appear, one after the
-    other; "box" clicks on the last check box, too.
+    other; "box" clicks on the last check box, too, and what follows is done before (`click_ok`).
 
     ImageJ would ask before it quits, and its windows wait for clicks: it is ended once the macro has said all, and
     a macro that has not after the time limit fails the test. `shoot(name)` in it makes name.png of the whole screen.

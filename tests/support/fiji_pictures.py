@@ -16,11 +16,15 @@ PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 
 SCRIPT = r"""
 open(T + "cells.tif");
+setLocation(10, 100);
 run("DenseCell Segment");
-selectImage("cells.tif"); setSlice(5); setLocation(10, 100);
-selectImage("cells_labels.tif"); setSlice(5); setLocation(300, 100);
-selectImage("Legend of cells_labels.tif"); setLocation(590, 100);
+selectImage("cells.tif"); setSlice(5);
+selectImage("cells_labels.tif"); setSlice(5);
 shoot("overlay");
+selectImage("cells.tif");
+run("DenseCell View", "style=outlines classes=mitochondrion");
+setSlice(5);
+shoot("view");
 selectImage("Legend of cells_labels.tif"); close();
 selectImage("cells_labels.tif"); close();
 run("DenseCell Measure", "labels=[" + T + "densecell/cells_labels.tif]");
@@ -31,6 +35,17 @@ run("DenseCell Labels To ROIs"); // what Segment made is in the dialog
 selectWindow("ROI Manager"); setLocation(300, 280);
 selectImage("cells.tif"); setSlice(5);
 shoot("measured");
+roiManager("reset");
+run("Close All");
+open(T + "cells.tif");
+setLocation(10, 100);
+run("DenseCell Objects", "labels=[" + T + "densecell/cells_labels.tif] classes=mitochondrion image=cells.tif");
+Table.setLocationAndSize(300, 100, 640, 200, "cells_objects.csv");
+selectWindow("ROI Manager"); setLocation(300, 310);
+wait(1000);
+Table.setSelection(2, 2, "cells_objects.csv"); // as a click on the row does
+wait(1000);
+shoot("objects");
 """
 
 CLICKS = (("DenseCell Segment", "right"), ("DenseCell Labels To ROIs", "right"))
@@ -45,9 +60,10 @@ def main() -> None:
         shutil.copy(SAMPLE, folder / "cells.tif")
         run_script(imagej, SCRIPT, folder, clicks=CLICKS, timeout=180)
         for name, made, region in (
-            ("fiji-dialog", "DenseCell Segment", None),
             ("fiji-overlay", "overlay", "792x300+0+96"),
+            ("fiji-view", "view", "792x300+0+96"),
             ("fiji-measured", "measured", "930x440+0+96"),
+            ("fiji-objects", "objects", "950x470+0+96"),
         ):
             crop = ["-crop", region, "+repage"] if region else []
             command = ["convert", folder / f"{made}.png", *crop, "+dither", "-colors", "128", PICTURES / f"{name}.png"]

@@ -247,3 +247,20 @@ def test_export_onnx(tmp_path: Path, bundle: Path) -> None:
 def test_exports_that_cannot_be(bundle: Path, arguments: list[str], message: str) -> None:
     refused = run("export", bundle, *arguments)
     assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
+
+
+def test_list_for_programs(data: Path) -> None:
+    """Tab-separated, with a heading; also a model of one's own. What is not known is empty."""
+    small = data / "fly-vnc-small.zip"
+    lines = run("list", "--format", "tsv", small).output.splitlines()
+    heading, *rows = [line.split("\t") for line in lines]
+    assert heading == ["name", "where", "version", "members", "window", "voxel_size_nm", "classes"]
+    assert all(len(row) == len(heading) for row in rows)
+    found = {row[0]: row for row in rows}
+    classes = "glia and extracellular,intracellular,mitochondrion,synapse,membrane"
+    assert found["fly-vnc-2d3d"][1:] == ["bundled", "2", "4", "5,160,160", "47,9.2,9.2", classes]
+    assert found[str(small)][1:4] == ["given", "1", "1"]
+    assert found["platelet-2d3d"] == ["platelet-2d3d", "fetchable", "", "", "", "", ""]
+    with pytest.raises(ModelError, match="no model 'x'"):
+        run("list", "--format", "tsv", "x")
+    assert run("list", "x").exit_code == 2

@@ -19,7 +19,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from densecell_batch.cli import main
+from densecell_batch.cli import run_command
 from densecell_batch.models.published import import_published
 
 RNG = np.random.default_rng(0)
@@ -28,16 +28,14 @@ SLICES = RNG.integers(0, 255, (3, 48, 40), np.uint8)
 
 
 def run(monkeypatch, *arguments) -> int:
-    """Run the program as its entry point does; the exit code."""
+    """Run the program as its entry point does, but in this process; the exit code."""
     monkeypatch.setattr(sys, "argv", ["densecell-batch", *map(str, arguments)])
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with pytest.raises(SystemExit) as end:
-            main()
+        return run_command()
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
-    return end.value.code or 0
 
 
 # Stacks: (file name, how it is made, what the reason says). All are given in one command, among good ones.

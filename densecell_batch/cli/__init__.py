@@ -31,7 +31,7 @@ _VERBS = {
     "watch": "Watch a folder and segment each stack that is dropped there.",
     "train": "Train an ensemble on labelled stacks and make a model bundle of it.",
     "evaluate": "Score class maps, or models, against true labels.",
-    "models": "List, show, import, pack, verify, fetch, calibrate and quantize model bundles.",
+    "models": "List, show, import, export, pack, verify, fetch, calibrate and quantize model bundles.",
     "fiji": "Put macros into Fiji or ImageJ, and run macros without a screen.",
     "slurm": "Write, and submit, the job array that segments stacks on a Slurm cluster.",
     "doctor": "Check what this machine has and whether it suffices.",

@@ -66,12 +66,13 @@ def evaluate(
     truths = [read_truth(path, ignore_label, hidden) for path, hidden in zip(labels, masks, strict=True)]
     found, names = _class_maps(predicted, labels, [truth for truth, _ in truths], (model, images, members))
     n_classes = max(*(n_classes_of(truths[part.which][0], part.volume) for part in found), len(names))
-    names = [*names, *(f"class {i}" for i in range(len(names), n_classes))]
+    told = {} if model else _told_names([*labels, *predicted])
+    names = [*names, *(told.get(i, f"class {i}") for i in range(len(names), n_classes))]
     results = _agreements(found, truths, n_classes)
-    told = [(name, common.comparison) for name, common in results]
-    click.echo(as_table(told, names))
+    scored = [(name, common.comparison) for name, common in results]
+    click.echo(as_table(scored, names))
     if json_path is not None:
-        write_file(json_path, json.dumps({name: to_builtins(scores) for name, scores in told}, indent=2).encode())
+        write_file(json_path, json.dumps({name: to_builtins(scores) for name, scores in scored}, indent=2).encode())
     if confusion is not None:
         write_png(confusion, render_confusion(results[0][1].scores.confusion, names))
 
@@ -131,6 +132,13 @@ def _class_maps(
             maps, names = _segmented(bundle_name, path, members)
             found += [_Part(name, path.stem, i, same_shape(volume, truths[i], labels[i])) for name, volume in maps]
     return found, names
+
+
+def _told_names(paths: list[Path]) -> dict[int, str]:
+    """Names of the classes by label, as the first of the label files that names any says."""
+    from densecell_batch.io.label_look import label_look
+
+    return next((names for names in (label_look(path).names for path in paths) if names), {})
 
 
 def _agreements(

@@ -33,7 +33,8 @@ class StackEntry:
     fit: float | None = None  # at most 1 if alike
     unlike: tuple[str, ...] = ()  # in what, the worst first
     looks: dict[str, float] = field(default_factory=dict)  # the features that were measured of its image
-    remedied: bool = False  # it looks alike after what was done about it
+    remedy: str = ""  # as what it would look alike, such as inverted
+    remedied: bool = False  # and that was done
     # How sure the nets are
     confidence: float | None = None  # mean of the largest probability
     disagreement: float | None = None  # bits, in the windows that were tried

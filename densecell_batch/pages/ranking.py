@@ -74,7 +74,8 @@ def _judged(entry: StackEntry, usual: dict[str, tuple[float, float]]) -> Ranked:
         if entry.remedied:
             found.append((1.0, f"unlike the model's own data before it was remedied ({told})"))
         else:
-            found.append((2 + min(entry.fit or 0, 8.0), f"unlike the model's own data ({told})"))
+            what_to_do = f"; taken as {entry.remedy} it would be like them: segment --fit auto" if entry.remedy else ""
+            found.append((2 + min(entry.fit or 0, 8.0), f"unlike the model's own data ({told}){what_to_do}"))
     if entry.damaged_slices:
         told = ", ".join(f"{number} {kind}" for kind, number in entry.damaged.items())
         found.append((2 + 8 * entry.damaged_slices / max(entry.slices, 1), f"damaged slices: {told}"))

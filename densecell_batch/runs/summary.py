@@ -154,6 +154,7 @@ def _entry(path: Path, report: Report, base: Path) -> StackEntry:
         fit=_sane(fit.score),
         unlike=tuple(in_words(fit.worst)),
         looks={name: value for name, value in measured.items() if name != _DOUBT},
+        remedy=fit.remedy,
         remedied=fit.taken,
         disagreement=measured.get(_DOUBT),
         own_disagreement=_sane(fit.expected.get(_DOUBT, (0.0, None))[1]),

@@ -250,7 +250,8 @@ def open_archive(path: Path, error: type[ModelError], file: IO[bytes] | None = N
         opened = zipfile.ZipFile(file or path)
         packed = path.stat().st_size if file is None else file.seek(0, os.SEEK_END)
     except _DAMAGE as problem:
-        raise error(f"{path}: cannot be read as a zip ({problem}); get the file again") from problem
+        what_to_do = "take the bundle that it was made of" if path.suffix.lower() == ".onnx" else "get the file again"
+        raise error(f"{path}: cannot be read as a zip ({problem}); {what_to_do}") from problem
     with opened:
         yield Archive(opened, path, error, packed)
 

@@ -50,7 +50,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
 
 def test_every_public_name_is_described(site):
     """A name that the site's reader of the source cannot follow, or without a docstring, is left out in silence."""
-    page = (site / "api/index.html").read_text(encoding="utf-8")
+    page = (site / "api.html").read_text(encoding="utf-8")
     for name in densecell_batch.__all__:
         assert name.startswith("__") or name.isupper() or f'id="densecell_batch.{name}"' in page, name
 
@@ -74,6 +74,7 @@ def test_the_first_page_shows_the_way_to_each_page(site):
         assert name.startswith(("design/", "pictures/", "index.")) or f"]({name})" in text, name
     shown = (site / "index.html").read_text(encoding="utf-8")
     assert 'src="pictures/first.png"' in shown
+    assert 'href="install.html"' in shown  # a page on the disk: of a folder a browser shows a list of its files
     assert (site / "pictures/first.png").stat().st_size < 400_000
 
 

@@ -52,6 +52,18 @@ def test_table_json_and_picture(files):
         np.testing.assert_array_equal(np.asarray(picture), drawn)
 
 
+def test_label_files_name_the_classes(files):
+    """The truth is asked first; a class without a name has its number."""
+    for name, volume, info in (
+        ("truth", TRUTH, "class 0 = resin\nclass 1 = cell"),
+        ("found", FOUND, "class 0 = other"),
+    ):
+        tifffile.imwrite(files / f"{name}.tif", volume, imagej=True, metadata={"axes": "ZYX", "Info": info})
+    table, _ = scores(files, files / "found.tif")
+    rows = [line.rsplit(None, 1)[0].strip() for line in table.splitlines()]
+    assert rows[-3:] == ["IoU resin", "IoU cell", "IoU class 2"]
+
+
 @pytest.mark.parametrize("how", ["mask", "ignore-label"])
 def test_sparse_truth(files, how):
     """Class 2 was not annotated."""

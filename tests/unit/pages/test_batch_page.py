@@ -86,14 +86,16 @@ def test_what_is_said():
     assert "corrected (1)" in said
     assert parsed.tags.count("tr") == 14
     assert parsed.tags.count("figure") == 3  # fit, volumes and objects differ
+    named = {value for tag, key, value in parsed.attributes if key == "data-name"}  # in narrow windows
+    assert {"cell µm³", "cell objects"} < named
     links = {value for tag, key, value in parsed.attributes if (tag, key) == ("a", "href")}
     assert {"summary.csv", "./cells%200_labels.tif", "./cells%200_preview.png"} < links
 
 
 def test_names_are_text():
     entry = replace(
-        stacks(1)[0], name=HOSTILE, folder=HOSTILE, model=HOSTILE, unlike=(HOSTILE,), alike=False, fit=2.0,
-        warnings=(HOSTILE,), classes={HOSTILE: Amount("#00ff00", 1, 2.0, 1.0)}, objects={HOSTILE: 3},
+        stacks(1)[0], name=HOSTILE, folder=HOSTILE, model=HOSTILE, unlike=(HOSTILE,), remedy=HOSTILE, alike=False,
+        fit=2.0, warnings=(HOSTILE,), classes={HOSTILE: Amount("#00ff00", 1, 2.0, 1.0)}, objects={HOSTILE: 3},
         files={f"instances of {HOSTILE}": "./x"}, damaged={HOSTILE: 1}, damaged_slices=1,
     )  # fmt: skip
     text = page([entry, StackEntry("b", failed=HOSTILE), *stacks(2)], title=HOSTILE)

@@ -153,6 +153,15 @@ def test_links_that_leave_a_folder_are_refused(tmp_path: Path, target: str) -> N
         Folder(tmp_path / "d", BundleError)
 
 
+def test_an_onnx_file_is_no_damaged_zip(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"\x08\x08")
+    with (
+        pytest.raises(BundleError, match="take the bundle that it was made of"),
+        open_archive(tmp_path / "a.onnx", BundleError),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>sign in</html>", b"PK\x03\x04 and no end"])
 def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(content)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ from densecell_batch.errors import OptionError, PublishedModelError
 from densecell_batch.models.bundle import ModelBundle, shape_differences, write_bundle
 from densecell_batch.models.checkpoint import MAX_INDEX_BYTES, Tensor, parse_index, tensor_values
 from densecell_batch.models.classes import ClassInfo, default_classes
+from densecell_batch.models.names import MANIFEST
 from densecell_batch.nets.architecture import Hybrid2D3D, UNet2D, tensor_shapes, window_problem
 from densecell_batch.nets.description import Shape
 from densecell_batch.printable import printable
@@ -221,7 +222,7 @@ def _read(path: Path, files: Files, window: Window | None) -> PublishedModel:
     return PublishedModel(path, architecture, weights, window, f"{place}/{prefix}", scores, (*notes, *more))
 
 
-def _find(path: Path, names: Iterable[str]) -> tuple[str, str, list[str]]:
+def _find(path: Path, names: Collection[str]) -> tuple[str, str, list[str]]:
     """Where the checkpoint stands: the model's folder ("" or "name/"), the place below it; and what to say of that."""
     found: dict[str, set[str]] = {}
     for name in names:
@@ -235,6 +236,7 @@ def _find(path: Path, names: Iterable[str]) -> tuple[str, str, list[str]]:
         raise PublishedModelError(
             f"{path}: no published model: {_PLACES[0]}/model.ckpt-N.index is neither in it nor in a folder in it; "
             "expected the folder that holds model/, or a zip of that folder"
+            + (f"; it has a {MANIFEST}: a bundle is used as it is, by --model" if MANIFEST in names else "")
         )
     if len(found) > 1:
         models = printable(", ".join(sorted(root.rstrip("/") or "." for root in found))[:200])

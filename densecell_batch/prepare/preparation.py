@@ -99,6 +99,15 @@ class Preparation(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     @property
+    def gaps(self) -> tuple[int, ...]:
+        """Slices of the result without tissue that have some before and behind them."""
+        if not self.outside:
+            return ()
+        area, (start, stop) = self.shape[1] * self.shape[2], self.result[0]
+        some = [z for z in range(start, stop) if self.outside[z] < area]
+        return tuple(z for z in range(some[0], some[-1]) if self.outside[z] >= area) if some else ()
+
+    @property
     def is_sound(self) -> bool:
         """Whether it can be what `examine` finds: what was read from a file may be anything."""
         spans = [*zip(self.shape, self.box, strict=True), *zip(self.shape, self.result, strict=True)]

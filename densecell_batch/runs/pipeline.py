@@ -32,7 +32,7 @@ from densecell_batch.prepare.mask import Mask
 from densecell_batch.prepare.preparation import Preparation
 from densecell_batch.prepare.prepared import Prepared
 from densecell_batch.runs.at_work import at_work, nobody_at_work
-from densecell_batch.runs.checks import check_image, check_result_names
+from densecell_batch.runs.checks import check_image, check_result_names, told_of_gaps
 from densecell_batch.runs.found import FitRecord, Outside
 from densecell_batch.runs.hooks import forget_post, prepared, remove_prepared, run_post
 from densecell_batch.runs.identity import Identity
@@ -332,10 +332,11 @@ def _open_job(
     def describe(preparation: Preparation) -> tuple[Begun, Plan]:
         seen = segmenter.prepared(stack, preparation, mask)
         plan = segmenter.plan_of(seen)
-        return begun(order, segmenter, preparation, plan, preprocessing, warnings), plan
+        told = [*warnings, *told_of_gaps(preparation, segmenter.options)]
+        return begun(order, segmenter, preparation, plan, preprocessing, told), plan
 
     job = Job(paths.folder, paths.name, identity, prepare, describe, fresh=segmenter.options.overwrite)
-    for warning in job.preparation.warnings:
+    for warning in (*job.preparation.warnings, *told_of_gaps(job.preparation, segmenter.options)):
         _log.warning("%s: %s", stack.info.path, warning)
     return job
 

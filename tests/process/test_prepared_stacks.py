@@ -106,6 +106,19 @@ def test_what_the_report_says(knowing: Path, ragged: Path, tmp_path: Path) -> No
     assert set(report["fit"]) == {"alike", "score", "measured", "expected", "worst", "remedy", "taken"}
 
 
+def test_objects_that_a_blank_slice_cuts_in_two(knowing: Path, ragged: Path, tmp_path: Path, caplog) -> None:
+    """The first slice is blank, too, but cuts nothing; nor does a slice that is beyond the region."""
+    told = "an object that passes through slice 4 (from 1), where no tissue is, counts as two"
+    asked = {"instances": ("mitochondrion",)}
+    done = segment_stack(ragged, tmp_path / "whole", segmenter(knowing, **asked))
+    assert [told in warning for warning in done.warnings].count(True) == 1
+    assert told in caplog.text
+    assert any(told in warning for warning in json.loads(done.report.read_text())["warnings"])
+    for name, options in {"none": {}, "before": asked | {"roi": ((0, 3), (0, 96), (0, 96))}}.items():
+        done = segment_stack(ragged, tmp_path / name, segmenter(knowing, **options))
+        assert not any("counts as two" in warning for warning in done.warnings)
+
+
 def test_other_contrast_gives_the_labels_of_the_model_s_own(knowing: Path, crop: np.ndarray, tmp_path: Path) -> None:
     dark = (255 * (crop / 255) ** 2).astype(np.uint8)
     for name, volume in (("plain", crop), ("dark", dark)):

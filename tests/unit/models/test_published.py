@@ -422,11 +422,13 @@ def test_links_that_leave_the_model(model: Path, what: str) -> None:
         read_published(model)
 
 
-def test_no_model(tmp_path: Path) -> None:
+def test_no_model(tmp_path: Path, data: Path) -> None:
     with pytest.raises(PublishedModelError, match="no such file or folder"):
         read_published(tmp_path / "nothing")
     with pytest.raises(PublishedModelError, match="no published model"):
         read_published(tmp_path)
+    with pytest.raises(PublishedModelError, match=r"it has a bundle.json: a bundle is used as it is"):
+        read_published(data / "fly-vnc-small.zip")
     (tmp_path / "a.zip").write_bytes(b"<html>")
     with pytest.raises(PublishedModelError, match="cannot be read as a zip"):
         read_published(tmp_path / "a.zip")

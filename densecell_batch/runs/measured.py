@@ -127,24 +127,17 @@ def measure_labels(
         source, usual, hashes = _source(opened, path, classes, voxel_size, image)
         options = _completed(options, usual)
         options.check(source.classes, "--class")
-        if not options.objects:
-            _log.warning(
-                "%s: it has no labels but 0, and %d for what is outside, so there are no objects; in a mask of 0 and "
-                "255, make the 255 a 1 (in Fiji: Process > Math > Divide...)", path, OUTSIDE,
-            )  # fmt: skip
-        if source.labels.info.voxel_size is None:
-            _log.warning("%s: it has no voxel size, so nothing is in micrometres; give --voxel-size", path)
+        _warn(path, source, options)
         check_calibrated(path, source.labels.info.voxel_size, options)
         paths = StackPaths(folder, Path(f"{source.name}_corrected" if source.state == BY_HAND else source.name))
         record = folder / f"{paths.name}_objects.json"
         asked = _asked(path, source, hashes, options)
-        done_before = MeasuredLabels(paths.objects, record, skipped=True)
         if not overwrite and _is_done(asked, record):
-            return done_before
+            return MeasuredLabels(paths.objects, record, skipped=True)
         make_folder(folder)
         waited = opened.enter_context(at_work(folder, paths.name, digest(msgspec.to_builtins(asked)), alone=True))
         if waited and _is_done(asked, record):
-            return done_before
+            return MeasuredLabels(paths.objects, record, skipped=True)
         before = read_measured(record)
         wanted = [*paths.of_objects(options), paths.objects, paths.classes]
         earlier = _earlier(paths, before)
@@ -178,6 +171,17 @@ def _publish(paths: StackPaths, files: Sequence[Made], earlier: Sequence[FileRec
             set_aside(path, paths.report)
     for file in files:
         file.publish(replace=file.path.exists())
+
+
+def _warn(path: Path, source: Source, options: ObjectOptions) -> None:
+    """Tell of labels that give no objects, or none in micrometres."""
+    if not options.objects:
+        _log.warning(
+            "%s: it has no labels but 0, and %d for what is outside, so there are no objects; in a mask of 0 and 255, "
+            "make the 255 a 1 (in Fiji: Process > Math > Divide...)", path, OUTSIDE,
+        )  # fmt: skip
+    if source.labels.info.voxel_size is None:
+        _log.warning("%s: it has no voxel size, so nothing is in micrometres; give --voxel-size", path)
 
 
 def _completed(options: ObjectOptions, usual: tuple[str, ...]) -> ObjectOptions:

@@ -22,14 +22,14 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image
-from robustness import ROWS, UNTOUCHED
+from robustness import ROWS, UNTOUCHED, Row, rim
 
 from densecell_batch import SAMPLE
 
 DEPTH, SIDE = 8, 192
 LEFT_OUT = (UNTOUCHED, "inverted, --fit auto", "black rim of 128", "black rim of 256", "white rim of 128")
-SPOILT = [name for name in ROWS if name not in LEFT_OUT and (" as large" not in name or "not told" in name)]
-SPOILT.append("pixels 0.5 times as large")
+SPOILT = {name: row for name, row in ROWS.items() if not name.endswith(" as large") and name not in LEFT_OUT}
+SPOILT["white rim of 32"] = Row(rim(32, 255))
 SIZES = {"summary": (1400, 1250), "summary-narrow": (400, 1600)}
 WHEN_LOADED = """<script>addEventListener("load", () => {
 document.body.getBoundingClientRect(); document.documentElement.dataset.loaded = performance.now(); });</script>"""
@@ -46,8 +46,7 @@ def make_stacks(folder: Path, n: int) -> dict[str, str]:
         volume = np.ascontiguousarray(volume[:: rng.choice([-1, 1])])
         name, pixel = f"fly-{1 + i // 50}-section-{i % 50:02}", 0.0092
         if i % every == every // 2 and i // every < len(SPOILT):
-            spoilt[name] = SPOILT[i // every]
-            row = ROWS[spoilt[name]]
+            spoilt[name], row = list(SPOILT.items())[i // every]
             volume = row.change(volume, np.zeros_like(volume)).volume
             pixel *= 1 if row.pixel is None else row.pixel
         resolution = (1 / pixel, 1 / pixel)
@@ -90,7 +89,7 @@ def take_pictures(page: Path, folder: Path) -> None:
     for name, (width, height) in SIZES.items():
         shot = folder / f"{name}.png"
         opened(page, f"--screenshot={shot}", f"--window-size={width},{height}")
-        Image.open(shot).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(shot, optimize=True)
+        Image.open(shot).convert("RGB").save(shot, optimize=True)
 
 
 def main() -> None:

@@ -35,9 +35,11 @@ function region() { k = roiManager("index"); if (k < 0) return "none"; name = Ro
 function click(x, y) { said = exec("xdotool", "mousemove", "" + x, "" + y, "click", "1"); wait(1000); }
 function beats() {
   before = call("java.lang.System.getProperty", "densecell.link", "");
-  wait(500);
-  after = call("java.lang.System.getProperty", "densecell.link", "");
-  if (before != after) return 1;
+  for (i = 0; i < 25; i++) {
+    wait(100);
+    after = call("java.lang.System.getProperty", "densecell.link", "");
+    if (before != after) return 1;
+  }
   return 0;
 }
 open(T + "x.tif");

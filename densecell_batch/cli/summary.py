@@ -28,6 +28,8 @@ def summary(folders: tuple[Path, ...], page: Path | None, expect: tuple[Path, ..
     """
     from densecell_batch.runs.joint_files import is_of_the_user
     from densecell_batch.runs.paths import StackPaths
+    from densecell_batch.runs.report import read_report
+    from densecell_batch.runs.run_tables import is_run_table
     from densecell_batch.runs.summary import SUMMARY, write_summary
     from densecell_batch.watch.results import failures
 
@@ -37,6 +39,11 @@ def summary(folders: tuple[Path, ...], page: Path | None, expect: tuple[Path, ..
     page = folders[0] / SUMMARY if page is None else page
     if page.suffix.lower() not in (".html", ".htm"):
         raise OptionError(f"--page {page}: expected a name that ends in .html")
+    if is_run_table(page.with_suffix(".csv").name):
+        raise OptionError(
+            f"--page {page}: beside it goes {page.with_suffix('.csv').name}, which is what the table of all stacks is "
+            "called that segment writes; choose another name, such as summary.html"
+        )
     for path in (page, page.with_suffix(".csv")):
         if is_of_the_user(path):
             raise OccupiedError(
@@ -45,7 +52,9 @@ def summary(folders: tuple[Path, ...], page: Path | None, expect: tuple[Path, ..
             )
     failed = {StackPaths(folders[0], stack).bare: "it has no results" for stack in expect}
     failed = {
-        place: reason for place, reason in failed.items() if not place.with_name(f"{place.name}_report.json").exists()
+        place: reason
+        for place, reason in failed.items()
+        if read_report(place.with_name(f"{place.name}_report.json")) is None
     }
     failed |= {place: reason for folder in folders for place, reason in failures(folder).items()}
     for path in write_summary(folders, page, failed=failed, below=True):

@@ -33,7 +33,7 @@ _KINDS = {
     UNet2D.family: "2D U-Net",
     ResidualUNet.family: "residual 2D U-Net over slices with their neighbours",
 }
-_DOI = re.compile(r"\b10\.\d{4,9}/[^\s,;\"'<>]*[^\s,;.\"'<>)]")
+_DOI = re.compile(r"\b10\.[0-9]{4,9}/[^\s,;\"'<>]*[^\s,;.\"'<>)]")
 _SPDX = frozenset({
     *("Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only"),
     *("GPL-3.0-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MIT", "MPL-2.0", "ODbL-1.0", "Unlicense"),
@@ -107,7 +107,7 @@ def description(package: Package) -> JsonObject:
     }
     if spdx(bundle.licence):
         described["license"] = spdx(bundle.licence)
-    if re.fullmatch(r"\d+(\.\d+){0,3}", bundle.version):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+){0,3}", bundle.version):
         described["version"] = bundle.version
     return described
 

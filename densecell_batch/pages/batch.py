@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import median
 
 from densecell_batch.pages.entries import StackEntry
@@ -17,6 +18,7 @@ from densecell_batch.pages.rendering import render
 __all__ = ["render_batch"]
 
 _BINS = 24
+_COLUMNS = 600  # more than the most that a bundle has: a class has two
 _DIGITS = 3
 
 
@@ -140,7 +142,8 @@ def _columns(entries: Sequence[StackEntry]) -> list[Column]:
                 unit="objects",
             )
         )
-    return [column for column in columns if any(column.of(entry) is not None for entry in entries)]
+    found = (column for column in columns if any(column.of(entry) is not None for entry in entries))
+    return [*islice(found, _COLUMNS)]
 
 
 def _amount_column(name: str, colour: str, *, measured: bool) -> Column:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 from pathlib import Path
 
 from PIL import Image
@@ -18,7 +19,10 @@ _log = logging.getLogger(__name__)
 _SIDE = 176  # pixels of the longer side
 _QUALITY = 72
 # What Pillow raises for what is no PNG, and what comes of a shape that nothing has.
-_BAD = (OSError, ValueError, SyntaxError, ArithmeticError, Image.DecompressionBombError)
+_BAD = (
+    OSError, ValueError, SyntaxError, ArithmeticError, LookupError, TypeError, struct.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
 _BYTES, _PIXELS = 64 * 2**20, 2**24  # of a preview, at most: the file may be anybody's
 
 

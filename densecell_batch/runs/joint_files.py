@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -67,7 +69,8 @@ def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None
             write_file(path.with_name(_OURS), json.dumps(ours).encode())
             place(temporary, path, replace=True)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a name that is too long, say: that is said already
+            temporary.unlink(missing_ok=True)
     return path
 
 
@@ -86,7 +89,7 @@ def is_of_the_user(path: Path) -> bool:
 
 def _there(path: Path) -> str | None:
     """The hash of what stands under a name; "" for what has none, such as a folder or a link."""
-    if not (path.exists() or path.is_symlink()):
+    if not os.path.lexists(path):  # nor is there anything under a name that is too long
         return None
     try:
         return sha256_of(path)

@@ -24,11 +24,16 @@ from densecell_batch.runs.report import read_report
 from densecell_batch.storage.opening import open_plainly
 from densecell_batch.storage.records import FileRecord
 
-__all__ = ["write_run_tables"]
+__all__ = ["is_run_table", "write_run_tables"]
 
 _log = logging.getLogger(__name__)
 
 _KINDS = ("objects", "classes")
+
+
+def is_run_table(name: str) -> bool:
+    """Whether a file of that name in an output folder is a table of all stacks."""
+    return any(name == f"{kind}.csv" or (name.startswith(f"{kind}-") and name.endswith(".csv")) for kind in _KINDS)
 
 
 def write_run_tables(folder: Path) -> list[Path]:

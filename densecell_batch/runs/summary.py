@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from msgspec import UNSET
 
 from densecell_batch.inference.trial import in_words
 from densecell_batch.io.discovery import natural_key
+from densecell_batch.labels import OUTSIDE
 from densecell_batch.pages.batch import render_batch
 from densecell_batch.pages.entries import Amount, StackEntry
 from densecell_batch.pages.ranking import rank
@@ -32,8 +34,10 @@ SUMMARY = "summary.html"
 """Name of the page in an output folder."""
 
 _END = "_report.json"
+_UNREADABLE = "its report cannot be read: it is damaged, or of another version; move its results, and segment it again"
 _DOUBT = "disagreement"
 _LARGEST = 1e30
+_NAME = 64  # characters of a class, at most; of classes there are `OUTSIDE`: no bundle has more, but a report may
 _PICTURES = 1500  # thumbnails on a page, at most: those of the worst stacks
 
 
@@ -69,8 +73,12 @@ def write_summary(
     failures = dict(failed or {})
     for path in _reports(folders, below=below):
         report = read_report(path)
-        if report is not None:
-            reason = failures.pop(path.with_name(path.name.removesuffix(_END)), "")
+        bare = path.with_name(path.name.removesuffix(_END))
+        if report is None:
+            if path.with_name(f"{bare.name}_labels.tif").is_file():  # else it may be a report of something else
+                failures.setdefault(bare, _UNREADABLE)
+        else:
+            reason = failures.pop(bare, "")
             entry = replace(_entry(path, report, page.parent), failed=reason)
             reports[path] = report
             places[id(entry)] = path
@@ -134,9 +142,9 @@ def _entry(path: Path, report: Report, base: Path) -> StackEntry:
         damaged={} if found is None else dict(Counter(defect.kind for defect in found.damaged_slices)),
         damaged_slices=0 if found is None else len({defect.z for defect in found.damaged_slices}),
         grey_mean=None if report.statistics is UNSET else _sane(report.statistics.mean),
-        grey_deviation=None if report.statistics is UNSET else _sane(report.statistics.std),
+        grey_deviation=None if report.statistics is UNSET else _divisor(report.statistics.std),
         warnings=report.warnings,
-        objects={name: one.count for name, one in report.instances.items() if _sane(one.count) is not None},
+        objects=_counts(report),
         outside=_outside(report),
         classes=_amounts(report),
         files=_files(path, report, base),
@@ -157,7 +165,7 @@ def _entry(path: Path, report: Report, base: Path) -> StackEntry:
         remedy=fit.remedy,
         remedied=fit.taken,
         disagreement=measured.get(_DOUBT),
-        own_disagreement=_sane(fit.expected.get(_DOUBT, (0.0, None))[1]),
+        own_disagreement=_divisor(fit.expected.get(_DOUBT, (0.0, None))[1]),
     )
 
 
@@ -166,9 +174,14 @@ def _sane(value: float | None) -> float | None:
     return value if value is not None and -_LARGEST < value < _LARGEST else None
 
 
+def _divisor(value: float | None) -> float | None:
+    """A number above 0 that others can be divided by."""
+    return value if value is not None and 1 / _LARGEST < value < _LARGEST else None
+
+
 def _amounts(report: Report) -> dict[str, Amount]:
     """What there is of each class."""
-    rows = [row for row in report.classes if _sane(row.voxels) is not None]
+    rows = [row for row in report.classes[:OUTSIDE] if _sane(row.voxels) is not None and len(row.name) <= _NAME]
     tissue = max(sum(row.voxels for row in rows), 1)
     return {
         row.name: Amount(
@@ -179,6 +192,12 @@ def _amounts(report: Report) -> dict[str, Amount]:
         )
         for row in rows
     }
+
+
+def _counts(report: Report) -> dict[str, int]:
+    """How many objects there are of each class."""
+    found = islice(report.instances.items(), OUTSIDE)
+    return {name: one.count for name, one in found if _sane(one.count) is not None and len(name) <= _NAME}
 
 
 def _outside(report: Report) -> float | None:

@@ -289,4 +289,4 @@ def create_once(path: Path, content: bytes) -> None:
         except FileExistsError:
             pass
         finally:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)

@@ -7,22 +7,27 @@ import hashlib
 import io
 import os
 import re
+import struct
+import zlib
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 from PIL import Image
 
 from densecell_batch.cli.summary import summary
-from densecell_batch.errors import OccupiedError, OptionError
+from densecell_batch.errors import OccupiedError, OptionError, OutputError
 from densecell_batch.measure.tally import ClassRow
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import as_png
 from densecell_batch.plots.thumbnails import thumbnail
 from densecell_batch.prepare.defects import Defect
+from densecell_batch.prepare.normalize import Statistics
 from densecell_batch.runs.found import FitRecord, Found, Outside
+from densecell_batch.runs.joint_files import write_joint
 from densecell_batch.runs.report import Input, Instances, Model, Report, write_report
 from densecell_batch.runs.summary import SUMMARY, write_summary
 from densecell_batch.storage.records import FileRecord, described
@@ -239,3 +244,73 @@ def test_a_record_is_enough(tmp_path):
         hashlib.sha256((tmp_path / SUMMARY).read_bytes()).hexdigest()
         in (tmp_path / ".densecell-tables.json").read_text()
     )
+
+
+def test_numbers_that_others_are_divided_by(tmp_path):
+    doubt = {"alike": True, "score": 0.5, "worst": (), "remedy": "", "taken": False}
+    for i in range(9):
+        done(
+            tmp_path, f"a{i}",
+            statistics=Statistics(mean=1.0, std=(-5.0, 5e-324, 1e-35)[i % 3], minimum=0.0, maximum=2.0),
+            fit=FitRecord(measured={"disagreement": 0.1 * i}, expected={"disagreement": (0.0, 5e-324)}, **doubt),
+        )  # fmt: skip
+    made(tmp_path)
+    assert len(table(tmp_path)) == 9
+
+
+def test_more_classes_than_there_can_be(tmp_path):
+    """A page of some megabytes, not of gigabytes, whatever one report says."""
+    row = ClassRow(index=0, name="", colour="#000000", voxels=1, volume_um3=1.0, mean_confidence=None,
+                   mean_disagreement_bits=None)  # fmt: skip
+    many = [structs.replace(row, name=f"class {i}") for i in range(3000)]
+    objects = {f"class {i}": Instances(count=1, dropped=0, voxels=1) for i in range(3000)}
+    for i in range(3):
+        done(tmp_path, f"a{i}")
+    done(tmp_path, "b", classes=(structs.replace(row, name="x" * 10_000), *many), instances=objects)
+    done(tmp_path, "c", classes=tuple(structs.replace(one, name=f"more {one.name}") for one in many))
+    done(tmp_path, "d", classes=tuple(structs.replace(one, name=f"most {one.name}") for one in many))
+    text = made(tmp_path)
+    assert "x" * 100 not in text
+    assert text.count("<th scope=") < 700
+    assert "class 7 voxels" in table(tmp_path)[0]
+
+
+def test_a_report_that_cannot_be_read(tmp_path):
+    done(tmp_path, "good")
+    for name, content in (("cut", "{"), ("deep", "[" * 100_000), ("new", '{"schema_version": 99}')):
+        done(tmp_path, name).write_text(content)
+    (tmp_path / "of_others_report.json").write_text("{}")
+    made(tmp_path, failed={tmp_path / "cut": "the disk was full"})
+    reasons = {row["stack"]: row["reasons"] for row in table(tmp_path)}
+    assert reasons.keys() == {"cut", "deep", "new", "good"}
+    assert reasons["cut"] == "failed: the disk was full"
+    assert reasons["new"].startswith("failed: its report cannot be read")
+
+
+def test_an_expected_stack_with_a_report_that_cannot_be_read(tmp_path):
+    (tmp_path / "a_report.json").write_text("{")
+    CliRunner().invoke(summary, [str(tmp_path), "--expect", "a.tif"], standalone_mode=False)
+    assert [row["reasons"] for row in table(tmp_path)] == ["failed: it has no results"]
+
+
+def test_a_picture_that_is_spoilt_after_its_pixels(tmp_path):
+    end = PREVIEW.rindex(b"IEND") - 4
+    chunk = struct.pack(">I", 0) + b"iCCP" + struct.pack(">I", zlib.crc32(b"iCCP"))
+    (tmp_path / "a.png").write_bytes(PREVIEW[:end] + chunk + PREVIEW[end:])
+    thumbnail(tmp_path / "a.png", SHAPE[1:], 3)  # whatever it is, no exception
+
+
+def test_no_page_takes_the_table_of_all_objects(tmp_path):
+    done(tmp_path, "a")
+    write_joint(tmp_path / "objects.csv", lambda: [b"of all stacks\n"])
+    result = CliRunner().invoke(summary, [str(tmp_path), "-o", str(tmp_path / "objects.html")])
+    assert isinstance(result.exception, OptionError)
+    assert (tmp_path / "objects.csv").read_bytes() == b"of all stacks\n"
+
+
+@pytest.mark.parametrize("length", [245, 300])
+def test_a_name_that_is_too_long(tmp_path, length):
+    done(tmp_path, "a")
+    result = CliRunner().invoke(summary, [str(tmp_path), "-o", str(tmp_path / ("n" * length + ".html"))])
+    assert isinstance(result.exception, OutputError)
+    assert "too long" in str(result.exception)

@@ -27,7 +27,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from densecell_batch.data import BUNDLED, SAMPLE
-from densecell_batch.errors import BundleError
+from densecell_batch.errors import BundleError, OptionError
 from densecell_batch.models.bundle import ModelBundle, load_bundle, pack_bundle
 from densecell_batch.models.derived import check_free
 from densecell_batch.models.description import Package, description, halo_for, readme
@@ -36,6 +36,8 @@ from densecell_batch.models.onnx_export import ExportedOnnx, grey_window, made_o
 from densecell_batch.nets.predictor import Triple
 from densecell_batch.plots.cover import render_cover
 from densecell_batch.plots.png import as_png
+from densecell_batch.printable import printable
+from densecell_batch.storage.atomic import write_file
 from densecell_batch.storage.yaml import as_yaml
 from densecell_batch.storage.zips import Files, Folder, open_archive, write_folder, write_zip
 
@@ -74,7 +76,7 @@ def export_package(
     Raises
     ------
     OptionError
-        If the nets take no such window without loss.
+        If the nets take no such window without loss, or an author has no name that can be written in a line.
     StackError
         If the image cannot be read, or is too small.
     DeviceError
@@ -84,6 +86,9 @@ def export_package(
     OutputError
         If `out` exists or cannot be written.
     """
+    for name in authors:
+        if not name.strip() or printable(name) != name:
+            raise OptionError(f"author {printable(repr(name))[:80]}: expected a name in one line")
     check_free(out)
     window = window_for(bundle, window)
     ours = bundle.path.parent.resolve() == BUNDLED.resolve()
@@ -155,7 +160,7 @@ def import_package(path: Path, out: Path) -> ModelBundle:
         content = files.read(found[0])
     with TemporaryDirectory() as folder:
         inner, packed = Path(folder) / "inner.zip", Path(folder) / "packed.zip"
-        inner.write_bytes(content)
+        write_file(inner, content)
         try:
             verify_bundle(pack_bundle(inner, packed))
         except BundleError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from densecell_batch.errors import OutputError
 from densecell_batch.models.bundle import ModelBundle, write_bundle
 from densecell_batch.models.golden import verify_bundle
 from densecell_batch.models.manifest import check_texts
+from densecell_batch.storage.atomic import explained, temporary_name
 
 __all__ = ["check_free", "derive", "name_of"]
 
@@ -28,9 +31,13 @@ def name_of(out: Path, name: str | None, bundle: ModelBundle) -> str:
 
 def check_free(out: Path) -> None:
     """See that a bundle can be written there, before the work; raises OutputError if not."""
-    if out.exists() or not out.absolute().parent.is_dir():
-        found = "exists already; remove it" if out.exists() else "there is no folder for it; make one"
-        raise OutputError(f"{out}: {found} or choose another name")
+    with explained(out):
+        taken = os.path.lexists(out)
+        if taken or not out.absolute().parent.is_dir():
+            found = "exists already; remove it" if taken else "there is no folder for it; make one"
+            raise OutputError(f"{out}: {found} or choose another name")
+        with suppress(FileNotFoundError):
+            temporary_name(out).lstat()  # raises where the name, with what is added to it, is too long
 
 
 def derive(bundle: ModelBundle, out: Path, name: str, how: str, of: Any, **changes: Any) -> ModelBundle:

@@ -151,7 +151,7 @@ def replacing(path: Path, *, may_exist: bool = False) -> Iterator[Path]:
     OutputError
         If `path` exists already, unless it may, or its folder does not or cannot be written.
     """
-    if path.exists() and not may_exist:
+    if os.path.lexists(path) and not may_exist:
         raise OutputError(f"{path}: exists already; remove it or choose another name")
     temporary = temporary_name(path)
     try:

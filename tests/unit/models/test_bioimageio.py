@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import resource
 import shutil
 import subprocess
 import zipfile
@@ -321,3 +322,45 @@ def test_the_official_test_passes(name: str, data: Path, tmp_path: Path) -> None
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Reproduce test outputs from test inputs (onnx)" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("length", [240, 300])
+def test_names_that_are_too_long(bundle: ModelBundle, package: Path, tmp_path: Path, length: int) -> None:
+    """Said before the work."""
+    for write in (export_package, export_onnx):
+        with pytest.raises(OutputError, match="too long"):
+            write(bundle, tmp_path / f"{'n' * length}.zip")
+    with pytest.raises(OutputError, match="too long"):
+        import_package(package, tmp_path / ("n" * length))
+    with pytest.raises(OutputError, match="too long"):
+        import_package(package, tmp_path / ("n" * 300) / "b.zip")
+
+
+def test_a_link_to_nowhere_is_not_replaced(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.zip").symlink_to("nowhere")
+    with pytest.raises(OutputError, match="exists already"):
+        import_package(package, tmp_path / "b.zip")
+
+
+@pytest.mark.parametrize("author", ["", " ", "a\nb", "\udcff", "x\u202ey"])
+def test_authors_without_a_name(bundle: ModelBundle, tmp_path: Path, author: str) -> None:
+    with pytest.raises(OptionError, match="author"):
+        export_package(bundle, tmp_path / "p.zip", authors=["A. Person", author])
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_import_with_no_room_for_temporary_files(package: Path, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the bundle has more
+    try:
+        with pytest.raises(OutputError, match=r"inner\.zip: cannot be written"):
+            import_package(package, tmp_path / "b.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_figures_of_other_scripts_are_no_version(tmp_path: Path) -> None:
+    made = tiny(tmp_path / "b.zip", version="\u0661.\u0662", citation="doi 10.\u0661\u0662\u0663\u0664/x")
+    rdf = described(made)
+    assert "version" not in rdf
+    assert len(rdf["cite"]) == 1

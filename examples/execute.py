@@ -56,7 +56,8 @@ def set_parameters(notebook: nbformat.NotebookNode, parameters: dict[str, str]) 
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
             for name, value in parameters.items():
-                cell.source = re.sub(rf"(?m)^{name} = [^#\n]*?(\s*(#.*)?)$", rf"{name} = {value}\1", cell.source)
+                line = rf"(?m)^({re.escape(name)} = )[^#\n]*?(\s*(#.*)?)$"
+                cell.source = re.sub(line, lambda found, value=value: found[1] + value + found[2], cell.source)
 
 
 def pictures(notebook: nbformat.NotebookNode) -> list[bytes]:
@@ -80,8 +81,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/examples"), help="folder (default: %(default)s)")
     asked = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))  # of kernels
+    if not all("=" in text for text in asked.set):
+        parser.error(f"--set {' '.join(asked.set)}: expected NAME=VALUE")
     parameters = dict(text.split("=", 1) for text in asked.set)
-    for path in asked.notebooks or sorted(HERE.glob("*.ipynb")):
+    notebooks = asked.notebooks or sorted(HERE.glob("*.ipynb"))
+    for path in notebooks:
+        if not path.is_file():
+            parser.error(f"{path}: no such notebook")
+        if path.resolve() == (asked.out / path.name).resolve():
+            parser.error(f"--out {asked.out}: {path.name} itself lies there; name another folder")
+    for path in notebooks:
         start, worked = time.monotonic(), of_processor()
         try:
             execute(path, asked.out, parameters)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -421,7 +422,7 @@ def _member_limit(architecture: Architecture) -> int:
 @contextmanager
 def _files(path: Path) -> Iterator[tuple[Files, str]]:
     """The files of a bundle, and the folder in a zip, "" or "name/", where the manifest stands."""
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 (Path.exists fails where a name is too long)
         raise BundleError(f"{path}: no such file or folder; expected a model bundle")
     if path.is_dir():
         yield Folder(path, BundleError), ""

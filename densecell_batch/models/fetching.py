@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,7 +71,7 @@ def find_bundle(name_or_path: str) -> ModelBundle:
     if name_or_path in models:
         return load_bundle(fetch(name_or_path))
     path = Path(name_or_path)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110 (Path.exists fails where a name is too long)
         return load_bundle(path)
     if name_or_path in registry.REGISTRY:
         raise ModelError(

@@ -82,3 +82,23 @@ def test_a_cell_that_fails_is_told_of(notebook):
     text = (path.parent / "out/a.ipynb").read_text()
     assert '"before\\n"' in text
     assert '"after\\n"' not in text
+
+
+def test_what_is_asked_for_wrongly(notebook):
+    path = notebook("A = 1", "print(A)")
+    before = path.read_bytes()
+    for words, problem in (
+        ((path, "--set", "A"), "expected NAME=VALUE"),
+        ((path, "--out", path.parent), "itself lies there"),
+        ((path.with_name("none.ipynb"),), "no such notebook"),
+    ):
+        done = execute(*words)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert problem in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_value_is_set_as_it_is(notebook):
+    path = notebook("A = 1  # a number", "print(A)")
+    assert execute(path, "--set", r"A=r'\1 \g<0> \n'").returncode == 0
+    assert r"\\1 \\g<0> \\n" in (path.parent / "out/a.ipynb").read_text(encoding="utf-8")

@@ -583,3 +583,10 @@ def test_a_link_in_the_cache_counts_as_what_it_shows(
     os.chown(tmp_path / "elsewhere" / "bundle.json", 4242, -1)
     with pytest.raises(FetchError, match="belongs to another account"):
         find_bundle("nets")
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    with pytest.raises(ModelError, match="nnn"):
+        find_bundle("n" * 300)
+    with pytest.raises(BundleError, match="no such file"):
+        load_bundle(Path("n" * 300))

@@ -14,7 +14,15 @@ import click
 from densecell_batch.cli.options import OF_A_RUN, OF_THE_RESULT, take_published, with_options
 from densecell_batch.cli.params import verbosity
 from densecell_batch.cli.progress import ProgressBar, duration
-from densecell_batch.errors import DensecellError, MacroError, OccupiedError, OptionError, OutputError, StackError
+from densecell_batch.errors import (
+    BusyError,
+    DensecellError,
+    MacroError,
+    OccupiedError,
+    OptionError,
+    OutputError,
+    StackError,
+)
 from densecell_batch.signals import stop_on_signals
 
 if TYPE_CHECKING:
@@ -131,7 +139,7 @@ def _sum_up(out: Path, failed: dict[Path, str]) -> None:
 
     try:
         written = write_summary([out], out / SUMMARY, failed=failed)
-    except OutputError as error:
+    except (BusyError, OutputError) as error:
         _log.warning("%s", error)
         return
     except Exception as error:  # the stacks are done: whatever their reports hold, a page fails no run

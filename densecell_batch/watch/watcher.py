@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from densecell_batch.errors import (
+    BusyError,
     DensecellError,
     OutputError,
 )
@@ -253,7 +254,7 @@ class Watcher:
         try:
             self._place.check()
             write_summary([out], out / SUMMARY, failed=failures(out), below=True)
-        except (OutputError, FolderGoneError) as error:
+        except (BusyError, OutputError, FolderGoneError) as error:
             _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
         except Exception as error:  # the stacks are done: whatever their reports hold, a page ends no watcher
             self._news = False

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from msgspec import structs
 from PIL import Image
 
+from densecell_batch.cli.segment import _sum_up
 from densecell_batch.cli.summary import summary
 from densecell_batch.errors import OccupiedError, OptionError, OutputError
 from densecell_batch.measure.tally import ClassRow
@@ -26,10 +27,12 @@ from densecell_batch.plots.png import as_png
 from densecell_batch.plots.thumbnails import thumbnail
 from densecell_batch.prepare.defects import Defect
 from densecell_batch.prepare.normalize import Statistics
+from densecell_batch.runs import at_work
 from densecell_batch.runs.found import FitRecord, Found, Outside
 from densecell_batch.runs.joint_files import write_joint
 from densecell_batch.runs.report import Input, Instances, Model, Report, write_report
 from densecell_batch.runs.summary import SUMMARY, write_summary
+from densecell_batch.storage.claims import claimed
 from densecell_batch.storage.records import FileRecord, described
 
 SHAPE = (6, 30, 40)
@@ -314,3 +317,13 @@ def test_a_name_that_is_too_long(tmp_path, length):
     result = CliRunner().invoke(summary, [str(tmp_path), "-o", str(tmp_path / ("n" * length + ".html"))])
     assert isinstance(result.exception, OutputError)
     assert "too long" in str(result.exception)
+
+
+def test_a_page_that_another_process_is_at(tmp_path, monkeypatch, caplog):
+    done(tmp_path, "a")
+    monkeypatch.setattr(at_work, "_PATIENCE", 0.1)
+    with claimed(tmp_path / ".densecell-tables.json.entering") as ours:
+        assert ours
+        _sum_up(tmp_path, {})
+    assert "another process holds" in caplog.text
+    assert "internal error" not in caplog.text

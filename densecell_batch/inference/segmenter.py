@@ -248,17 +248,7 @@ class Segmenter:
         def prepared(preparation: Preparation) -> Prepared:
             return self.prepared(stack, preparation, mask)
 
-        if asked == "warn":  # whatever the windows say, this is how it is segmented
-            self._make_ready(prepared(seen.preparation()))
         return try_stack(seen, prepared, self.predictor, self.bundle.window, own, mend=asked == "auto")
-
-    def _make_ready(self, prepared: Prepared) -> None:
-        """Begin to compile the nets for the tiles of a stack: meanwhile its windows are looked at."""
-        options, plan = self.options, self.plan_of(prepared)
-        if options.ensemble == "mean" and options.stitch != "blend" and not prepared.is_resampled:
-            self.predictor.make_ready(
-                plan.grid.input, with_probabilities=options.probabilities, with_disagreement=options.uncertainty
-            )
 
     @property
     def _steps(self) -> Steps:

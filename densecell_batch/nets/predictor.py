@@ -8,8 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from threading import Lock, Thread
 
 import numpy as np
 
@@ -77,7 +75,6 @@ class Predictor:
         added = None if offsets is None else np.asarray(offsets, np.float32)
         self._engine = make_engine(engine, architecture, precision, added)
         self._compiled: dict[Triple, CompiledNets] = {}
-        self._lock = Lock()
         self._too_large: set[Triple] = set()
         self.reload(members)
 
@@ -124,17 +121,6 @@ class Predictor:
             return answer_of(*found, with_probabilities=with_probabilities)
         asked = (with_probabilities, with_disagreement)
         return Answer(*self._compute(tile, lambda nets, part: nets.together(part, *asked)))  # type: ignore[arg-type]
-
-    def make_ready(self, shape: Triple, *, with_probabilities: bool = False, with_disagreement: bool = False) -> None:
-        """Begin to compile, beside what the caller goes on with, what `together` needs for tiles of a shape."""
-        if self.engine != "openvino":
-            return
-
-        def compile_it() -> None:
-            with suppress(Exception):  # whatever it is, the first tile meets it again, and says so
-                self._nets(shape).make_ready(with_probabilities, with_disagreement)
-
-        Thread(target=compile_it, name="densecell-compiler").start()
 
     def _compute(self, tile: np.ndarray, ask: Ask) -> Parts:
         z, y, x = tile.shape
@@ -187,15 +173,14 @@ class Predictor:
         return tuple(map(joined, low, high))
 
     def _nets(self, shape: Triple) -> CompiledNets:
-        with self._lock:
-            nets = self._compiled.pop(shape, None)  # to become the last one used
-            if nets is None:
-                if len(self._compiled) >= _COMPILED:
-                    self._compiled.pop(next(iter(self._compiled)))
-                    gc.collect()  # a graph is a knot of references: with its memory it would stay for long
-                nets = self._engine.compiled(shape)
-            self._compiled[shape] = nets
-            return nets
+        nets = self._compiled.pop(shape, None)  # to become the last one used
+        if nets is None:
+            if len(self._compiled) >= _COMPILED:
+                self._compiled.pop(next(iter(self._compiled)))
+                gc.collect()  # a graph is a knot of references: with its memory it would stay for long
+            nets = self._engine.compiled(shape)
+        self._compiled[shape] = nets
+        return nets
 
 
 def _out_of_memory(error: Exception) -> bool:

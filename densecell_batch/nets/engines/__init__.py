@@ -32,9 +32,6 @@ class CompiledNets(Protocol):
     def together(self, tile: np.ndarray, with_probabilities: bool, with_disagreement: bool) -> Answer:
         """What the mean of the members' probabilities says, as `nets.ensemble` computes it."""
 
-    def make_ready(self, with_probabilities: bool, with_disagreement: bool) -> None:
-        """Compile what `together` will need; may be called beside other calls."""
-
 
 class Engine(Protocol):
     """What compiles nets."""

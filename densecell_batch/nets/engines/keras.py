@@ -77,6 +77,3 @@ class _KerasNets:
         members = (self.member(tile, i) for i in range(len(self._engine.variables)))
         found = combine(members, with_disagreement=with_disagreement)
         return answer_of(*found, with_probabilities=with_probabilities)
-
-    def make_ready(self, with_probabilities: bool, with_disagreement: bool) -> None:
-        """Nothing: tracing is not for two threads."""

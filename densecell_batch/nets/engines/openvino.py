@@ -160,7 +160,6 @@ class _OpenVinoNets:
     def __init__(self, engine: OpenVinoEngine, shape: Triple) -> None:
         self._engine, self._shape, self._members = engine, shape, engine.members
         self._runs: dict[tuple[Any, ...], Run] = {}
-        self._lock = Lock()
 
     def member(self, tile: np.ndarray, i: int) -> np.ndarray:
         """Probabilities of one member."""
@@ -172,18 +171,13 @@ class _OpenVinoNets:
         disagreement = more.pop() if with_disagreement else None
         return Answer(labels, confidence, more.pop() if with_probabilities else None, disagreement)
 
-    def make_ready(self, with_probabilities: bool, with_disagreement: bool) -> None:
-        """Compile what `together` will need; a tile that comes meanwhile waits for it."""
-        self._run("together", with_probabilities, with_disagreement)
-
     def _run(self, what: str, *details: int) -> Run:
-        with self._lock:
-            if self._members is not self._engine.members:  # graphs hold weights, and others were loaded
-                self._members = self._engine.members
-                self._runs.clear()
-            if (what, *details) not in self._runs:
-                self._runs[what, *details] = getattr(self._engine, what)(self._shape, *details)
-            return self._runs[what, *details]
+        if self._members is not self._engine.members:  # graphs hold weights, and others were loaded
+            self._members = self._engine.members
+            self._runs.clear()
+        if (what, *details) not in self._runs:
+            self._runs[what, *details] = getattr(self._engine, what)(self._shape, *details)
+        return self._runs[what, *details]
 
 
 def _channels_last(x: Any) -> Any:

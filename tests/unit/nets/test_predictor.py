@@ -337,20 +337,3 @@ def test_other_members_take_the_place_of_those_that_were_there(engine):
     predictor.reload([other])
     np.testing.assert_array_equal(next(predictor(image)), next(Predictor(architecture, [other], engine=engine)(image)))
     assert np.abs(next(predictor(image)) - before).max() > 0.01
-
-
-def test_made_ready_beside_other_tiles(models):
-    """What is compiled in a thread says the same, whether it is asked for before or after that is done."""
-    model = models["S"]
-    weights, rng = [models[name].weights for name in "AB"], np.random.default_rng(0)
-    tiles = [rng.standard_normal((5, side, side)).astype(np.float32) for side in (60, 64)]
-    plain = Predictor(model.architecture, weights, engine="openvino")
-    ready = Predictor(model.architecture, weights, engine="openvino")
-    for tile in tiles:
-        ready.make_ready(tile.shape, with_disagreement=True)
-    for tile in reversed(tiles):
-        expected, found = (p.together(tile, with_disagreement=True) for p in (plain, ready))
-        assert np.array_equal(found.labels, expected.labels)
-        assert np.array_equal(found.confidence, expected.confidence)
-        assert np.array_equal(found.disagreement, expected.disagreement)
-    ready.make_ready((5, 1, 1))  # too small to be compiled: whoever asks for such a tile is told

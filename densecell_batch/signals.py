@@ -11,7 +11,7 @@ from types import FrameType
 
 from densecell_batch.errors import Stopped
 
-__all__ = ["Stop", "leave_on_signals", "stop_on_signals"]
+__all__ = ["Stop", "leave_on_signals", "left_in_imports", "stop_on_signals"]
 
 
 def leave_on_signals() -> None:
@@ -22,6 +22,19 @@ def leave_on_signals() -> None:
 def stop_on_signals() -> None:
     """From now on a signal raises Stopped in the main thread, which tidies up."""
     _listen(_stop)
+
+
+@contextmanager
+def left_in_imports() -> Iterator[None]:
+    """A block of imports: a signal that would raise Stopped ends the process, for an exception could get lost there."""
+    raising = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is _stop
+    if raising:
+        leave_on_signals()
+    try:
+        yield
+    finally:
+        if raising:
+            stop_on_signals()
 
 
 def _listen(handler: Callable[[int, FrameType | None], None]) -> None:

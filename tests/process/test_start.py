@@ -64,3 +64,29 @@ def test_done_before_loads_no_engine(data, bundle, tmp_path):
     code, told, _ = segment(tmp_path / "y.tif", *words)
     assert (code, told) == (3, "")
     assert not list((tmp_path / "out").glob("y_*"))
+
+
+@pytest.mark.parametrize(("block", "code"), [("left_in_imports()", 75), ("nullcontext()", 3)])
+def test_a_signal_while_an_engine_is_imported(block, code):
+    """C code that is imported turns an exception into an error of the import: such as 3, no engine."""
+    program = (
+        "import os, signal; from contextlib import nullcontext\n"
+        "from densecell_batch.signals import left_in_imports, stop_on_signals\n"
+        "stop_on_signals()\n"
+        f"with {block}:\n"
+        "    try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    except BaseException: os._exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == code
+
+
+def test_after_an_import_a_signal_raises_again():
+    program = (
+        "import os, signal; from densecell_batch.errors import Stopped\n"
+        "from densecell_batch.signals import left_in_imports, stop_on_signals\n"
+        "stop_on_signals()\n"
+        "with left_in_imports(): pass\n"
+        "try: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except Stopped: os._exit(4)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 from densecell_batch.errors import DeviceError
 from densecell_batch.nets.architecture import Architecture
 from densecell_batch.nets.ensemble import Answer
+from densecell_batch.signals import left_in_imports
 
 __all__ = ["ENGINES", "CompiledNets", "Engine", "for_processor", "is_installed", "make_engine", "missing"]
 
@@ -84,12 +85,17 @@ def make_engine(name: str, architecture: Architecture, precision: str, offsets: 
     """
     if name != "keras" and not is_installed(name):
         raise DeviceError(missing(name))
+    engine: Callable[..., Engine]
     try:
-        if name == "openvino":
-            from densecell_batch.nets.engines.openvino import OpenVinoEngine
+        with left_in_imports():
+            if name == "openvino":
+                from densecell_batch.nets.engines.openvino import OpenVinoEngine
 
-            return OpenVinoEngine(architecture, precision, offsets)
-        from densecell_batch.nets.engines.keras import KerasEngine
+                engine = OpenVinoEngine
+            else:
+                from densecell_batch.nets.engines.keras import KerasEngine
+
+                engine = KerasEngine
     except ImportError as error:
         raise DeviceError(f"{missing(name)} ({error})") from error
-    return KerasEngine(architecture, precision, offsets)
+    return engine(architecture, precision, offsets)

@@ -13,7 +13,6 @@ import argparse
 import csv
 import re
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
+
+from browser import CHROMIUM, browse
 from robustness import ROWS, UNTOUCHED, Row, rim
 
 from densecell_batch import SAMPLE
@@ -65,12 +68,8 @@ def densecell(*words: object) -> float:
 
 def opened(page: Path, *arguments: str) -> str:
     """What Chromium prints of a page."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    assert chromium is not None
-    with tempfile.TemporaryDirectory() as profile:
-        words = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        words += ["--disable-dev-shm-usage", f"--user-data-dir={profile}", *arguments, page.as_uri()]
-        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
+    with tempfile.TemporaryDirectory() as scratch:
+        return browse(Path(scratch), page, *arguments).decode()
 
 
 def seconds_to_open(page: Path) -> float:
@@ -114,7 +113,7 @@ def main() -> None:
     print(
         f"{marked} of the others are marked; {page.stat().st_size / 1e6:.1f} MB, made in {spent:.1f} s of the processor"
     )
-    if shutil.which("chromium") or shutil.which("google-chrome"):
+    if CHROMIUM:
         print("opened in", ", ".join(f"{seconds_to_open(page):.2f}" for _ in range(3)), "s")
         if asked.pictures is not None:
             take_pictures(page, asked.pictures.resolve())

@@ -1,5 +1,6 @@
 """Fixtures that several tests share, and how long a run may take."""
 
+import logging
 import os
 import time
 from collections.abc import Generator
@@ -35,6 +36,16 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, derandomize="CI" in os.environ, database=None, max_examples=400, print_blob=True
 )
 hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def logger() -> Generator[None]:
+    """The logger is as before when a test is over: commands that run in this process, or are only read, set it."""
+    ours = logging.getLogger("densecell_batch")
+    handlers, level, propagate = ours.handlers, ours.level, ours.propagate
+    yield
+    ours.handlers, ours.propagate = handlers, propagate
+    ours.setLevel(level)
 
 
 @pytest.fixture(scope="session")

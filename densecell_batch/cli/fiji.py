@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
+from click import Option
 
+from densecell_batch.cli.options import with_options
 from densecell_batch.cli.params import SECONDS, verbosity
 from densecell_batch.errors import DensecellError
 from densecell_batch.signals import stop_on_signals
@@ -18,31 +19,17 @@ __all__ = ["fiji"]
 _log = logging.getLogger(__name__)
 
 
-def _runner_options(command: Any) -> Any:
-    """The options that say how the macros start the tool."""
-    for option in reversed(_RUNNER):
-        command = option(command)
-    return command
-
-
+# How the macros start the tool.
 _RUNNER = (
-    click.option(
-        "--runner",
-        type=click.Choice(["local", "docker", "apptainer", "ssh"]),
-        default="local",
-        show_default=True,
-        help="How the macros start the tool: as a program, in a container, or on another machine.",
-    ),
-    click.option(
-        "--command",
-        default="",
-        help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, the program "
-        "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
-        "densecell-batch]",
-    ),
-    click.option("--target", default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),
-    click.option("--words", default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'."),
-)
+    Option(["--runner"], type=click.Choice(["local", "docker", "apptainer", "ssh"]), default="local", show_default=True,
+           help="How the macros start the tool: as a program, in a container, or on another machine."),
+    Option(["--command"], default="",
+           help="Program: densecell-batch or the launcher densecell; docker or podman; apptainer; for ssh, the program "
+           "as the host knows it.  [default: this installation, or by its name for a site; docker; apptainer; "
+           "densecell-batch]"),
+    Option(["--target"], default="", metavar="IMAGE|FILE|HOST", help="Image, .sif file, or host."),
+    Option(["--words"], default="", help="Further words for docker, apptainer or ssh, such as '--gpus all'."),
+)  # fmt: skip
 
 
 @click.group()
@@ -76,7 +63,7 @@ def macro(file: Path, argument: str, imagej: str | None, time_limit: float, down
 
 @fiji.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path), metavar="[FIJI_DIR]")
-@_runner_options
+@with_options(*_RUNNER)
 @click.option("--uninstall", "removing", is_flag=True, help="Remove the macros.")
 def install(folder: Path | None, runner: str, command: str, target: str, words: str, removing: bool) -> None:
     """Put the macros into the Fiji or ImageJ in FIJI_DIR as commands of Plugins > DenseCell. Without FIJI_DIR, it is
@@ -96,7 +83,7 @@ def install(folder: Path | None, runner: str, command: str, target: str, words: 
 
 @fiji.command("export-site")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@_runner_options
+@with_options(*_RUNNER)
 def export_site(folder: Path, runner: str, command: str, target: str, words: str) -> None:
     """Write the macros into DIR as an update site of Fiji has them, below DIR/plugins. What is not ours there stays."""
     from densecell_batch.imagej import install as macros

@@ -46,7 +46,7 @@ def list_models(more: tuple[str, ...], kind: str) -> None:
     With --format tsv, also each MODEL, a name or a path, that is given.
     """
     from densecell_batch.models.fetching import distrusted_cache
-    from densecell_batch.models.registry import REGISTRY, bundled, fetched
+    from densecell_batch.models.registry import REGISTRY
 
     if kind == "tsv":
         for line in _lines_for_programs(more):
@@ -55,11 +55,12 @@ def list_models(more: tuple[str, ...], kind: str) -> None:
     if more:
         raise click.BadParameter("only --format tsv tells of further models; see `models show`", param_hint="MODEL")
     rows = [("NAME", "WHERE", "WHAT")]
-    rows += [(path.name, "bundled", _summary(path)) for path in bundled()]
-    for name, entry in REGISTRY.items():
-        problem = distrusted_cache(name)
-        where = "fetchable" if fetched(name) is None else "refused" if problem else "cached"
-        rows.append((name, where, printable(problem) or f"{entry.kind}: {entry.about}"))
+    for name, where, place in _known():
+        if where == "bundled":
+            what = _summary(place)
+        else:
+            what = printable(distrusted_cache(name)) or f"{REGISTRY[name].kind}: {REGISTRY[name].about}"
+        rows.append((name, where, what))
     widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, where, what in rows:
         click.echo(f"{name:<{widths[0]}}  {where:<{widths[1]}}  {what}")
@@ -325,24 +326,39 @@ def _pins(name: str, pins: tuple[str, ...]) -> dict[str, str]:
 _COLUMNS = ("name", "where", "version", "members", "window", "voxel_size_nm", "classes")
 
 
+def _known() -> Iterator[tuple[str, str, Path]]:
+    """The name of each model, or of other data, that can be named; where it is: bundled, cached, refused or fetchable;
+    and its path there.
+    """
+    from densecell_batch.models.fetching import distrusted_cache
+    from densecell_batch.models.registry import REGISTRY, bundled, fetched
+
+    for path in bundled():
+        yield path.name, "bundled", path
+    for name in REGISTRY:
+        place = fetched(name)
+        if place is None:
+            yield name, "fetchable", Path()
+        else:
+            yield name, "refused" if distrusted_cache(name) else "cached", place
+
+
 def _lines_for_programs(more: tuple[str, ...]) -> Iterator[str]:
     """A line for each model that is here, or that can be fetched, and one for each of `more`; a heading above."""
     from densecell_batch.errors import BundleError
     from densecell_batch.models.bundle import load_bundle
-    from densecell_batch.models.fetching import distrusted_cache, find_bundle
-    from densecell_batch.models.registry import REGISTRY, bundled, fetched
+    from densecell_batch.models.fetching import find_bundle
+    from densecell_batch.models.registry import REGISTRY
 
     yield "\t".join(_COLUMNS)
-    found = [(path.name, "bundled", path) for path in bundled()]
-    for name, entry in REGISTRY.items():
-        place = fetched(name)
-        if entry.kind == "model" and place is None:
-            yield "\t".join((name, "fetchable", *[""] * (len(_COLUMNS) - 2)))
-        elif entry.kind == "model" and place is not None and not distrusted_cache(name):
-            found.append((name, "cached", place))
-    for name, where, path in found:
+    for name, where, place in _known():
+        if where == "refused" or (where != "bundled" and REGISTRY[name].kind != "model"):
+            continue
+        if where == "fetchable":
+            yield "\t".join((name, where, *[""] * (len(_COLUMNS) - 2)))
+            continue
         with suppress(BundleError):  # the table says what is wrong with it
-            yield _line_for_programs(name, where, load_bundle(path))
+            yield _line_for_programs(name, where, load_bundle(place))
     for name in more:
         yield _line_for_programs(name, "given", find_bundle(name))
 

@@ -14,9 +14,9 @@ from typing import Self
 from densecell_batch.errors import OptionError
 from densecell_batch.io.formats.ome_set import files_of
 from densecell_batch.io.formats.own import own_result
-from densecell_batch.storage.opening import Reach
+from densecell_batch.storage.opening import Reach, exists
 
-__all__ = ["Stamp", "exists", "find_stacks", "has_tiff_name", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
+__all__ = ["Stamp", "find_stacks", "has_tiff_name", "is_slice", "leads_nowhere", "natural_key", "stamp_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -81,15 +81,6 @@ def _sets_once(stacks: list[Path]) -> list[Path]:
         first = files[0] if exists(files[0]) and (files[0] == stack or not files[0].is_symlink()) else stack
         kept.setdefault(os.path.realpath(first), first)
     return list(kept.values())
-
-
-def exists(path: Path) -> bool:
-    """Whether there is something under a path, also under one that is too long for any file."""
-    try:
-        path.stat()
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

@@ -16,7 +16,7 @@ from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+import scipy  # its parts are loaded when they are first used
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.measure.instances import Read
@@ -84,7 +84,7 @@ def _within(mask: np.ndarray, voxel_size: VoxelSize, limit: float) -> np.ndarray
     """Distances within a slice (y, x) uint16, in parts of the limit; at least 1 in the objects."""
     if mask.all():
         return np.full(mask.shape, _STEPS, np.uint16)
-    found = distance_transform_edt(mask, sampling=voxel_size.edges[1:])
+    found = scipy.ndimage.distance_transform_edt(mask, sampling=voxel_size.edges[1:])
     steps: np.ndarray = np.clip(np.rint(found * (_STEPS / limit)), mask, _STEPS).astype(np.uint16)
     return steps
 

@@ -25,8 +25,7 @@ from __future__ import annotations
 from math import inf
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import minimum_spanning_tree
+import scipy  # its parts are loaded when they are first used
 
 from densecell_batch.measure.instances import joined
 
@@ -168,6 +167,7 @@ def _highest_tree(ends: np.ndarray, saddles: np.ndarray, arrived: np.ndarray, n:
     rank = np.empty(len(order))
     rank[order] = np.arange(1, len(order) + 1)
     first, second = ends.astype(np.int32)  # older versions of scipy take no other indices
-    graph = coo_array((rank, (first, second)), shape=(n, n))
-    found: np.ndarray = order[np.sort(minimum_spanning_tree(graph.tocsr()).data.astype(np.int64)) - 1]
+    graph = scipy.sparse.coo_array((rank, (first, second)), shape=(n, n))
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(graph.tocsr())
+    found: np.ndarray = order[np.sort(tree.data.astype(np.int64)) - 1]
     return found

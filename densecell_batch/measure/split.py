@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from skimage.measure import label
+import skimage  # its parts are loaded when they are first used
 
 from densecell_batch.calibration import VoxelSize
 from densecell_batch.errors import OptionError
@@ -233,7 +233,8 @@ def _basins_of(height: np.ndarray, where: np.ndarray, voxel_size: VoxelSize) -> 
     is_peak = steepest == 0
     levels = np.zeros(flat.shape, np.int64)  # neighbouring peaks of the same height are one
     levels[at[is_peak]] = own[is_peak].view(np.int32)  # equal for equal numbers only, and above 0
-    peak: np.ndarray = label(levels.reshape(padded.shape), background=0, connectivity=1).ravel()  # type: ignore[no-untyped-call]
+    plateaus = skimage.measure.label(levels.reshape(padded.shape), background=0, connectivity=1)  # type: ignore[no-untyped-call]
+    peak: np.ndarray = plateaus.ravel()
     place = np.zeros(flat.shape, np.int64)
     place[at] = np.arange(len(at))
     way = place[up]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +62,7 @@ from densecell_batch.nets.architecture import (
 )
 from densecell_batch.nets.description import Shape
 from densecell_batch.printable import printable
+from densecell_batch.storage.opening import exists
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.storage.zips import MAX_BYTES, Files, Folder, open_archive, write_folder, write_zip
 
@@ -422,7 +422,7 @@ def _member_limit(architecture: Architecture) -> int:
 @contextmanager
 def _files(path: Path) -> Iterator[tuple[Files, str]]:
     """The files of a bundle, and the folder in a zip, "" or "name/", where the manifest stands."""
-    if not os.path.exists(path):  # noqa: PTH110 (Path.exists fails where a name is too long)
+    if not exists(path):
         raise BundleError(f"{path}: no such file or folder; expected a model bundle")
     if path.is_dir():
         yield Folder(path, BundleError), ""

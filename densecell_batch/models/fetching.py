@@ -15,7 +15,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,6 +34,7 @@ from densecell_batch.models.registry import (
     fetched,
 )
 from densecell_batch.storage.atomic import replacing
+from densecell_batch.storage.opening import exists
 from densecell_batch.storage.zips import open_archive
 
 __all__ = ["distrusted_cache", "fetch", "find_bundle"]
@@ -71,7 +71,7 @@ def find_bundle(name_or_path: str) -> ModelBundle:
     if name_or_path in models:
         return load_bundle(fetch(name_or_path))
     path = Path(name_or_path)
-    if os.path.exists(path):  # noqa: PTH110 (Path.exists fails where a name is too long)
+    if exists(path):
         return load_bundle(path)
     if name_or_path in registry.REGISTRY:
         raise ModelError(

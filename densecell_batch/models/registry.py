@@ -99,7 +99,7 @@ REGISTRY: Mapping[str, RegistryEntry] = MappingProxyType({
 def cache_dir() -> Path:
     """The cache: `DENSECELL_CACHE`, else the platform's cache folder. It need not exist."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tqdm, which comes with it, wants widgets in notebooks
+        warnings.filterwarnings("ignore", "IProgress")  # tqdm, which comes with it, wants widgets in notebooks
         import pooch  # imports its hash and download machinery: not for --help
 
     given = os.environ.get("DENSECELL_CACHE")

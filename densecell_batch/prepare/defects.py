@@ -18,13 +18,14 @@ import numpy as np
 
 from densecell_batch.prepare.looks import BLANK, SliceLook, SliceWatcher
 
-__all__ = ["Defect", "Kind", "SliceLook", "SliceWatcher", "find_defects", "replacements"]
+__all__ = ["Defect", "Kind", "SliceLook", "SliceWatcher", "find_defects", "named_slices", "replacements"]
 
 Kind = Literal["blank", "destroyed", "torn", "out of focus", "inverted", "shifted", "brighter", "darker", "contrast"]
 
 # Height of a peak of the phase correlation, in standard deviations; of unrelated slices it is 3.5 to 6.5.
 _NOTICED = 7.0
 _CHANCE = 5.0  # a lower one says nothing
+_NAMED = 12  # slices that a warning lists
 
 
 class Defect(msgspec.Struct, frozen=True):
@@ -100,6 +101,12 @@ def _usual(looks: Sequence[SliceLook]) -> float:
     relations = [_relation(look) for look in looks if look.same]
     # One damaged slice spoils two relations: of few, the larger ones are those of the stack.
     return float(np.percentile(relations, 75)) if relations else 0.0
+
+
+def named_slices(slices: Sequence[int]) -> str:
+    """How people are told of slices, which count from 0 here and from 1 there; of many, the first ones."""
+    numbers = ", ".join(str(z + 1) for z in slices[:_NAMED]) + (", ..." if len(slices) > _NAMED else "")
+    return f"{'slice' if len(slices) == 1 else 'slices'} {numbers} (from 1)"
 
 
 def _blank(z: int, look: SliceLook) -> Defect:

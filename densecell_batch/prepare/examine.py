@@ -14,7 +14,7 @@ from densecell_batch.errors import OptionError, StackError
 from densecell_batch.io.stack import Stack
 from densecell_batch.labels import OUTSIDE
 from densecell_batch.prepare.contrast import Curve, SliceGreys, describe, grey_curves, inverted, of_negative
-from densecell_batch.prepare.defects import Defect, SliceLook, SliceWatcher, find_defects, replacements
+from densecell_batch.prepare.defects import Defect, SliceLook, SliceWatcher, find_defects, named_slices, replacements
 from densecell_batch.prepare.mask import Mask, outside_of
 from densecell_batch.prepare.normalize import Statistics, StatisticsOf
 from densecell_batch.prepare.outside import box_of
@@ -30,7 +30,6 @@ _FEWEST = 100.0  # times as few, the same
 _LEAST = 32  # voxels along y and x that a stack may be scaled down to
 _TILES, _FEWEST_TILES, _MOST_TILES = 200_000, 4, 20  # that contrast is judged by: of a stack; along an edge of a slice
 _REPLACED = ("blank", "destroyed")  # kinds of damaged slices of which nothing can be known
-_NAMED = 12  # slices that a warning lists
 
 
 def examine(
@@ -220,7 +219,6 @@ def _told(defects: Iterable[Defect], steps: Steps, empty: Collection[int]) -> It
     for defect in defects:
         kinds.setdefault(defect.kind, []).append(defect.z)
     for kind, slices in kinds.items():
-        numbers = ", ".join(str(z + 1) for z in slices[:_NAMED]) + (", ..." if len(slices) > _NAMED else "")
         remedy = ""
         if set(slices) <= {*empty}:
             remedy = f": labels there are {OUTSIDE}, outside"
@@ -228,7 +226,7 @@ def _told(defects: Iterable[Defect], steps: Steps, empty: Collection[int]) -> It
             remedy = ": the nets see the next good slice there, so its labels are interpolated"
         elif kind == "destroyed":
             remedy = ": --defects replace would take the next good slice there"
-        yield f"{'slice' if len(slices) == 1 else 'slices'} {numbers} (from 1): {kind}{remedy}"
+        yield f"{named_slices(slices)}: {kind}{remedy}"
 
 
 def _region(roi: Box | None, stack: Stack) -> Box:

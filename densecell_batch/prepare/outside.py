@@ -97,9 +97,8 @@ def mirrored(plane: np.ndarray, outside: np.ndarray, edge: int = 1) -> np.ndarra
         raise ValueError("a slice without tissue: nothing to mirror")
     tissue = ~outside
     if edge > 0 and outside.any():
-        inner = ~scipy.ndimage.maximum_filter(
-            outside, 2 * edge + 1, mode="nearest"
-        )  # beyond the slice there is no fill
+        # Beyond the slice there is no fill.
+        inner = ~scipy.ndimage.maximum_filter(outside, 2 * edge + 1, mode="nearest")
         if np.count_nonzero(inner) >= _LEFT * np.count_nonzero(tissue):
             tissue = inner
     filled = plane.copy()

@@ -98,14 +98,15 @@ class Preparation(Struct, frozen=True, kw_only=True):
     defects: tuple[Defect, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def is_empty(self, z: int) -> bool:
+        """Whether a slice has no tissue."""
+        return bool(self.outside) and self.outside[z] >= self.shape[1] * self.shape[2]
+
     @property
     def gaps(self) -> tuple[int, ...]:
         """Slices of the result without tissue that have some before and behind them."""
-        if not self.outside:
-            return ()
-        area, (start, stop) = self.shape[1] * self.shape[2], self.result[0]
-        some = [z for z in range(start, stop) if self.outside[z] < area]
-        return tuple(z for z in range(some[0], some[-1]) if self.outside[z] >= area) if some else ()
+        some = [z for z in range(*self.result[0]) if not self.is_empty(z)]
+        return tuple(z for z in range(some[0], some[-1]) if self.is_empty(z)) if some else ()
 
     @property
     def is_sound(self) -> bool:
@@ -127,11 +128,9 @@ class Preparation(Struct, frozen=True, kw_only=True):
 
     def _stands_in(self) -> bool:
         """Whether each slice without tissue that the nets see has a stand-in with some."""
-        area, stand_ins = self.shape[1] * self.shape[2], dict(self.stand_ins)
-        empty = {z for z in range(*self.box[0]) if self.outside and self.outside[z] >= area}
-        return empty <= stand_ins.keys() and not any(
-            z in stand_ins or (self.outside and self.outside[z] >= area) for z in stand_ins.values()
-        )
+        stand_ins = dict(self.stand_ins)
+        empty = {z for z in range(*self.box[0]) if self.is_empty(z)}
+        return empty <= stand_ins.keys() and not any(z in stand_ins or self.is_empty(z) for z in stand_ins.values())
 
     def of_all(self, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Preparation:
         """The same, but the nets see all of the stack, as labels that belong to it have it, at some scale (z, y, x)."""

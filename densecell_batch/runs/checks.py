@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from densecell_batch.errors import StackError
-from densecell_batch.io.discovery import exists
 from densecell_batch.io.formats.own import own_result
+from densecell_batch.prepare.defects import named_slices
 from densecell_batch.prepare.preparation import Preparation
 from densecell_batch.printable import printable, printable_path
 from densecell_batch.runs.options import RunOptions
 from densecell_batch.runs.paths import StackPaths
 from densecell_batch.storage.atomic import temporary_name
+from densecell_batch.storage.opening import exists
 
 __all__ = ["check_image", "check_result_names", "longest_name", "told_of_gaps"]
 
 _KEPT = ".old-20000101T000000Z-99"  # what an earlier result gets behind the name of its stack
 _HASH = ".hash-0123456789ab.making"  # the claim on the hash that shards share
 _CLAIM = ".at-0123456789ab-part-01234567"  # of who works on it
-_NAMED = 8  # slices
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, where a file system does not say
 
 
@@ -77,9 +77,7 @@ def told_of_gaps(preparation: Preparation, options: RunOptions) -> list[str]:
     """A warning if objects are counted that slices without tissue cut in two."""
     if not options.instances or not preparation.gaps:
         return []
-    slices = [z + 1 for z in preparation.gaps]
-    numbers = ", ".join(map(str, slices[:_NAMED])) + (", ..." if len(slices) > _NAMED else "")
-    where = f"{'slice' if len(slices) == 1 else 'slices'} {numbers} (from 1)"
+    where = named_slices(preparation.gaps)
     return [
         f"an object that passes through {where}, where no tissue is, counts as two: such parts have touches_outside 1 "
         "in the table"

@@ -47,7 +47,7 @@ def write_joint(path: Path, parts: Callable[[], Iterable[bytes]]) -> Path | None
     BusyError
         If another process is at it for minutes.
     """
-    if _there(path) == _digest(parts()):
+    if (there := _there(path)) and there == _digest(parts()):
         return path
     temporary = temporary_name(path)
     try:

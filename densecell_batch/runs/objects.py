@@ -29,6 +29,7 @@ from densecell_batch.labels import OUTSIDE
 from densecell_batch.measure.instances import Instances, Read, find_instances, of_class
 from densecell_batch.measure.objects import Columns, ObjectSums, rows_of
 from densecell_batch.measure.rois import write_rois
+from densecell_batch.measure.split import default_tolerance, split_instances
 from densecell_batch.plots.objects import Projection, render_objects
 from densecell_batch.plots.png import as_png
 from densecell_batch.runs.object_options import CELLS, ObjectOptions
@@ -174,8 +175,6 @@ def _find(source: Source, name: str, options: ObjectOptions, opened: ExitStack, 
     least = 1 if voxel_size is None else max(1, ceil(options.min_volume / voxel_size.volume))
     if not options.split or voxel_size is None:
         return find_instances(read, len(labels), min_voxels=least)
-    from densecell_batch.measure.split import split_instances  # loads much that few runs need
-
     need_memory(labels.info.path, _SPLITTING * labels.shape[1] * labels.shape[2])
     with explained(folder):
         scratch = opened.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (open as long as the others)
@@ -248,8 +247,6 @@ def _record(found: Instances, voxel_size: VoxelSize | None, options: ObjectOptio
     many = found.dtype == "uint32" and options.file_format == "imagej"
     tolerance: float | None = None
     if options.split and voxel_size is not None:
-        from densecell_batch.measure.split import default_tolerance
-
         tolerance = options.split_tolerance or default_tolerance(voxel_size)
     return InstancesRecord(
         count=len(found),

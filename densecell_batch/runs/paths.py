@@ -7,10 +7,10 @@ import os
 import re
 from pathlib import Path
 
-from densecell_batch.io.discovery import exists
 from densecell_batch.models.names import file_word
 from densecell_batch.runs.object_options import ObjectOptions
 from densecell_batch.runs.options import RunOptions
+from densecell_batch.storage.opening import exists
 
 __all__ = ["StackPaths", "is_like_result", "stack_name", "without_suffix"]
 

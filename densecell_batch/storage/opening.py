@@ -20,9 +20,18 @@ from typing import Any, Self
 from densecell_batch.errors import StackError
 from densecell_batch.storage.strict_json import parse_json
 
-__all__ = ["Reach", "open_plainly", "read_json", "read_small"]
+__all__ = ["Reach", "exists", "open_plainly", "read_json", "read_small"]
 
 _SMALL = 16 * 2**20  # bytes; a report of a thousand classes has a hundredth of it
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something under a path, also under one that is too long for any file."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @dataclass(frozen=True)

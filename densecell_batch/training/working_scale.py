@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -99,7 +100,7 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
     Stopped
         If it is stopped; the same call goes on at the step where it was.
     """
-    path, digest = folder / "plan.json", _digest(run, *finest)
+    path, digest, load = folder / "plan.json", _digest(run, *finest), cache(load)  # a trial has read what is chosen
     plan = _read(path)
     if (folder / "run.json").exists():  # it is begun: what differs is told of by who goes on with it
         scale = ONE if plan is None or plan.scale is None else plan.scale

@@ -33,6 +33,13 @@ def photograph(screen: str, picture: Path, window: str = "root") -> None:
         subprocess.run(["import", "-display", screen, "-window", window, str(picture)], timeout=30, check=False)
 
 
+def cut_out(shot: Path, region: str | None, picture: Path) -> None:
+    """Make a picture for the docs of one that was taken: WxH+X+Y of it, or all, in few colours."""
+    crop = ["-crop", region, "+repage"] if region else []
+    command = ["convert", shot, *crop, "+dither", "-colors", "128", picture]
+    subprocess.run(list(map(str, command)), check=True)
+
+
 def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[int, int] | str) -> bool:
     """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
     picture of it stays in the folder. Before that, "box" clicks on the check box above; `before` are places that are

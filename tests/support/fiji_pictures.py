@@ -4,11 +4,10 @@ python tests/support/fiji_pictures.py
 """
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
-from fiji_folder import install, make_imagej, run_script
+from fiji_folder import cut_out, install, make_imagej, run_script
 
 from densecell_batch.data import SAMPLE
 
@@ -65,9 +64,7 @@ def main() -> None:
             ("fiji-measured", "measured", "930x440+0+96"),
             ("fiji-objects", "objects", "950x470+0+96"),
         ):
-            crop = ["-crop", region, "+repage"] if region else []
-            command = ["convert", folder / f"{made}.png", *crop, "+dither", "-colors", "128", PICTURES / f"{name}.png"]
-            subprocess.run(list(map(str, command)), check=True)
+            cut_out(folder / f"{made}.png", region, PICTURES / f"{name}.png")
         shutil.rmtree(folder)
 
 

@@ -4,13 +4,12 @@ python tests/support/fiji_segment_pictures.py
 """
 
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import tifffile
-from fiji_folder import TOOL, install, make_imagej, run_script
+from fiji_folder import TOOL, cut_out, install, make_imagej, run_script
 
 from densecell_batch.data import SAMPLE
 
@@ -57,9 +56,7 @@ def main() -> None:
             ("fiji-progress", "progress", "612x76+622+0"),
             ("fiji-preview", "preview", "462x300+0+96"),
         ):
-            crop = ["-crop", region, "+repage"] if region else []
-            command = ["convert", folder / f"{made}.png", *crop, "+dither", "-colors", "128", PICTURES / f"{name}.png"]
-            subprocess.run(list(map(str, command)), check=True)
+            cut_out(folder / f"{made}.png", region, PICTURES / f"{name}.png")
         shutil.rmtree(folder)
 
 

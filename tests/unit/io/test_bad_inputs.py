@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -31,9 +30,6 @@ SLICES = RNG.integers(0, 255, (3, 48, 40), np.uint8)
 def run(monkeypatch, *arguments) -> int:
     """Run the program as its entry point does, but in this process; the exit code."""
     monkeypatch.setattr(sys, "argv", ["densecell-batch", *map(str, arguments)])
-    logger = logging.getLogger("densecell_batch")
-    for name in ("handlers", "level", "propagate"):  # so that they are as before when the test is over
-        monkeypatch.setattr(logger, name, getattr(logger, name))
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
         return run_command()

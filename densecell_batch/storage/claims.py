@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class Patience:
 
 
 PATIENCE = Patience()  # of this process, wherever no other is given
+_held: set[str] = set()  # what stands in the claims that this process has now
 
 
 @contextmanager
@@ -74,20 +76,22 @@ def claimed(path: Path, *, patience: Patience | None = None) -> Iterator[Ours]:
         If the claim cannot be written.
     """
     patience = patience or PATIENCE
-    with explained(path):
-        ours = _take(path, patience.expiry)
-    if not ours:
-        yield ours
-        return
-    over = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, over, patience.heartbeat), name="densecell-claim", daemon=True)
-    beat.start()
-    try:
-        yield ours
-    finally:
-        over.set()
-        beat.join()
-        _release(path)
+    with _signature() as sign:
+        with explained(path):
+            ours = _take(path, sign, patience.expiry)
+        if not ours:
+            yield ours
+            return
+        over = threading.Event()
+        arguments = path, sign, over, patience.heartbeat
+        beat = threading.Thread(target=_beat, args=arguments, name="densecell-claim", daemon=True)
+        beat.start()
+        try:
+            yield ours
+        finally:
+            over.set()
+            beat.join()
+            _release(path, sign)
 
 
 def once(
@@ -175,15 +179,15 @@ def holder(path: Path) -> str:
 def is_mine(path: Path) -> bool:
     """Whether a claim is that of this process: another takes it over if the heartbeat could not be heard for long."""
     try:
-        return _owner(path) == _me()
+        return _owner(path) in _held
     except OSError:
         return False
 
 
-def _take(path: Path, expiry: float, generation: int = 0) -> Ours:
-    if not _created(path, _me().encode()):
+def _take(path: Path, sign: str, expiry: float, generation: int = 0) -> Ours:
+    if not _created(path, sign.encode()):
         dead = generation < _GENERATIONS and _is_dead(path, expiry)
-        return _inherit(path, expiry, generation) if dead else ""
+        return _inherit(path, sign, expiry, generation) if dead else ""
     return "new"
 
 
@@ -226,38 +230,48 @@ def _created_in_two_steps(path: Path, content: bytes) -> bool:
     return True
 
 
-def _inherit(path: Path, expiry: float, generation: int) -> Ours:
+def _inherit(path: Path, sign: str, expiry: float, generation: int) -> Ours:
     """Take over the claim of a dead owner. Whoever may do so is decided by a claim of its own: two who find the owner
     dead at once would otherwise take it from each other.
     """
     heir = path.with_name(f".{path.name}.heir")
-    if not _take(heir, expiry, generation + 1):
+    if not _take(heir, sign, expiry, generation + 1):
         return ""
     will = temporary_name(path)
     try:
         if not _is_dead(path, expiry):  # somebody was quicker
             return ""
         with open_new(will) as stream:
-            stream.write(_me().encode())
+            stream.write(sign.encode())
         will.replace(path)
         return "inherited"
     finally:
         will.unlink(missing_ok=True)
-        _release(heir)
+        _release(heir, sign)
 
 
-def _release(path: Path) -> None:
+def _release(path: Path, sign: str) -> None:
     """Remove a claim, unless it was taken over while this process was not heard of."""
-    with suppress(OSError):
-        if is_mine(path):
+    with suppress(OSError):  # its folder is away: once that is back, nobody holds what stands there
+        if _owner(path) == sign:
             path.unlink()
 
 
-def _me() -> str:
-    """Who owns a claim: machine, process, when it started, and the space in which its number counts (containers that
-    are called alike have their own).
+@contextmanager
+def _signature() -> Iterator[str]:
+    """What stands in one claim: machine, process, when it started, the space in which its number counts (containers
+    that are called alike have their own), and a word for this claim, which is held for the length of the block.
     """
-    return f"{platform.node()} {os.getpid()} {_started(os.getpid())} {_space()}\n"
+    sign = f"{_process()} {secrets.token_hex(8)}\n"
+    _held.add(sign)
+    try:
+        yield sign
+    finally:
+        _held.discard(sign)
+
+
+def _process() -> str:
+    return f"{platform.node()} {os.getpid()} {_started(os.getpid())} {_space()}"
 
 
 def _space() -> str:
@@ -277,14 +291,18 @@ def _started(pid: int) -> str:
 
 
 def _is_dead(path: Path, expiry: float) -> bool:
-    """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat. Whoever can write to the
-    folder can name any process, so what is said of one here has to be right in full.
+    """Whether the owner of a claim is gone: its process, if it ran here, or its heartbeat; or this process left it
+    behind, in a folder that was away when it was to be removed. Whoever can write to the folder can name any process,
+    so what is said of one here has to be right in full.
     """
     try:
         beaten = path.stat().st_mtime
-        owner = _owner(path).split()
+        content = _owner(path)
     except OSError:
         return False
+    owner = content.split()
+    if owner[:4] == _process().split():
+        return content not in _held
     here = len(owner) >= 2 and owner[0] == platform.node() and owner[1].isdecimal()
     if here and (len(owner) < 4 or owner[3] == _space()):
         pid = int(owner[1])
@@ -320,12 +338,11 @@ def _now(path: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
-def _beat(path: Path, over: threading.Event, heartbeat: float) -> None:
+def _beat(path: Path, sign: str, over: threading.Event, heartbeat: float) -> None:
     """Touch a claim until it is over or not ours any more. A network that is away for a while is no reason to stop."""
     while not over.wait(heartbeat):
         try:
-            owner = _owner(path)
-            if owner != _me():
+            if _owner(path) != sign:
                 return
             os.utime(path, follow_symlinks=False)
         except OSError:

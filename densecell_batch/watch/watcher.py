@@ -34,9 +34,25 @@ __all__ = ["Watcher"]
 _log = logging.getLogger(__name__)
 
 _GAP = 0.2  # seconds between two scans, at least
-_SHARE = 20  # and so many times what a scan takes: a large folder must not keep the processor busy
+_SHARE = 20  # and so many times what it takes: a large folder must not keep the processor busy
 _PAGE = 2.0  # seconds between two status pages, at least
 _REFRESH = 30.0  # seconds after which a page is written again to say that somebody is there
+
+
+class _Pace:
+    """When to do something again. Of what it took the last two times the less counts: a network that was away for a
+    minute is no reason to look away for twenty.
+    """
+
+    def __init__(self, least: float = 0.0) -> None:
+        self.due = 0.0
+        self._least, self._took = least, 0.0
+
+    def done(self, begun: float) -> None:
+        """It is done, and was begun at this time."""
+        took = time.monotonic() - begun
+        self.due = time.monotonic() + max(self._least, _SHARE * min(took, self._took))
+        self._took = took
 
 
 class Watcher:
@@ -92,7 +108,8 @@ class Watcher:
         )
         self._awake = threading.Event()
         self._events = None if options.poll else Events(root, skip, self._awake.set)
-        self._look_at = self._page_at = self._tick_at = self._pause_until = 0.0
+        self._scans, self._pages, self._summaries = _Pace(_GAP), _Pace(_PAGE), _Pace()
+        self._tick_at = self._pause_until = 0.0
         self._trouble = ""  # why nothing is done at this moment
         self._complaint = ""  # the same, until something could be done again
         self._gone = False  # whether a folder is away
@@ -104,7 +121,6 @@ class Watcher:
         self._news = options.summary and is_outdated(
             [place.out], place.out / SUMMARY, below=True
         )  # whether there is something to put on the page of all stacks
-        self._summary_at = 0.0
 
     def run(self) -> int:
         """Watch until stopped, or, if asked to do so once, until nothing is left to do.
@@ -150,7 +166,7 @@ class Watcher:
     def _look(self) -> None:
         """Scan the folder, unless that was a moment ago."""
         begun = time.monotonic()
-        if begun < self._look_at:
+        if begun < self._scans.due:
             return
         try:
             self._place.check()
@@ -161,14 +177,14 @@ class Watcher:
         except FolderGoneError as error:
             self._gone = True
             self._pause(f"{error}: waiting for it", self._options.interval)
-            self._look_at = begun + min(self._options.interval, 5.0)
+            self._scans.due = begun + min(self._options.interval, 5.0)
             return
         if self._gone:
             self._gone, self._trouble = False, ""
             self._relieved()
         elif begun >= self._pause_until and not self._options.once:
             self._trouble = ""  # a new try; if it fails for the same reason, nothing new is said
-        self._look_at = time.monotonic() + max(_GAP, _SHARE * (time.monotonic() - begun))
+        self._scans.done(begun)
 
     def _wait(self) -> None:
         """Until something may have to be done: the next scan, an event, a stack that becomes quiet, a new attempt."""
@@ -179,12 +195,12 @@ class Watcher:
         elif due is not None:
             until = min(until, due)
         if self._page_late:
-            until = min(until, self._page_at)
+            until = min(until, self._pages.due)
         with self._stop.heeded():
             # A little late rather than a little early, which would cost another round.
-            if self._awake.wait(max(0.0, max(until, self._look_at) - now) + 0.005):
+            if self._awake.wait(max(0.0, max(until, self._scans.due) - now) + 0.005):
                 self._awake.clear()
-                pause = max(self._look_at, self._pause_until if self._trouble else 0.0) - time.monotonic()
+                pause = max(self._scans.due, self._pause_until if self._trouble else 0.0) - time.monotonic()
                 if pause > 0:
                     time.sleep(pause)
 
@@ -224,7 +240,7 @@ class Watcher:
             self._relieved()
         except Changed:
             self._board.reconsider(row)
-            self._look_at = 0.0
+            self._scans.due = 0.0
         except (OutputError, FolderGoneError) as error:  # nothing that is wrong with the stack
             row.state, row.reason = "queued", str(error)
             self._board.queue(row)
@@ -248,7 +264,7 @@ class Watcher:
     def _sum_up(self, *, last: bool = False) -> None:
         """Write the page of all stacks anew, if there is something new, when there is nothing else to do."""
         begun = time.monotonic()
-        if not self._news or (begun < self._summary_at and not last):
+        if not self._news or (begun < self._summaries.due and not last):
             return
         out = self._place.out
         try:
@@ -261,7 +277,7 @@ class Watcher:
             _log.error("%s: internal error: %s: %s", out / SUMMARY, type(error).__name__, error)
         else:
             self._news = False
-        self._summary_at = time.monotonic() + _SHARE * (time.monotonic() - begun)
+        self._summaries.done(begun)
 
     def _follow(self, row: Row) -> Progress:
         """Progress that keeps looking at the folder, and the status page up to date, while a stack takes hours."""
@@ -283,10 +299,10 @@ class Watcher:
         begun = time.monotonic()
         links = tuple(sorted(self._inbox.links))
         state = (self._ledger.changes, self._complaint, self._board.arriving, links)
-        if state == self._page_state and begun < self._page_at + _REFRESH and not last:
+        if state == self._page_state and begun < self._pages.due + _REFRESH and not last:
             self._page_late = False  # nothing is new but the time
             return
-        if begun < self._page_at and not last:
+        if begun < self._pages.due and not last:
             self._page_late = True
             return
         self._page_state = state
@@ -300,4 +316,4 @@ class Watcher:
             write_status_page(self._place.out, situation)
         except (OutputError, FolderGoneError) as error:
             _log.debug("%s", error)  # what is wrong with the folder is said elsewhere
-        self._page_at = time.monotonic() + max(_PAGE, _SHARE * (time.monotonic() - begun))
+        self._pages.done(begun)

@@ -17,8 +17,10 @@ from watched import partial_outputs, rows, save, wait_until
 from watching import drain, folders, in_thread, names, segmenter, watching  # noqa: F401
 
 from densecell_batch.errors import OptionError, OutputError
+from densecell_batch.runs import joint_files
 from densecell_batch.runs.identity import Identity
 from densecell_batch.runs.options import RunSegmenter
+from densecell_batch.watch.board import Board
 from densecell_batch.watch.place import Place
 
 # Moving and hooks
@@ -126,6 +128,44 @@ def test_an_output_folder_that_goes_away_is_waited_for(folders, segmenter, caplo
         wait_until(lambda: len(said) == 2, thread.is_alive)
     assert all(verdict.ok for verdict in said)
     assert rows(out)["b.tif"]["state"] == "done"
+
+
+def test_a_folder_that_goes_away_in_the_midst_of_a_page_keeps_nobody_waiting(folders, segmenter, monkeypatch):
+    """What this process could not remove any more, when the folder is back, says that a process is at it that runs."""
+    inbox, out = folders
+    save(inbox / "a.tif", 8)
+    place, away = joint_files.place, out.with_name("away")
+
+    def unplugged(*arguments, **options):
+        if not away.exists():
+            out.rename(away)
+        return place(*arguments, **options)
+
+    monkeypatch.setattr(joint_files, "place", unplugged)
+    with in_thread(folders, segmenter) as (said, thread):
+        wait_until(away.exists, thread.is_alive)
+        monkeypatch.undo()
+        time.sleep(0.5)
+        left = [path.name for path in away.glob(".*.entering")]
+        away.rename(out)
+        save(inbox / "b.tif", 9)
+        wait_until(lambda: len(said) == 2, thread.is_alive)
+        wait_until(lambda: (out / "summary.html").is_file(), thread.is_alive)
+    assert left  # else nothing was tried
+
+
+def test_one_scan_that_took_long_does_not_make_it_look_away_for_long(folders, segmenter, monkeypatch):
+    look, slow = Board.look, [0.0, 3.0, 3.0 / 20]
+
+    def hang(self, current):
+        time.sleep(slow.pop() if slow else 0.0)
+        look(self, current)
+
+    monkeypatch.setattr(Board, "look", hang)
+    save(folders[0] / "a.tif", 10)
+    with in_thread(folders, segmenter) as (said, thread):
+        wait_until(lambda: not slow, thread.is_alive)
+        wait_until(lambda: len(said) == 1, thread.is_alive, patience=20.0)
 
 
 @pytest.fixture

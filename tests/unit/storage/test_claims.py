@@ -112,7 +112,7 @@ def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("owner", "age", "free"),
     [
-        ("{node} {pid} {started} {space}", 9999, False),  # this very process
+        ("{node} {pid} {started} {space}", 9999, False),  # a process that runs
         ("{node} {pid} 12345 {space}", 0, True),  # the number was given to another process since
         ("{node} {pid} {started} {space}", 99999, True),  # without a heartbeat for a day: forged, or it hangs
         ("{node} {pid} {started} {space}", -99999, True),  # nor with one from the future
@@ -125,7 +125,7 @@ def test_a_killed_process_leaves_a_claim_that_can_be_had_at_once(tmp_path):
     ],
 )
 def test_whose_number_it_is(tmp_path, owner, age, free):
-    path, pid = tmp_path / "claim", os.getpid()
+    path, pid = tmp_path / "claim", os.getppid()
     path.write_text(
         owner.format(node=platform.node(), pid=pid, started=claims._started(pid), space=claims._space()) + "\n"
     )
@@ -213,6 +213,21 @@ def test_the_heart_goes_on_beating_after_a_network_was_away(tmp_path):
         (tmp_path / "away").rename(folder)
         os.utime(folder / "claim", (0, 0))
         wait_until(lambda: (folder / "claim").stat().st_mtime > 1e9)
+
+
+def test_what_this_process_left_behind_in_a_folder_that_was_away_is_free(tmp_path):
+    """It runs, so that nobody else would ever take its claim for that of a dead one."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    with claimed(folder / "claim"):
+        folder.rename(tmp_path / "away")
+    (tmp_path / "away").rename(folder)
+    assert not is_claimed(folder / "claim")
+    assert not is_mine(folder / "claim")
+    with claimed(folder / "claim") as ours:
+        assert ours == "inherited"
+        assert is_mine(folder / "claim")
+    assert list(folder.iterdir()) == []
 
 
 def test_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):

@@ -122,12 +122,12 @@ def inference_row(engine: str, precision: str, stitch: str, shape: tuple[int, in
         stack = random_stack(folder / "stack.tif", shape)
         side = 300 if stitch == "deepest" else 296
         tile = np.random.default_rng(0).standard_normal((5, side, side)).astype(np.float32)
-        bare = 5 * 296**2 / seconds(lambda: next(segmenter.predictor(tile)), 3)
         start = time.perf_counter()
         segment_stack(stack, folder / "out", segmenter)  # traces the graph of the tile
         cold = np.prod(shape) / (time.perf_counter() - start)
         whole = np.prod(shape) / seconds_once(lambda: segment_stack(stack, folder / "out", segmenter))
         plan, used = segmenter.plan(shape), peak()
+        bare = 5 * 296**2 / seconds(lambda: next(segmenter.predictor(tile)), 3)  # a graph of its own: after the peak
     matmul = matmul_rate(precision)  # last: it takes TensorFlow, whose memory is not that of the row
     published = PUBLISHED_VOXELS * matmul_rate("float32") / PUBLISHED_GFLOP
     return {

@@ -233,7 +233,21 @@ class _OpenVinoGraph:
         return op.add(x, self._bias(name, len(factors)))
 
     def predictor(self, x: Any, n_classes: int, name: str, *, relu: bool) -> Any:
-        return self.conv(x, n_classes, (1,) * len(self.sides(x)), name, relu=relu)
+        n = len(self.sides(x))
+        x = op.add(self._of_parts(x, self._kernel(name), [1] * n), self._bias(name, n))
+        return op.relu(x) if relu else x
+
+    def _of_parts(self, x: Any, kernel: Any, ones: list[int]) -> Any:
+        """The convolution of one voxel of features; of a sum, or a part, the sum or the part of convolutions: of the
+        features that would be added, the largest of a net, then only the logits are kept.
+        """
+        kind, inputs = x.get_type_name(), _inputs(x)
+        if kind == "Add" and not any(node.get_type_name() == "Constant" for node in inputs):  # not that of a bias
+            return op.add(*(self._of_parts(node, kernel, ones) for node in inputs))
+        if kind == "Slice":
+            return op.slice(self._of_parts(inputs[0], kernel, ones), *inputs[1:])
+        zeros = [0] * len(ones)
+        return op.convolution(x, kernel, ones, zeros, zeros, ones)
 
     def pool(self, x: Any, factors: Sides, name: str) -> Any:
         n, sides = len(factors), list(factors)
@@ -303,12 +317,32 @@ class _Int8Graph(_OpenVinoGraph):
     numbers of that.
     """
 
+    def __init__(self, tile: Any, weights: Mapping[str, np.ndarray]) -> None:
+        super().__init__(tile, weights)
+        self._rounded: dict[tuple[Any, ...], Any] = {}
+
     def _input(self, x: Any, name: str) -> Any:
         limits = range_of(self._weights, name)
-        if limits is None or limits[0] == limits[1]:
-            return x
-        low, high = (op.constant(np.float32(limit)) for limit in limits)
-        return op.fake_quantize(x, low, high, low, high, 256)
+        return x if limits is None or limits[0] == limits[1] else self._round(x, limits)
+
+    def _round(self, x: Any, limits: tuple[float, float]) -> Any:
+        """In eight bits. What is put together, cut or pooled is rounded before, which gives the same voxels, and leaves
+        no floats to be kept until then.
+        """
+        key = x.get_name(), limits
+        if key not in self._rounded:
+            kind, inputs = x.get_type_name(), _inputs(x)
+            if kind == "Concat":
+                made = self.concat([self._round(part, limits) for part in inputs])
+            elif kind == "Slice":
+                made = op.slice(self._round(inputs[0], limits), *inputs[1:])
+            elif kind == "MaxPool":
+                made = self.pool(self._round(inputs[0], limits), x.get_attributes()["kernel"], "")
+            else:
+                low, high = (op.constant(np.float32(limit)) for limit in limits)
+                made = op.fake_quantize(x, low, high, low, high, 256)
+            self._rounded[key] = made
+        return self._rounded[key]
 
     def _kernel(self, name: str) -> Any:
         kernel = super()._kernel(name)
@@ -320,6 +354,11 @@ class _Int8Graph(_OpenVinoGraph):
         shape = (1, out, *[1] * n) if axis == -2 else (out, 1, *[1] * n)
         high, low = (op.constant((sign * largest).astype(np.float32).reshape(shape)) for sign in (1, -1))
         return op.fake_quantize(kernel, low, high, low, high, 255)
+
+
+def _inputs(x: Any) -> list[Any]:
+    """The nodes that a node takes."""
+    return [value.get_node() for value in x.input_values()]
 
 
 def _all_axes(x: Any) -> Any:

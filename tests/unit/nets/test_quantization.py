@@ -8,7 +8,7 @@ from random_nets import random_member
 from densecell_batch.errors import DeviceError
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.nets.architecture import Hybrid2D3D, ResidualUNet, UNet2D
-from densecell_batch.nets.engines.openvino import observed_ranges
+from densecell_batch.nets.engines.openvino import OpenVinoEngine, observed_ranges
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.nets.quantization import quantized_layers, range_of, with_ranges
 
@@ -53,6 +53,32 @@ def test_int8_is_near_and_the_same_each_time(architecture, shape):
     np.testing.assert_array_equal(again, eight)
     assert 0 < np.abs(eight - plain).mean() < 0.02  # it is computed otherwise, but not far off
     np.testing.assert_allclose(eight.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "shape"), NETS[:2])
+def test_what_is_pooled_cut_or_put_together_is_in_bytes(architecture, shape):
+    """As floats it would wait for the layer that rounds it, in four times the memory."""
+    member = random_member(architecture)
+    engine = OpenVinoEngine(architecture, "int8", None)
+    engine.load([with_ranges(member, observed_ranges(architecture, member, [noise(*shape)]))])
+    core, graphs = engine._core, []
+
+    class Watched:
+        def compile_model(self, *arguments):
+            graphs.append(core.compile_model(*arguments))
+            return graphs[-1]
+
+    engine._core = Watched()
+    engine.together(shape, False, False)
+    found = set()
+    for node in graphs[0].get_runtime_model().get_ordered_ops():
+        features = node.get_output_size() and len(node.output(0).shape) > 3 and node.output(0).shape[1] > 3
+        if features:  # and no logits
+            kind, precision = (node.get_rt_info()[key].astype(str) for key in ("layerType", "outputPrecisions"))
+            found.add((kind, precision))
+    moved = {(kind, precision) for kind, precision in found if kind in ("Pooling", "Concatenation", "StridedSlice")}
+    assert moved == {(kind, "u8") for kind, _ in moved}
+    assert ("Concatenation", "u8") in moved
 
 
 def test_int8_without_ranges_is_float32():

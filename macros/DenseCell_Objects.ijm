@@ -109,14 +109,14 @@ function objects(options, folder) {
   nRegions = openRegions(out, replace(title, "_objects\\.csv$", "_"), classes);
   keepNames(title, nRegions);
   if (image != "none" && nRegions > 0) showRegions(image);
-  if (nRegions > 0) linkObjects(shown);
+  if (nRegions > 0) linkObjects(title, shown);
   return "ok\t" + table + "\t" + nRegions;
 }
 
 // From now on a row selects its region, and a region its row.
-function linkObjects(shown) {
+function linkObjects(title, shown) {
   if (is("Batch Mode") || getInfo("java.awt.headless") == "true") return;
-  said = call("java.lang.System.setProperty", "densecell.objects.image", "" + shown);
+  said = call("java.lang.System.setProperty", "densecell.image of " + title, "" + shown);
   startLink();
 }
 

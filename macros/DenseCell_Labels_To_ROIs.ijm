@@ -19,7 +19,7 @@ function ask() {
   instances = recall("instances.file", "");
   images = imageChoices();
   Dialog.create("DenseCell Labels To ROIs");
-  Dialog.addFile("Instances of a class", instances);
+  Dialog.addFile("Objects (NAME_CLASS_instances.tif)", instances);
   Dialog.addString("Class, if the file's name does not say it", "", 30);
   Dialog.addChoice("Image to show them on", images, images[0]);
   Dialog.show();

@@ -77,6 +77,7 @@ function fillTable(labels, stem, csv) {
   if (width * height * depth < 0.01) digits = 9;
   saveSettings();
   run("Set Measurements...", "decimal=" + digits); // the columns are made with as many decimal places
+  fresh = !isOpen(title);
   Table.create(title);
   for (i = 0; i < 255; i++) {
     if (i < names.length || voxels[i] > 0) {
@@ -103,6 +104,9 @@ function fillTable(labels, stem, csv) {
     Table.set("Unit", row, unit);
   }
   Table.update;
+  headless = getInfo("java.awt.headless");
+  if (fresh && headless != "true") // as ImageJ makes it, it is too narrow for the numbers
+    Table.setLocationAndSize(maxOf(0, (screenWidth - 640) / 2), screenHeight / 4, minOf(640, screenWidth), 260);
   text = csvOfTable();
   before = "";
   if (File.exists(csv)) before = call("ij.IJ.openAsString", csv);

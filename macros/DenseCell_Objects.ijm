@@ -27,8 +27,11 @@ function ask(folder) {
   }
   Dialog.addFile("Labels, if not the active image", labels);
   Dialog.addString("Objects of the classes", recall("instances", "mitochondrion"), 30);
-  Dialog.addCheckbox("Part objects that touch", false);
-  Dialog.addNumber("Leave out those below, in cubic um", 0);
+  last = recall("split", "no");
+  parting = false;
+  if (last == "yes") parting = true;
+  Dialog.addCheckbox("Split those that touch", parting);
+  Dialog.addNumber("Leave out objects below", parseFloat(recall("min_volume", "0")), 4, 8, "um^3 (specks, of mitochondria: 0.001)");
   Dialog.addChoice("Image to show them on", images, images[0]);
   Dialog.addCheckbox("Change how the tool is started", false);
   Dialog.show();
@@ -40,6 +43,8 @@ function ask(folder) {
   image = Dialog.getChoice();
   if (Dialog.getCheckbox()) askRunner(folder);
   remember("instances", classes);
+  remember("split", parting);
+  remember("min_volume", "" + least);
   text = "" + setting("labels", labels) + setting("classes", classes) + "split=" + parting + " min_volume=" + least + " "
     + setting("image", image);
   record("DenseCell Objects", text);
@@ -109,14 +114,14 @@ function objects(options, folder) {
   nRegions = openRegions(out, replace(title, "_objects\\.csv$", "_"), classes);
   keepNames(title, nRegions);
   if (image != "none" && nRegions > 0) showRegions(image);
-  if (nRegions > 0) linkObjects(shown);
+  if (nRegions > 0) linkObjects(title, shown);
   return "ok\t" + table + "\t" + nRegions;
 }
 
 // From now on a row selects its region, and a region its row.
-function linkObjects(shown) {
+function linkObjects(title, shown) {
   if (is("Batch Mode") || getInfo("java.awt.headless") == "true") return;
-  said = call("java.lang.System.setProperty", "densecell.objects.image", "" + shown);
+  said = call("java.lang.System.setProperty", "densecell.image of " + title, "" + shown);
   startLink();
 }
 

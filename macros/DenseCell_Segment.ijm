@@ -94,8 +94,8 @@ function dialog(image, takes, model) {
   parting = newArray(2);
   parting[0] = isYes("split");
   parting[1] = isYes("rois");
-  Dialog.addCheckboxGroup(1, 2, newArray("Part those that touch", "Write their outlines (ROIs)"), parting);
-  Dialog.addNumber("Leave out objects below", parseFloat(List.get("min_volume")), 4, 8, "um^3");
+  Dialog.addCheckboxGroup(1, 2, newArray("Split those that touch", "Write their outlines (ROIs)"), parting);
+  Dialog.addNumber("Leave out objects below", parseFloat(List.get("min_volume")), 4, 8, "um^3 (specks, of mitochondria: 0.001)");
   Dialog.addString("Voxel size z,y,x in nm, if not the image's", List.get("voxel_size"), 30);
   Dialog.addString("Further options", List.get("options"), 30);
   only = List.get("only");
@@ -191,6 +191,8 @@ function severalOf(image) {
 // Why the active image is no stack that can be segmented, or "".
 function refusal(asSlices) {
   if (bitDepth() == 24) return getTitle() + " is a colour image (RGB); expected grey values: Image > Type > 8-bit";
+  named = hasClassNames();
+  if (named) return getTitle() + " is a result of this tool, no image: click on the stack first, then again";
   getDimensions(width, height, channels, slices, frames);
   several = severalOf(getImageID());
   text = "";
@@ -415,6 +417,8 @@ function preview(image, only, out, name) {
   }
   names = getFileList(place);
   for (i = 0; i < names.length; i++) deleted = File.delete(place + File.separator + names[i]);
+  hidden = place + File.separator + ".densecell-tables.json"; // getFileList does not say it
+  if (File.exists(hidden)) deleted = File.delete(hidden);
   deleted = File.delete(place);
   return result;
 }

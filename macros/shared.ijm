@@ -521,6 +521,9 @@ function showLast(path) {
   if (lines.length == 0) return;
   last = replace(lines[lines.length - 1], "^densecell-batch: ", "");
   if (matches(last, "segmenting: \\d+ %.*")) showProgress(parseInt(substring(last, 12, indexOf(last, " %"))) / 100);
+  if (startsWith(last, "engine ") || startsWith(last, "measured how fast ")) last = "the nets begin";
+  last = replace(last, ", [0-9.e+]+ voxels/s, 0 min ", ", "); // the status line is short
+  last = replace(last, ", [0-9.e+]+ voxels/s", "");
   showStatus("DenseCell (Esc stops it): " + last);
 }
 
@@ -729,6 +732,6 @@ function record(name, options) {
 // Tell the user, or print, why it failed.
 function tell(result, interactive) {
   if (!startsWith(result, "failed\t")) return;
-  if (interactive) showMessage("DenseCell", substring(result, 7));
+  if (interactive) showMessage("DenseCell", wrapped(substring(result, 7)));
   else print("DenseCell: " + substring(result, 7));
 }

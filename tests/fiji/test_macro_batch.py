@@ -87,6 +87,9 @@ run("DenseCell Load Labels");
 close("*");
 run("DenseCell Labels To ROIs");
 run("DenseCell Measure");
+wait(2000);
+geometry = exec("xdotool", "search", "--name", "DenseCell measurements", "getwindowgeometry");
+width = replace(geometry, "(?s).* (\\d+)x.*", "$1");
 run("DenseCell Objects");
 selectWindow("Recorder");
 recorded = getInfo("window.contents");
@@ -105,13 +108,19 @@ say("" + isOpen("x_labels.tif") + " " + isOpen("x_objects.csv") + " " + isOpen("
 say("" + regions + " " + roiManager("count"));
 made = args[0] + "/densecell/";
 say("" + File.exists(made + "densecell_batch.csv") + File.exists(made + "x_measurements.csv"));
+say(width);
+say(call("ij.Prefs.get", "densecell.split", "") + " " + call("ij.Prefs.get", "densecell.min_volume", ""));
 """
     names = ("Batch", "Load Labels", "Labels To ROIs", "Measure", "Objects")
     clicks = tuple((f"DenseCell {name}", "right") for name in names)
-    recorded, windows, regions, files = run_script(imagej, script, tmp_path, clicks=clicks, timeout=90)
+    recorded, windows, regions, files, width, remembered = run_script(
+        imagej, script, tmp_path, clicks=clicks, timeout=90
+    )
     for name in names:
         assert f'run("DenseCell {name}", "' in recorded
     assert (windows, files) == ("1 1 1", "11")
+    assert int(width) >= 600  # of the measurements: all columns are seen
+    assert remembered == "no 0"  # as Segment does: both dialogs begin with what was chosen last
     before, after = map(int, regions.split())
     assert before == 2 * after > 20  # regions of the same names are replaced by those of the table
     assert recorded.count("roiManager(") == recorded.count("|// roiManager(") == 2

@@ -114,6 +114,41 @@ say(roiManager("count"));
     assert run_script(imagej, script, tmp_path, timeout=60) == ["1", "1 3 13 1", "0", "1", "16"]
 
 
+@NEEDS_CLICKS
+def test_of_several_tables_each_has_its_own_regions(imagej, tmp_path):
+    """Their names are the same. A window that is called like a table, and has none yet, ends nothing."""
+    labels = write_labels(tmp_path)
+    classes = [ClassInfo("back", (40, 40, 40)), ClassInfo("mitochondrion", (255, 0, 0))]
+    other = np.zeros_like(labels)
+    other[:, 60:90, 20:50] = 1
+    write_stack(tmp_path / "y_labels.tif", other, voxel_size=VoxelSize(0.05, 0.01, 0.01), classes=classes)
+    shutil.copy(tmp_path / "x.tif", tmp_path / "y.tif")
+    script = (
+        CLICKS
+        + r"""
+function shown(image, table) {
+  for (i = 0; i < 50 && (getTitle() != image || selectionType() < 0); i++) wait(100);
+  wait(500);
+  Roi.getBounds(x, y, width, height);
+  say(getTitle() + " " + x + " " + y + " " + Table.getSelectionStart(table));
+}
+open(T + "y.tif"); setLocation(200, 350);
+answer = runMacro(D + "DenseCell_Objects.ijm", "labels=[" + T + "y_labels.tif] image=y.tif");
+Table.setLocationAndSize(500, 350, 700, 200, "y_objects.csv");
+selectWindow("ROI Manager"); setLocation(10, 350);
+run("New... ", "name=z_objects.csv type=Table"); setLocation(900, 700);
+wait(1000);
+selectWindow("ROI Manager"); click(60, 360 + 17 * 2); shown("y.tif", "x_objects.csv"); // of x, while y is active
+say(Table.getSelectionStart("y_objects.csv"));
+selectWindow("x_objects.csv"); click(400, 189); click(400, 170); shown("x.tif", "x_objects.csv");
+selectWindow("y_objects.csv"); click(600, 400); shown("y.tif", "y_objects.csv");
+shoot("several");
+"""
+    )
+    said = run_script(imagej, script, tmp_path, timeout=60)
+    assert said == ["y.tif 10 10 0", "-1", "x.tif 10 10 0", "y.tif 20 60 0"]
+
+
 # What ImageJ thinks is running: before, while the two are linked, after another macro, and after Esc.
 PROBE = r"""
 import ij.*;

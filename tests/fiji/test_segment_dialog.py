@@ -75,7 +75,7 @@ def test_a_preview(imagej, model, volume, tmp_path, only):
     save(tmp_path / "x.tif", volume)
     rows = [
         options(out=tmp_path / "out", model=model, show="no"),
-        options(out=tmp_path / "pre", model=model, only=only),
+        options(out=tmp_path / "pre", model=model, only=only, instances="mitochondrion", split="yes", rois="yes"),
     ]
     (tmp_path / "args.txt").write_text("\n".join(rows))
     script = r"""
@@ -105,7 +105,7 @@ saveAs("Tiff", T + "seen.tif");
 
 
 def test_refused_at_once(volume, model, tmp_path):
-    """Colours, channels, times, no selection: the tool is not started. Times that are slices are taken as such."""
+    """Colours, channels, times, no selection, labels: no tool is started. Times that are slices are taken as such."""
     imagej, notes = a_tool(tmp_path)
     tifffile.imwrite(tmp_path / "rgb.tif", np.stack([volume] * 3, -1), imagej=True)
     tifffile.imwrite(tmp_path / "times.tif", volume, imagej=True, metadata={"axes": "TYX"})
@@ -122,18 +122,22 @@ for (i = 0; i < 3; i++) {{
 }}
 selectImage("times.tif");
 say(runMacro(D + "DenseCell_Segment.ijm", args + " only=selection as_slices=yes"));
+newImage("labels", "8-bit", 9, 9, 1); setMetadata("Info", "class 0 = cell #787878");
+say(runMacro(D + "DenseCell_Segment.ijm", args));
+selectImage("times.tif");
 say(File.length("{notes}"));
 say(runMacro(D + "DenseCell_Segment.ijm", args + " as_slices=yes"));
 selectImage("times.tif");
 getDimensions(width, height, channels, slices, frames); say("" + slices + " " + frames + " " + Overlay.size);
 """
-    rgb, times, both, selection, started, taken, after = run_script(imagej, script, tmp_path / "talk")
+    rgb, times, both, selection, result, started, taken, after = run_script(imagej, script, tmp_path / "talk")
     assert rgb == "failed\trgb.tif is a colour image (RGB); expected grey values: Image > Type > 8-bit"
     assert times.startswith("failed\ttimes.tif has 4 time points; expected one volume of slices")
     assert "as_slices=yes" in times
     assert both.startswith("failed\tboth.tif has 2 time points")
     assert "as_slices" not in both
     assert selection.startswith("failed\ttimes.tif has no selection")
+    assert result == "failed\tlabels is a result of this tool, no image: click on the stack first, then again"
     assert started == "0"
     assert taken == f"ok\t{tmp_path}/out/times_labels.tif"
     assert tifffile.imread(tmp_path / "out" / "times_labels.tif").shape == volume.shape

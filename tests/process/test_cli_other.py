@@ -117,6 +117,7 @@ def test_demo_makes_labels_of_the_sample(tmp_path):
         volume.ravel(), minlength=len(written["classes"])
     ).tolist()
     assert (tmp_path / "fly-vnc-sample_preview.png").exists()
+    assert (tmp_path / SAMPLE.name).read_bytes() == SAMPLE.read_bytes()  # to be opened in Fiji
 
 
 def test_a_log_does_not_replace_an_image(tmp_path):

@@ -508,12 +508,6 @@ function fileOfImage() {
   return path;
 }
 
-function titleAsFileName() {
-  name = replace(replace(getTitle(), "(?i)(\\.ome)?\\.tiff?$", ""), "[\\\\/:*?\"<>|\\x00-\\x1f]", "-");
-  if (name == "") name = "untitled";
-  return name;
-}
-
 // Write the active image, or some of its slices, to a file. Saving itself would rename it, and clear the mark that it was
 // changed. Channels or time points become slices.
 function saveCopy(path, first, last) {

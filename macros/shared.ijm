@@ -561,6 +561,13 @@ function stackName(path) {
   return name;
 }
 
+// The title of the active image without what a file name cannot hold.
+function titleAsFileName() {
+  name = replace(replace(getTitle(), "(?i)(\\.ome)?\\.tiff?$", ""), "[\\\\/:*?\"<>|\\x00-\\x1f]", "-");
+  if (name == "") name = "untitled";
+  return name;
+}
+
 // Make a folder and those above it; returns what is wrong, or "".
 function makeFolder(path) {
   if (!File.exists(path)) {
@@ -674,6 +681,64 @@ function showRegions(image) {
   selectImage(image);
   roiManager("associate", "true");
   roiManager("Show All without labels");
+}
+
+function nRois() {
+  if (!isOpen("ROI Manager") && !is("Batch Mode")) return 0;
+  return roiManager("count");
+}
+
+// A line for each region in the ROI Manager, its name: a search in one text is faster than a loop.
+function regionList() {
+  names = newArray(nRois());
+  for (i = 0; i < names.length; i++) names[i] = RoiManager.getName(i);
+  return "\n" + String.join(names, "\n") + "\n";
+}
+
+// Number of the lines in a text that begins and ends with a line break.
+function countLines(text) {
+  return lengthOf(text) - lengthOf(replace(text, "\n", "")) - 1;
+}
+
+// Titles of the windows that may be tables of objects.
+function objectTitles() {
+  titles = getList("window.titles");
+  found = newArray(0);
+  for (i = 0; i < titles.length; i++) if (endsWith(titles[i], "_objects.csv")) found = Array.concat(found, titles[i]);
+  return found;
+}
+
+// The regions that a table of objects brought, as in regionList.
+function keptRegions(title) {
+  return "\n" + call("java.lang.System.getProperty", "densecell.regions of " + title, "") + "\n";
+}
+
+// Where the regions of a table of objects were put in the ROI Manager.
+function placeOf(title) {
+  return parseInt(call("java.lang.System.getProperty", "densecell.first of " + title, "0"));
+}
+
+// Where in the list of regions those of a table begin, as long as they are there as they came; else -1. Two stacks may have
+// regions of the same names: then it is the place nearest to where they were put, unless those of another table were put
+// nearer to it.
+function firstRegionOf(title, list) {
+  kept = keptRegions(title);
+  place = placeOf(title);
+  first = -1;
+  at = -1;
+  if (kept != "\n\n") at = indexOf(list, kept);
+  while (at >= 0) {
+    here = countLines(substring(list, 0, at + 1));
+    if (first < 0 || abs(here - place) < abs(first - place)) first = here;
+    at = indexOf(list, kept, at + 1);
+  }
+  titles = objectTitles();
+  for (i = 0; i < titles.length && first >= 0; i++) {
+    other = keptRegions(titles[i]);
+    there = placeOf(titles[i]);
+    if (other == kept && abs(first - there) < abs(first - place)) first = -1;
+  }
+  return first;
 }
 
 // Start the command that links tables of objects and the ROI Manager, unless it is at work: beside this macro, which ends

@@ -55,7 +55,7 @@ function objects(options, folder) {
   labels = option("labels", "");
   if (labels == "" && nImages == 0) return "failed\tno image is open: open labels, or give them as 'labels'";
   if (labels == "") {
-    labels = getInfo("image.directory") + getInfo("image.filename");
+    labels = pathOfImage();
     named = hasClassNames();
     if (!named && !endsWith(getTitle(), "_labels.tif"))
       return "failed\t" + getTitle() + " bears no names of classes, so it may be the stack itself; expected NAME_labels.tif, "

@@ -149,7 +149,7 @@ flat("corrected.tif");
 
 
 def test_of_several_labels_those_of_the_stack(imagej, labels, tmp_path):
-    """Those that lie over it, else those of its name; where neither says which, none: they are as large as the others."""
+    """Those that lie over it, else those of its name; where neither says which, none: they are equally large."""
     for name in "by":
         shutil.copy(tmp_path / "x.tif", tmp_path / f"{name}.tif")
         shutil.copy(tmp_path / "x_labels.tif", tmp_path / f"{name}_labels.tif")

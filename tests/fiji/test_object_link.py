@@ -123,7 +123,8 @@ function seen() {
     + Table.getSelectionStart("b_objects.csv") + "," + getTitle());
 }
 function measure(name) {
-  said = runMacro(D + "DenseCell_Objects.ijm", "labels=[" + T + name + "_labels.tif] image=" + name + ".tif classes=mitochondrion");
+  words = "labels=[" + T + name + "_labels.tif] image=" + name + ".tif classes=mitochondrion";
+  said = runMacro(D + "DenseCell_Objects.ijm", words);
   wait(1500);
 }
 open(T + "a.tif"); open(T + "b.tif");

@@ -79,7 +79,7 @@ function segmentFolder(options, folder) {
     reasons[i] = "";
   }
   trouble = segmentAll(out, logFile, onerror);
-  writeTable(table);
+  unwritten = writeTable(table);
   showProgress(1);
   showStatus("");
   failures = "";
@@ -90,8 +90,10 @@ function segmentFolder(options, folder) {
       failures += "\n" + replace(File.getName(stacks[i]), "\n", "?") + ": " + reasons[i];
     }
   }
+  if (unwritten != "") failures += "\n" + unwritten;
   if (trouble != "") return "failed\t" + trouble + failures;
   if (nFailed > 0) return "failed\t" + nFailed + " of " + stacks.length + " stacks failed:" + failures;
+  if (unwritten != "") return "failed\t" + unwritten;
   return "ok\t" + stacks.length;
 }
 
@@ -162,7 +164,7 @@ function readVerdicts(said) {
 }
 
 // Write a row for each stack: its path, ok, failed or not done, its labels, and warnings or the reason. A file of this
-// name with another head is the user's.
+// name with another head is the user's. Returns what is wrong, or "".
 function writeTable(path) {
   head = "Stack,Result,Labels,Remarks\n";
   text = head;
@@ -172,11 +174,13 @@ function writeTable(path) {
     remarks = csvText(reasons[i]);
     text += stack + "," + results[i] + "," + labels + "," + remarks + "\n";
   }
+  foreign = false;
   if (File.exists(path)) {
     before = call("ij.IJ.openAsString", path);
-    if (!startsWith(before, head)) keepEarlier(path);
+    foreign = !startsWith(before, head);
   }
-  trouble = call("ij.IJ.saveString", text, path);
+  wrong = writeText(text, path, foreign, "out");
+  return wrong;
 }
 
 // Paths of the TIFF files of a folder, without the results of runs whose output folder it is.

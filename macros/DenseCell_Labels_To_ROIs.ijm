@@ -44,7 +44,7 @@ function toRois(options, folder) {
   if (path == "" && nImages == 0)
     return "failed\tno instances: give NAME_CLASS_instances.tif, which DenseCell Segment makes with instances=CLASS";
   if (path == "") {
-    path = getInfo("image.directory") + getInfo("image.filename");
+    path = pathOfImage();
     wrong = unsaved(path);
     if (wrong != "") return "failed\t" + wrong;
   }

@@ -24,7 +24,7 @@ function link() {
   rows = newArray(0);
   region = -1;
   nRegions = -1;
-  names = "";
+  list = "";
   do {
     setLinkState(d2s(getTime(), 0));
     wait(120);
@@ -39,14 +39,14 @@ function link() {
       if (isOpen("ROI Manager")) count = roiManager("count");
       if (count != nRegions) {
         nRegions = count;
-        names = regionNames(count);
+        list = regionList();
         region = selectedRegion(count);
       }
       for (i = 0; i < tables.length; i++) {
         row = selectedRow(tables[i]);
         if (row != rows[i]) {
           rows[i] = row;
-          if (row >= 0 && count > 0) region = selectRegionOf(tables[i], row, names, region);
+          if (row >= 0 && count > 0) region = selectRegionOf(i, row, tables, list, region);
         }
       }
       now = selectedRegion(count);
@@ -54,7 +54,7 @@ function link() {
         region = now;
         if (now >= 0) {
           name = RoiManager.getName(now);
-          selectRowOf(name, tables, rows);
+          selectRowOf(name, now, tables, rows, list);
         }
       }
     }
@@ -62,15 +62,16 @@ function link() {
   } while ((tables.length > 0 || is("Batch Mode")) && escaped != "true");
 }
 
-// Titles of the open tables of objects. A window that is just being opened has no table yet: to ask that would be an error.
+// Titles of the open tables of objects. A window that is just being opened holds no table yet, and somebody else's table of
+// such a name has other columns: to ask for what is not there would end us with a window that waits.
 function objectTables() {
-  titles = getList("window.titles");
+  titles = objectTitles();
   found = newArray(0);
   for (i = 0; i < titles.length; i++) {
-    if (endsWith(titles[i], "_objects.csv")) {
-      table = "" + call("ij.measure.ResultsTable.getResultsTable", titles[i]);
-      if (table != "null") found = Array.concat(found, titles[i]);
-    }
+    columns = ",";
+    table = "" + call("ij.measure.ResultsTable.getResultsTable", titles[i]);
+    if (table != "null") columns = "," + replace(Table.headings(titles[i]), "\t", ",") + ",";
+    if (matches(columns, ".*,class,object,.*,z_start,z_stop,.*")) found = Array.concat(found, titles[i]);
   }
   return found;
 }
@@ -90,72 +91,54 @@ function selectedRegion(count) {
   return roiManager("index");
 }
 
-// A line for each region, "NAME<TAB>INDEX": a search in one text is faster than a loop.
-function regionNames(count) {
-  lines = newArray(count);
-  for (i = 0; i < count; i++) lines[i] = RoiManager.getName(i) + "\t" + i;
-  return "\n" + String.join(lines, "\n") + "\n";
+// Which table the regions came with: its number at the index of each, or -1.
+function owners(tables, list) {
+  owner = newArray(countLines(list));
+  Array.fill(owner, -1);
+  for (i = 0; i < tables.length; i++) {
+    first = firstRegionOf(tables[i], list);
+    kept = keptRegions(tables[i]);
+    n = countLines(kept);
+    if (first >= 0) for (k = first; k < first + n; k++) owner[k] = i;
+  }
+  return owner;
 }
 
-// Select the region of an object, the one in the middle of its slices; returns its index. Objects of other tables have the
-// same names: of those that are equally near, the last that lies where the object does.
-function selectRegionOf(title, row, names, region) {
+// Select the region of an object, the one in the middle of its slices; returns its index. Stacks may have objects of the
+// same numbers: of regions that came with the table, it is one of these, else one that came with no other.
+function selectRegionOf(table, row, tables, list, region) {
+  title = tables[table];
+  owner = owners(tables, list);
+  ours = -1;
+  for (i = 0; i < owner.length; i++) if (owner[i] == table) ours = table;
   number = "" + Table.get("object", row, title);
   class = Table.getString("class", row, title);
   middle = (Table.get("z_start", row, title) + 1 + Table.get("z_stop", row, title)) / 2;
-  indices = newArray(0);
-  distances = newArray(0);
+  best = -1;
+  nearest = 1e9;
   digits = lengthOf(number);
   do {
     start = "\n" + String.pad(number, digits) + "-z";
-    at = indexOf(names, start);
+    at = indexOf(list, start);
     while (at >= 0) {
-      fields = split(substring(names, at + 1, indexOf(names, "\n", at + 1)), "\t");
-      if (isOfClass(fields[0], class)) {
-        indices = Array.concat(indices, parseInt(fields[fields.length - 1]));
-        distances = Array.concat(distances, abs(sliceOf(fields[0]) - middle));
+      name = substring(list, at + 1, indexOf(list, "\n", at + 1));
+      distance = abs(parseInt(substring(name, digits + 2, indexOf(name, " "))) - middle);
+      if (isOfClass(name, class) && distance <= nearest) {
+        index = countLines(substring(list, 0, at + 1));
+        if (owner[index] == ours) {
+          nearest = distance;
+          best = index;
+        }
       }
-      at = indexOf(names, start, at + 1);
+      at = indexOf(list, start, at + 1);
     }
     digits++; // as many as the number of all objects has, but at least four
   } while (digits <= 9);
-  n = indices.length;
-  if (n == 0) return region;
+  if (best < 0) return region;
   if (nImages > 0) showOn(objectsImage(title));
-  for (i = 0; i < n; i++) distances[i] -= i / (4 * n); // distances are whole or half
-  order = Array.rankPositions(distances);
-  i = 0;
-  do {
-    best = indices[order[i]];
-    roiManager("select", best);
-    name = RoiManager.getName(best);
-    there = liesIn(title, row, name);
-    i++;
-  } while (!there && i < n);
-  if (!there) {
-    best = indices[order[0]]; // somebody moved it
-    roiManager("select", best);
-    name = RoiManager.getName(best);
-  }
-  showStatus(name); // its list does not scroll there
+  roiManager("select", best);
+  showStatus(RoiManager.getName(best)); // its list does not scroll there
   return best;
-}
-
-// The slice of a region that is called as "0003-z012 CLASS".
-function sliceOf(name) {
-  return parseInt(substring(name, indexOf(name, "-z") + 2, indexOf(name, " ")));
-}
-
-// Whether the selection, which is the region of this name, lies within the bounds of an object.
-function liesIn(title, row, name) {
-  if (nImages == 0) return true;
-  if (selectionType() < 0) return true;
-  z = sliceOf(name);
-  Roi.getBounds(x, y, width, height);
-  if (x < Table.get("x_start", row, title) || x + width > Table.get("x_stop", row, title)) return false;
-  if (y < Table.get("y_start", row, title) || y + height > Table.get("y_stop", row, title)) return false;
-  if (z <= Table.get("z_start", row, title) || z > Table.get("z_stop", row, title)) return false;
-  return true;
 }
 
 // Whether a region is called after a class, whose name may be cut there, and has "-" for what no name may have.
@@ -166,7 +149,7 @@ function isOfClass(name, class) {
   return matches(class, ".*[^ -~].*");
 }
 
-// The image that a table belongs to, as DenseCell Objects has it, if it is still open; else the active one.
+// The image that the regions of a table belong to, as DenseCell Objects has it, if it is still open; else the active one.
 function objectsImage(title) {
   id = parseInt(call("java.lang.System.getProperty", "densecell.image of " + title, "0"));
   if (id != 0) if (isOpen(id)) return id;
@@ -177,28 +160,28 @@ function showOn(id) {
   if (getImageID() != id) selectImage(id);
 }
 
-// Select the row of the object that a region is of: of several tables, the last one where it lies in the object.
-function selectRowOf(name, tables, rows) {
+// Select the row of the object that a region is of, in the table that it came with; if it came with none, in any.
+function selectRowOf(name, region, tables, rows, list) {
   if (!matches(name, "\\d+-z\\d+ .*")) return;
   number = parseInt(substring(name, 0, indexOf(name, "-")));
-  best = -1;
-  there = false;
-  for (i = tables.length - 1; i >= 0 && !there; i--) {
+  owner = owners(tables, list);
+  last = tables.length - 1;
+  until = 0;
+  if (owner[region] >= 0) {
+    last = owner[region];
+    until = last;
+  }
+  for (i = last; i >= until; i--) {
     numbers = Table.getColumn("object", tables[i]);
     classes = Table.getColumn("class", tables[i]);
-    for (row = 0; row < numbers.length && !there; row++) {
+    for (row = 0; row < numbers.length; row++) {
       if (numbers[row] == number) {
         if (isOfClass(name, classes[row])) {
-          there = liesIn(tables[i], row, name);
-          if (there || best < 0) {
-            best = i;
-            found = row;
-          }
+          Table.setSelection(row, row, tables[i]);
+          rows[i] = row;
+          return;
         }
       }
     }
   }
-  if (best < 0) return;
-  Table.setSelection(found, found, tables[best]);
-  rows[best] = found;
 }

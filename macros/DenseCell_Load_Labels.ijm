@@ -49,7 +49,7 @@ function load(options) {
     if (isNumber(image)) {
       if (!isOpen(parseInt(image))) return "failed\tno image '" + image + "' is open";
       selectImage(parseInt(image));
-    } else selectImage(image);
+    } else if (nImages == 0 || image != getTitle()) selectImage(image); // of several of this title, the active one
     base = getImageID();
   }
   if (image == "" && nImages > 0) base = getImageID();
@@ -70,6 +70,7 @@ function load(options) {
     legend = option("legend", "yes");
     if (legend == "yes" && wrong == "") drawLegend(labels, names);
     if (base != 0 && wrong == "") wrong = overlay(base, labels, opacity, lengthOf(image), shown, style);
+    if (base != 0 && wrong == "") before = call("java.lang.System.setProperty", "densecell.laid over " + base, "" + labels);
   }
   doubts = option("uncertainty", "no");
   if (wrong == "" && doubts == "yes") wrong = showUncertainty(replace(path, "_labels\\.tif$", "_uncertainty.tif"));

@@ -53,7 +53,7 @@ function measure(options) {
       + "may be the stack itself; expected NAME_labels.tif, or a copy of it";
     else wrong = canWrite(csv, "csv");
   }
-  if (wrong == "") fillTable(labels, replace(path, "_labels\\.tif$", ""), csv);
+  if (wrong == "") wrong = fillTable(labels, replace(path, "_labels\\.tif$", ""), csv);
   if (opened && labels != 0) {
     selectImage(labels);
     close();
@@ -110,11 +110,10 @@ function fillTable(labels, stem, csv) {
   text = csvOfTable();
   before = "";
   if (File.exists(csv)) before = call("ij.IJ.openAsString", csv);
-  if (before != text) {
-    keepEarlier(csv);
-    trouble = call("ij.IJ.saveString", text, csv); // ImageJ's own way to save it breaks at quotes
-  }
+  wrong = "";
+  if (before != text) wrong = writeText(text, csv, true, "csv"); // ImageJ's own way to save it breaks at quotes
   restoreSettings();
+  return wrong;
 }
 
 // The table as CSV (RFC 4180), with the digits that it shows.

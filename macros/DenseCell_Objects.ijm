@@ -60,7 +60,7 @@ function objects(options, folder) {
   labels = option("labels", "");
   if (labels == "" && nImages == 0) return "failed\tno image is open: open labels, or give them as 'labels'";
   if (labels == "") {
-    labels = getInfo("image.directory") + getInfo("image.filename");
+    labels = pathOfImage();
     named = hasClassNames();
     if (!named && !endsWith(getTitle(), "_labels.tif"))
       return "failed\t" + getTitle() + " bears no names of classes, so it may be the stack itself; expected NAME_labels.tif, "
@@ -111,8 +111,8 @@ function objects(options, folder) {
   }
   Table.open(table);
   dropRegions(title);
-  nRegions = openRegions(out, replace(title, "_objects\\.csv$", "_"), classes);
-  keepNames(title, nRegions);
+  nRegions = openRegions(out, replace(title, "_objects\\.csv$", "_"), title);
+  keepRegions(title, nRegions);
   if (image != "none" && nRegions > 0) showRegions(image);
   if (nRegions > 0) linkObjects(title, shown);
   return "ok\t" + table + "\t" + nRegions;
@@ -125,49 +125,45 @@ function linkObjects(title, shown) {
   startLink();
 }
 
-// Add the outlines that the tool wrote to those in the ROI Manager; returns their number.
-function openRegions(out, start, classes) {
+// Add the outlines that the tool wrote to those in the ROI Manager; returns their number. The table says which classes have
+// objects: files of other stacks, whose names go on beyond that of this one, and of earlier times, lie in the same folder.
+function openRegions(out, start, title) {
   before = nRois();
-  names = getFileList(out);
-  for (i = 0; i < names.length; i++) {
-    wanted = classes.length == 0;
-    for (k = 0; k < classes.length; k++) {
-      class = fileName(String.trim(classes[k]));
-      if (names[i] == start + class + "_rois.zip") wanted = true;
-    }
-    if (wanted && startsWith(names[i], start) && endsWith(names[i], "_rois.zip"))
-      addRegions(out + File.separator + names[i]);
+  wanted = "\n";
+  for (row = 0; row < Table.size(title); row++) {
+    class = Table.getString("class", row, title);
+    zip = start + fileName(class) + "_rois.zip\n";
+    if (indexOf(wanted, "\n" + zip) < 0) wanted += zip;
   }
+  names = getFileList(out);
+  for (i = 0; i < names.length; i++)
+    if (indexOf(wanted, "\n" + names[i] + "\n") >= 0) addRegions(out + File.separator + names[i]);
   return nRois() - before;
 }
 
-function nRois() {
-  if (!isOpen("ROI Manager") && !is("Batch Mode")) return 0;
-  return roiManager("count");
-}
-
-// Remember which regions belong to a table, by their names: there may be others, before and after them.
-function keepNames(title, nRegions) {
-  count = nRois();
+// Remember which regions belong to a table, by their names, and where they are: there may be others, before and after them.
+function keepRegions(title, nRegions) {
+  first = nRois() - nRegions;
   names = newArray(nRegions);
-  for (i = 0; i < nRegions; i++) names[i] = RoiManager.getName(count - nRegions + i);
+  for (i = 0; i < nRegions; i++) names[i] = RoiManager.getName(first + i);
+  said = call("java.lang.System.setProperty", "densecell.first of " + title, "" + first);
   said = call("java.lang.System.setProperty", "densecell.regions of " + title, String.join(names, "\n"));
 }
 
 // Remove the regions that an earlier table of the same name brought, if they are still there as they came.
 function dropRegions(title) {
-  kept = split(call("java.lang.System.getProperty", "densecell.regions of " + title, ""), "\n");
-  count = nRois();
-  if (kept.length == 0 || kept.length > count) return;
-  names = newArray(count);
-  for (i = 0; i < count; i++) names[i] = RoiManager.getName(i);
-  at = indexOf("\n" + String.join(names, "\n") + "\n", "\n" + String.join(kept, "\n") + "\n");
-  if (at < 0) return;
-  before = split(substring("\n" + String.join(names, "\n"), 0, at + 1), "\n");
-  first = before.length;
-  if (at == 0) first = 0;
-  numbers = newArray(kept.length);
-  for (i = 0; i < kept.length; i++) numbers[i] = first + i;
+  list = regionList();
+  first = firstRegionOf(title, list);
+  if (first < 0) return;
+  kept = keptRegions(title);
+  n = countLines(kept);
+  numbers = newArray(n);
+  for (i = 0; i < n; i++) numbers[i] = first + i;
   roiManager("select", numbers);
   roiManager("delete");
+  titles = objectTitles();
+  for (i = 0; i < titles.length; i++) {
+    place = placeOf(titles[i]);
+    if (place > first) said = call("java.lang.System.setProperty", "densecell.first of " + titles[i], "" + (place - n));
+  }
 }

@@ -327,7 +327,13 @@ function segment(options, folder, interactive) {
     wrong = makeFolder(copy);
     if (wrong != "") return "failed\t" + wrong;
     stack = copy + File.separator + name + ".tif";
-    saveCopy(stack, 1, nSlices);
+    ourCopy = copy;
+    wrong = saveCopy(stack, 1, nSlices);
+    if (wrong != "") {
+      deleted = File.delete(stack);
+      deleted = File.delete(copy);
+      return "failed\t" + wrong;
+    }
   }
   labels = out + File.separator + stackName(stack) + "_labels.tif";
   work = options + " " + runner + " " + command + " " + target + " " + stamp(stack);
@@ -392,14 +398,17 @@ function preview(image, only, out, name) {
   stack = place + File.separator + name + ".tif";
   logFile = place + File.separator + name + "_log.txt";
   labels = place + File.separator + name + "_labels.tif";
-  saveCopy(stack, low, high);
+  ourCopy = place;
+  wrong = saveCopy(stack, low, high);
   region = "" + (first - low) + ":" + (last - low + 1) + "," + top + ":" + (top + h) + "," + left + ":" + (left + w);
   List.set("options", "=" + option("options", "") + " --roi " + region + " --no-preview");
   showStatus("DenseCell: a preview of " + name + " ...");
-  said = segmentStacks(newArray(stack), place, logFile);
+  said = "";
+  if (wrong == "") said = segmentStacks(newArray(stack), place, logFile);
   showStatus("");
   printWarnings(said);
-  result = verdict(said, labels, logFile);
+  if (wrong == "") result = verdict(said, labels, logFile);
+  else result = "failed\t" + wrong;
   if (startsWith(result, "ok\t")) {
     ours = hide();
     wrong = openQuietly(labels);
@@ -488,38 +497,17 @@ function learnRate(labels, logFile) {
   remember(key, "" + rate);
 }
 
-// The file that the active image was opened from and still is as, else "". A voxel size that is set does not mark an image
-// as changed, so it is compared.
+// The file that the active image was opened from and still is as, else "".
 function fileOfImage() {
-  name = getInfo("image.filename");
-  path = getInfo("image.directory") + name;
-  if (is("changes") || name != getTitle() || !matches(name, "(?i).*\\.tiff?") || !File.exists(path)) return "";
-  image = getImageID();
-  getVoxelSize(width, height, depth, unit);
-  ours = hide();
-  call("ij.IJ.redirectErrorMessages");
-  before = nImages;
-  open(path, 1);
-  same = false;
-  if (nImages > before) {
-    getVoxelSize(fileWidth, fileHeight, fileDepth, fileUnit);
-    same = width == fileWidth && height == fileHeight && depth == fileDepth && unit == fileUnit;
-    close();
-  }
-  if (ours) setBatchMode(false);
-  selectImage(image);
-  if (!same) path = "";
+  path = pathOfImage();
+  if (getInfo("image.filename") != getTitle() || !matches(path, "(?i).*\\.tiff?")) return "";
+  changed = differs(path);
+  if (changed) return "";
   return path;
 }
 
-function titleAsFileName() {
-  name = replace(replace(getTitle(), "(?i)(\\.ome)?\\.tiff?$", ""), "[\\\\/:*?\"<>|\\x00-\\x1f]", "-");
-  if (name == "") name = "untitled";
-  return name;
-}
-
 // Write the active image, or some of its slices, to a file. Saving itself would rename it, and clear the mark that it was
-// changed. Channels or time points become slices.
+// changed. Channels or time points become slices. Returns what is wrong, or "".
 function saveCopy(path, first, last) {
   image = getImageID();
   getDimensions(width, height, channels, slices, frames);
@@ -533,11 +521,15 @@ function saveCopy(path, first, last) {
   ours = hide();
   run("Duplicate...", "title=densecell-copy duplicate" + range);
   if (channels > 1 || frames > 1) Stack.setDimensions(1, nSlices, 1);
+  call("ij.IJ.redirectErrorMessages");
   saveAs("Tiff", path);
+  bytes = getWidth() * getHeight() * nSlices * bitDepth() / 8;
   close();
   if (ours) setBatchMode(false);
   selectImage(image);
   if (hasSelection) run("Restore Selection");
+  if (lengthOfFile(path) >= bytes) return "";
+  return path + " cannot be written: make room, or give another place as 'out'";
 }
 
 // What the dialogs of the other commands are to begin with.

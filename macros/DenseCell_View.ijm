@@ -1,7 +1,7 @@
 // Change how labels that are open lie over their stack: classes on and off, opacity, outlines, uncertainty beside it.
 // Nothing is loaded again.
 //
-// Options: image (title of the stack; else the active image), labels (title of the open labels; else those of its size),
+// Options: image (title of the stack; else the active image), labels (title of the open labels; else those that lie over it),
 // opacity (percent), classes (separated by commas, or none; else all), style (fill or outlines), uncertainty (yes or no),
 // as_slices (yes: time points or channels of the stack are slices).
 // Returns "ok<TAB>LABELS" or "failed<TAB>REASON".
@@ -20,11 +20,12 @@ if (asked) return result;
 function ask() {
   if (nImages == 0) return "failed\tno image is open: open a stack and its labels";
   image = getTitle();
-  labels = labelsFor(getImageID());
-  if (labels == "") return "failed\tno labels of the size of " + image + " are open: DenseCell Load Labels opens them";
-  getDimensions(width, height, channels, slices, frames);
   base = getImageID();
-  selectImage(labels);
+  number = labelsFor(base);
+  if (!startsWith(number, "-")) return "failed\t" + number;
+  getDimensions(width, height, channels, slices, frames);
+  selectImage(parseInt(number));
+  labels = getTitle();
   names = classNames();
   selectImage(base);
   for (i = 0; i < names.length; i++) if (names[i] == "") names[i] = "class " + i;
@@ -71,15 +72,16 @@ function view(options, folder) {
   image = option("image", "");
   if (image != "" && !isOpen(image)) return "failed\tno image '" + image + "' is open";
   if (nImages == 0) return "failed\tno image is open: open a stack and its labels";
-  if (image != "") selectImage(image);
+  if (image != "" && image != getTitle()) selectImage(image); // of several of this title, the active one
   base = getImageID();
+  number = labelsFor(base);
   labels = option("labels", "");
-  if (labels == "") labels = labelsFor(base);
-  if (labels == "") return "failed\tno labels of the size of " + getTitle() + " are open: DenseCell Load Labels opens them";
-  if (!isOpen(labels)) return "failed\tno image '" + labels + "' is open";
+  if (labels == "" && !startsWith(number, "-")) return "failed\t" + number;
+  if (labels != "" && !isOpen(labels)) return "failed\tno image '" + labels + "' is open";
   asSlices = option("as_slices", "no");
   if (asSlices == "yes") takeAsSlices();
-  selectImage(labels);
+  if (startsWith(number, "-")) selectImage(parseInt(number));
+  if (labels != "" && labels != getTitle()) selectImage(labels);
   path = getInfo("image.directory") + getInfo("image.filename");
   selectImage(base);
   opacity = option("opacity", "45");
@@ -92,19 +94,39 @@ function view(options, folder) {
   return runMacro(folder + "DenseCell_Load_Labels.ijm", text);
 }
 
-// Title of the open labels that have the size of an image, or "".
+// Number, which is below 0, of the open labels of an image: those that were laid over it last, else those of its name, else
+// the only ones of its size; or why there are none.
 function labelsFor(base) {
   selectImage(base);
   getDimensions(width, height, channels, slices, frames);
   depth = nSlices;
+  title = getTitle();
+  name = titleAsFileName();
+  name += "_labels.tif";
+  laid = call("java.lang.System.getProperty", "densecell.laid over " + base, "");
   found = "";
+  best = 0;
+  several = false;
   ours = hide();
-  for (i = 1; i <= nImages && found == ""; i++) {
+  for (i = 1; i <= nImages; i++) {
     selectImage(i);
-    if (getImageID() != base && bitDepth() == 8 && nSlices == depth && getWidth() == width && getHeight() == height)
-      if (hasClassNames()) found = getTitle();
+    if (getImageID() != base && bitDepth() == 8 && nSlices == depth && getWidth() == width && getHeight() == height) {
+      here = "" + getImageID();
+      rank = 0;
+      if (hasClassNames()) rank = 1;
+      if (rank == 1 && getTitle() == name) rank = 2;
+      if (here == laid) rank = 3;
+      if (rank == 1 && best == 1) several = true;
+      if (rank > best) {
+        best = rank;
+        found = here;
+      }
+    }
   }
   selectImage(base);
   if (ours) setBatchMode(false);
+  if (best == 0) return "no labels of the size of " + title + " are open: DenseCell Load Labels opens them";
+  if (best == 1 && several)
+    return "several labels of the size of " + title + " are open: DenseCell Load Labels lays those over it that are its own";
   return found;
 }

@@ -8,6 +8,7 @@
 // opened that waits for a click; a failure is printed.
 
 var runner = "", command = "", target = "", words = "", refused = "";
+var ourCopy = ""; // folder of the copy of an image that is segmented: it goes with the tool, if this macro has ended
 
 // The options: of runMacro(path, "key=value ..."), of run("DenseCell ...", "key=value ..."), or none.
 function given() {
@@ -443,6 +444,7 @@ function runTool(verb, files, out, model, logFile) {
 // Run words, the first of which are what the tool runs in; returns what was written to stdout. What was written to stderr
 // is in the log, if one is given. Who says nothing for so many minutes is stopped. On Windows there is no shell: exec waits.
 function runWords(all, first, logFile, minutes) {
+  if (File.exists(logFile)) deleted = File.delete(logFile); // of an earlier run
   if (runner == "ssh" && first > 0) {
     for (i = first; i < all.length; i++) {
       word = quoted(all[i]);
@@ -451,7 +453,7 @@ function runWords(all, first, logFile, minutes) {
   }
   if (!isWindows()) {
     script = launcher();
-    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile), all);
+    all = Array.concat(newArray("/bin/sh", "-c", script, "sh", logFile, ourCopy), all);
   }
   said = String.trim(execute(all));
   if (!isWindows() && startsWith(said, "/")) said = follow(said, logFile, minutes);
@@ -460,25 +462,29 @@ function runWords(all, first, logFile, minutes) {
 
 // A script for the shell that starts a tool in the background and says the folder in which it leaves what the tool says.
 // The tool runs as long as somebody writes something new into "alive" there, or until there is a file "stop". No text of
-// the user's is part of it.
+// the user's is part of it. (Where the folder is gone, ": >" would end the watcher before it stops the tool, and touch does
+// not.)
 function launcher() {
-  script = "log=$1; shift; run=$(mktemp -d) || exit 1; echo \"$run\"; : >\"$run/alive\"; (";
+  script = "log=$1; copy=$2; shift 2; run=$(mktemp -d) || exit 1; echo \"$run\"; : >\"$run/alive\"; (";
   script += "\"$@\" >\"$run/said\" 2>\"$run/log\" & tool=$!; (before=; still=0; while sleep 1; do ";
   script += "now=$(cat \"$run/alive\"); still=$((still + 1)); [ \"$now\" = \"$before\" ] || still=0; before=$now; ";
-  script += "[ -e \"$run/stop\" ] && still=15; if [ $still -ge 15 ]; then [ -e \"$run/stop\" ] || : >\"$run/left\"; ";
+  script += "[ -e \"$run/stop\" ] && still=15; if [ $still -ge 15 ]; then [ -e \"$run/stop\" ] || touch \"$run/left\"; ";
   script += "kill -TERM $tool; sleep 20; kill -KILL $tool; fi; done) & watcher=$!; ";
   script += "wait $tool; kill $watcher; if [ -e \"$run/left\" ]; then cp \"$run/log\" \"$log\"; rm -rf \"$run\"; ";
+  script += "case \"$copy\" in */densecell-input-*|*/densecell-preview-*) rm -rf \"$copy\" ;; esac; ";
   return script + "else : >\"$run/ended\"; fi) </dev/null >/dev/null 2>&1 &";
 }
 
 // Wait for the tool that the launcher started, and show how far it is; returns what it wrote to stdout. If this macro is
-// ended by Esc, or ImageJ is closed, the tool stops by itself.
+// ended by Esc, or ImageJ is closed, the tool stops by itself. Nor does it wait for ever for a tool that was stopped: its
+// folder is gone then, or the tool hangs where no signal reaches it.
 function follow(place, logFile, minutes) {
   begun = getTime();
   heard = begun;
   size = 0;
   silent = "";
-  while (!File.exists(place + "/ended")) {
+  patience = 60000;
+  while (!File.exists(place + "/ended") && File.exists(place) && patience > 0) {
     beat = d2s(getTime(), 0);
     trouble = call("ij.IJ.saveString", beat, place + "/alive");
     n = lengthOfFile(place + "/log") + lengthOfFile(place + "/said");
@@ -489,14 +495,18 @@ function follow(place, logFile, minutes) {
     } else if (silent == "" && getTime() - heard > 60000 * minutes) {
       silent = "\nit said nothing for " + minutes + " minutes, so it was stopped";
       trouble = call("ij.IJ.saveString", "", place + "/stop");
+      asked = getTime();
     }
+    if (silent != "") patience = 60000 - (getTime() - asked);
     wait(minOf(200, 20 + (getTime() - begun) / 20)); // who is quick shall not wait for us
   }
   showProgress(1);
+  if (!File.exists(place))
+    return silent + "\nit was stopped, for its folder " + place + " was removed, or could not be written, or ImageJ stood still";
   said = "";
   if (lengthOfFile(place + "/said") > 0) said = call("ij.IJ.openAsString", place + "/said");
   if (logFile != "") {
-    copied = File.delete(logFile); // of an earlier run
+    copied = File.delete(logFile);
     copied = File.copy(place + "/log", logFile);
   }
   names = newArray("said", "log", "alive", "stop", "ended");
@@ -564,6 +574,13 @@ function stackName(path) {
   return name;
 }
 
+// The title of the active image without what a file name cannot hold.
+function titleAsFileName() {
+  name = replace(replace(getTitle(), "(?i)(\\.ome)?\\.tiff?$", ""), "[\\\\/:*?\"<>|\\x00-\\x1f]", "-");
+  if (name == "") name = "untitled";
+  return name;
+}
+
 // Make a folder and those above it; returns what is wrong, or "".
 function makeFolder(path) {
   if (!File.exists(path)) {
@@ -584,6 +601,20 @@ function canWrite(path, key) {
     return "";
   }
   return path + " cannot be written (" + trouble + "): give another place as '" + key + "'";
+}
+
+// Write a text, whole or not at all; `keep` an earlier one, or replace it. Returns what is wrong, or "".
+function writeText(text, path, keep, key) {
+  part = path + ".part";
+  trouble = "" + call("ij.IJ.saveString", text, part);
+  if (trouble != "null" && trouble != "") {
+    deleted = File.delete(part);
+    return path + " cannot be written (" + trouble + "): make room, or give another place as '" + key + "'";
+  }
+  if (keep) keepEarlier(path);
+  if (File.exists(path)) deleted = File.delete(path);
+  renamed = File.rename(part, path);
+  return "";
 }
 
 // A file that is there may be the user's, who changed it: rename it before another one takes its name.
@@ -657,9 +688,69 @@ function hasClassNames() {
   return matches(getMetadata("Info"), "(?s)(.*\\n)?class \\d{1,3} = .*");
 }
 
+// The file that the active image was opened from, or saved to; "" where none is known, as of a copy.
+function pathOfImage() {
+  folder = getInfo("image.directory");
+  if (folder == "") return "";
+  return folder + getInfo("image.filename");
+}
+
+// Whether the active image is not as its file. ImageJ marks an image as changed by most that is done to it, but not when its
+// voxel size is set, nor when it is turned, reversed, inverted by its colours, or calculated with. So that is compared, with
+// the grey values of three slices: the first, the last, and the one that is seen.
+function differs(path) {
+  if (is("changes") || !File.exists(path) || File.isDirectory(path)) return true;
+  if (!matches(path, "(?i).*\\.tiff?")) return false;
+  image = getImageID();
+  slice = getSliceNumber();
+  slices = newArray(slice, 1, nSlices);
+  about = likeness();
+  hasSelection = selectionType() >= 0;
+  if (hasSelection) run("Select None");
+  ours = hide();
+  same = true;
+  for (i = 0; i < 3 && same; i++) {
+    before = nImages;
+    call("ij.IJ.redirectErrorMessages");
+    open(path, slices[i]);
+    same = nImages > before;
+    if (same) {
+      file = getImageID();
+      there = likeness();
+      if (there != about) same = false; // ImageJ takes no such comparison of texts as a value
+      else {
+        selectImage(image);
+        if (nSlices > 1) setSlice(slices[i]);
+        run("Duplicate...", "title=densecell-seen");
+        other = getImageID();
+        imageCalculator("Difference", file, other);
+        selectImage(other);
+        close();
+        selectImage(file);
+        getRawStatistics(n, mean, least, highest);
+        same = !(least < 0 || highest > 0); // NaN is like NaN
+      }
+      close();
+    }
+  }
+  selectImage(image);
+  if (nSlices > 1) setSlice(slice);
+  if (ours) setBatchMode("exit and display");
+  if (hasSelection) run("Restore Selection");
+  return !same;
+}
+
+// What a slice of a file has in common with the active image if that is as the file.
+function likeness() {
+  getVoxelSize(width, height, depth, unit);
+  return "" + getWidth() + " " + getHeight() + " " + bitDepth() + " " + is("Inverting LUT") + " " + width + " " + height + " "
+    + depth + " " + unit;
+}
+
 // Why the file of the active image is not what is seen, or "".
 function unsaved(path) {
-  if (!is("changes") && File.exists(path) && !File.isDirectory(path)) return "";
+  changed = differs(path);
+  if (!changed) return "";
   return getTitle() + " was changed, or never saved: save it (File > Save), then again";
 }
 
@@ -677,6 +768,64 @@ function showRegions(image) {
   selectImage(image);
   roiManager("associate", "true");
   roiManager("Show All without labels");
+}
+
+function nRois() {
+  if (!isOpen("ROI Manager") && !is("Batch Mode")) return 0;
+  return roiManager("count");
+}
+
+// A line for each region in the ROI Manager, its name: a search in one text is faster than a loop.
+function regionList() {
+  names = newArray(nRois());
+  for (i = 0; i < names.length; i++) names[i] = RoiManager.getName(i);
+  return "\n" + String.join(names, "\n") + "\n";
+}
+
+// Number of the lines in a text that begins and ends with a line break.
+function countLines(text) {
+  return lengthOf(text) - lengthOf(replace(text, "\n", "")) - 1;
+}
+
+// Titles of the windows that may be tables of objects.
+function objectTitles() {
+  titles = getList("window.titles");
+  found = newArray(0);
+  for (i = 0; i < titles.length; i++) if (endsWith(titles[i], "_objects.csv")) found = Array.concat(found, titles[i]);
+  return found;
+}
+
+// The regions that a table of objects brought, as in regionList.
+function keptRegions(title) {
+  return "\n" + call("java.lang.System.getProperty", "densecell.regions of " + title, "") + "\n";
+}
+
+// Where the regions of a table of objects were put in the ROI Manager.
+function placeOf(title) {
+  return parseInt(call("java.lang.System.getProperty", "densecell.first of " + title, "0"));
+}
+
+// Where in the list of regions those of a table begin, as long as they are there as they came; else -1. Two stacks may have
+// regions of the same names: then it is the place nearest to where they were put, unless those of another table were put
+// nearer to it.
+function firstRegionOf(title, list) {
+  kept = keptRegions(title);
+  place = placeOf(title);
+  first = -1;
+  at = -1;
+  if (kept != "\n\n") at = indexOf(list, kept);
+  while (at >= 0) {
+    here = countLines(substring(list, 0, at + 1));
+    if (first < 0 || abs(here - place) < abs(first - place)) first = here;
+    at = indexOf(list, kept, at + 1);
+  }
+  titles = objectTitles();
+  for (i = 0; i < titles.length && first >= 0; i++) {
+    other = keptRegions(titles[i]);
+    there = placeOf(titles[i]);
+    if (other == kept && abs(first - there) < abs(first - place)) first = -1;
+  }
+  return first;
 }
 
 // Start the command that links tables of objects and the ROI Manager, unless it is at work: beside this macro, which ends

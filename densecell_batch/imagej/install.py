@@ -174,13 +174,13 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
     for name, content in files.items():
         write_file(folder / name, content)
     for old in _ours(folder):
-        if old.name not in files and _is_ours(old):
+        if old.name not in files:
             with explained(old):
                 old.unlink()
 
 
 def uninstall(imagej: Path) -> bool:
-    """Remove what `install` wrote; whether there was anything.
+    """Remove what `install` wrote, and no macro of the user's; whether there was anything.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def uninstall(imagej: Path) -> bool:
     for file in ours:
         with explained(file):
             file.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):  # a link is the user's
         with explained(folder):
             folder.rmdir()
     return bool(ours)
@@ -218,7 +218,8 @@ def _is_ours(file: Path) -> bool:
 
 
 def _ours(folder: Path) -> list[Path]:
-    return [*sorted(folder.glob("DenseCell_*.ijm")), *folder.glob("runner.txt")]
+    found = [*sorted(folder.glob("DenseCell_*.ijm")), *folder.glob("runner.txt")]
+    return [file for file in found if _is_ours(file)]
 
 
 def _runner_text(runner: Runner) -> str:

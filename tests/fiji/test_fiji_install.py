@@ -51,16 +51,28 @@ def test_install_is_idempotent_and_uninstall_leaves_nothing(imagej):
     (folder / "DenseCell_Of_An_Older_Version.ijm").write_bytes(before["DenseCell_Measure.ijm"])
     assert fiji("install", imagej).returncode == 0
     assert content(folder) == before
-    (folder / "mine.ijm").write_text("")
+    mine = {"mine.ijm", "DenseCell_Of_My_Own.ijm"}
+    for name in mine:
+        (folder / name).write_text("// mine")
+    assert fiji("install", imagej).returncode == 0
     assert fiji("install", imagej, "--uninstall").returncode == 0
-    assert set(content(folder)) == {"mine.ijm"}
-    (folder / "mine.ijm").unlink()
+    assert set(content(folder)) == mine
+    for name in mine:
+        (folder / name).unlink()
     fiji("install", imagej)
     assert fiji("install", imagej, "--uninstall").returncode == 0
     assert list((imagej / "plugins").iterdir()) == []
     again = fiji("install", imagej, "--uninstall")
     assert again.returncode == 0
     assert "no macros of ours" in again.stderr
+
+
+def test_uninstall_where_the_folder_is_a_link(imagej, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (imagej / "plugins" / "DenseCell").symlink_to(tmp_path / "elsewhere")
+    assert fiji("install", imagej).returncode == 0
+    assert fiji("install", imagej, "--uninstall").returncode == 0
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_installed_macros_stand_alone(imagej):

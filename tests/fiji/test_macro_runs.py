@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -293,15 +294,17 @@ def a_tool(folder, lines):
 
 
 STOPPED = "trap 'kill $!; echo stopped by TERM >&2; sleep 1; echo done >{folder}/done.txt; exit 75' TERM"
+KEY = (
+    "sleep 3; w=$(xdotool search --onlyvisible --name '^ImageJ$' | tail -1)"
+    "; xdotool mousemove --window $w 30 45 click 1; sleep 1; xdotool key Escape; touch pressed"
+)
 
 
 @NEEDS_CLICKS
 def test_escape_stops_the_tool(volume, tmp_path):
     """The key is pressed by the tool itself. It gets the signal after which it goes on the next time."""
     talk = tmp_path / "talk"
-    key = "w=$(xdotool search --onlyvisible --name '^ImageJ$' | tail -1); xdotool mousemove --window $w 30 45 click 1"
-    key += "; sleep 1; xdotool key Escape; touch pressed"
-    folder = a_tool(tmp_path, f"cd {tmp_path}; {STOPPED.format(folder=talk)}\nsleep 3; {key}\nsleep 100 & wait; wait")
+    folder = a_tool(tmp_path, f"cd {tmp_path}; {STOPPED.format(folder=talk)}\n{KEY}\nsleep 100 & wait; wait")
     stack = save(tmp_path / "x.tif", volume)
     words = options(stack=stack, out=tmp_path / "out", show="no")
     run_script(folder, f'runMacro(D + "DenseCell_Segment.ijm", "{words}"); wait(200000);', talk, timeout=60)
@@ -347,3 +350,110 @@ def test_the_tool_ends_with_imagej(volume, tmp_path):
             return
         time.sleep(0.2)
     raise AssertionError("the tool goes on")
+
+
+def test_a_tool_whose_folder_is_removed(volume, tmp_path, monkeypatch):
+    """As a cleaner of temporary files does: it is stopped, and ImageJ waits no longer. An earlier log is no reason."""
+    place, out = tmp_path / "place", tmp_path / "out"
+    place.mkdir()
+    out.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    lines = f'{STOPPED.format(folder=tmp_path)}\nsleep 3; rm -rf "$TMPDIR"/*\nsleep 100 & wait'
+    folder = a_tool(tmp_path, lines)
+    stack = save(tmp_path / "x.tif", volume)
+    (out / "x_log.txt").write_text("an earlier error\n")
+    words = options(stack=stack, out=out, show="no")
+    script = f'say(runMacro(D + "DenseCell_Segment.ijm", "{words}")); wait(25000);'
+    (answer,) = run_script(folder, script, tmp_path / "talk", timeout=60)
+    assert answer.startswith("failed\tthe tool gave no verdict")
+    assert "was removed, or could not be written" in answer
+    assert "earlier" not in answer
+    assert (tmp_path / "done.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'run("Reverse")',
+        'run("Rotate 90 Degrees Right")',
+        'run("Invert LUT")',
+        "setSlice(2); setPixel(3, 3, 200)",
+        'id = getImageID(); newImage("two", "8-bit ramp", getWidth(), getHeight(), nSlices);'
+        ' imageCalculator("Add stack", id, getImageID()); close()',
+    ],
+)
+def test_what_is_seen_is_segmented(volume, tmp_path, change):
+    """Not the file, though ImageJ says that nothing was changed."""
+    folder = a_tool(tmp_path, 'for last; do :; done; cp "$last" "$(dirname "$0")/seen.tif"')
+    stack = save(tmp_path / "x.tif", volume[:, :60, :60])
+    words = options(out=tmp_path / "out", show="no")
+    script = f"""
+open("{stack}"); {change};
+say(is("changes"));
+answer = runMacro(D + "DenseCell_Segment.ijm", "{words}");
+saveAs("Tiff", T + "mine.tif");
+"""
+    (changed,) = run_script(folder, script, tmp_path / "talk", timeout=60)
+    assert changed == "0"
+    seen, mine = tifffile.imread(tmp_path / "seen.tif"), tifffile.imread(tmp_path / "talk" / "mine.tif")
+    assert np.array_equal(seen, mine)
+    assert not np.array_equal(seen, volume[:, :60, :60]) or "LUT" in change
+
+
+def test_a_disk_that_is_full(volume, tmp_path):
+    """No window, no half file: what was there stays, and the reason is said."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs mount, as root")
+    folder = a_tool(tmp_path, r"for last; do :; done; printf 'DENSECELL\tok\t%s_labels.tif\tx\n' \"${last%.tif}\"")
+    out, talk = tmp_path / "out", tmp_path / "talk"
+    out.mkdir()
+    classes = [ClassInfo("back", (40, 40, 40)), ClassInfo("cell", (255, 0, 0))]
+    write_stack(tmp_path / "y_labels.tif", np.ones((2, 9, 9), np.uint8), classes=classes)
+    stacks = tmp_path / "stacks"
+    stacks.mkdir()
+    save(stacks / "x.tif", volume)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", out], check=False).returncode:
+        pytest.skip("a folder cannot be mounted here")
+    script = f"""
+say(runMacro(D + "DenseCell_Measure.ijm", "labels=[{tmp_path}/y_labels.tif] csv=[{out}/m.csv]"));
+say(runMacro(D + "DenseCell_Batch.ijm", "folder=[{stacks}] out=[{out}]"));
+open("{stacks}/x.tif"); run("Reverse");
+say(runMacro(D + "DenseCell_Segment.ijm", "out=[{out}]"));
+say(runMacro(D + "DenseCell_Segment.ijm", "out=[{out}] only=slice"));
+"""
+    try:
+        (out / "m.csv").write_text("mine\n")
+        with suppress(OSError), (out / "fill").open("wb", buffering=0) as stream:
+            while stream.write(bytes(4096)):
+                pass
+        answers = run_script(folder, script, talk, timeout=60)
+        left = sorted(path.name for path in out.iterdir() if not path.name.endswith("_log.txt"))
+        mine = (out / "m.csv").read_text()
+    finally:
+        subprocess.run(["umount", out], check=False)
+    for answer in answers:
+        assert answer.startswith("failed\t")
+        assert "cannot be written" in answer
+        assert "make room, or give another place as" in answer
+    assert left == ["fill", "m.csv"]
+    assert mine == "mine\n"
+
+
+@NEEDS_CLICKS
+def test_escape_leaves_no_copy_of_the_image(volume, tmp_path):
+    """Of one that was changed; the log of the tool stays."""
+    stopped = STOPPED.format(folder=tmp_path / "talk")
+    folder = a_tool(tmp_path, f"cd {tmp_path}; {stopped}\n{KEY}\nsleep 100 & wait; wait")
+    stack = save(tmp_path / "x.tif", volume)
+    (tmp_path / "out").mkdir()
+    script = f"""
+open("{stack}"); run("Reverse");
+runMacro(D + "DenseCell_Segment.ijm", "out=[{tmp_path}/out] show=no"); wait(200000);
+"""
+    run_script(folder, script, tmp_path / "talk", timeout=60)
+    for _ in range(250):
+        if (tmp_path / "out" / "x_log.txt").exists():
+            break
+        time.sleep(0.2)
+    time.sleep(0.5)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x_log.txt"]

@@ -148,6 +148,29 @@ flat("corrected.tif");
     assert (tifffile.imread(tmp_path / "corrected.tif")[0] == COLOURS[1]).all()
 
 
+def test_of_several_labels_those_of_the_stack(imagej, labels, tmp_path):
+    """Those that lie over it, else those of its name; where neither says which, none: they are equally large."""
+    for name in "by":
+        shutil.copy(tmp_path / "x.tif", tmp_path / f"{name}.tif")
+        shutil.copy(tmp_path / "x_labels.tif", tmp_path / f"{name}_labels.tif")
+    script = (
+        FLAT.replace("x_labels.tif] ", '" + name + "_labels.tif] ').replace("load(words)", "load(name, words)")
+        + r"""
+load("x", "image=none legend=no");
+load("b", "image=none legend=no");
+open(T + "b.tif"); view("opacity=20"); // its name
+load("x", "legend=no"); view("opacity=20"); // what it was told
+open(T + "y.tif"); view("opacity=20");
+load("b", "legend=no"); view("opacity=20");
+"""
+    )
+    *_, named, _, laid, neither, _, told = run_script(imagej, script, tmp_path, timeout=80)
+    assert named == f"ok\t{tmp_path}/b_labels.tif"
+    assert laid == f"ok\t{tmp_path}/x_labels.tif"
+    assert neither.startswith("failed\tseveral labels of the size of y.tif are open")
+    assert told == f"ok\t{tmp_path}/b_labels.tif"
+
+
 @pytest.mark.skipif(shutil.which("xdotool") is None, reason="not installed: xdotool")
 def test_the_dialog_and_slices_that_are_time_points(imagej, labels, tmp_path):
     """It offers to take them as slices, and has a box for each class."""

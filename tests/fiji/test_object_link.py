@@ -149,6 +149,98 @@ shoot("several");
     assert said == ["y.tif 10 10 0", "-1", "x.tif 10 10 0", "y.tif 20 60 0"]
 
 
+# What is selected: the region, the rows of the tables of a and b, the active image.
+SEEN = r"""
+function seen() {
+  wait(2000);
+  at = region();
+  say("" + roiManager("index") + "," + Table.getSelectionStart("a_objects.csv") + ","
+    + Table.getSelectionStart("b_objects.csv") + "," + getTitle());
+}
+function measure(name) {
+  words = "labels=[" + T + name + "_labels.tif] image=" + name + ".tif classes=mitochondrion";
+  said = runMacro(D + "DenseCell_Objects.ijm", words);
+  wait(1500);
+}
+open(T + "a.tif"); open(T + "b.tif");
+measure("a"); measure("b");
+"""
+
+
+def test_two_stacks_whose_objects_have_the_same_numbers(imagej, tmp_path):
+    """Each row has its own stack's region and image, each region its own table's row; also when one is measured again,
+    and when a region was deleted.
+    """
+    write_labels(tmp_path)
+    for name in "ab":
+        shutil.copy(tmp_path / "x_labels.tif", tmp_path / f"{name}_labels.tif")
+        shutil.copy(tmp_path / "x.tif", tmp_path / f"{name}.tif")
+    script = (
+        CLICKS.split("open(")[0]
+        + SEEN
+        + r"""
+Table.setSelection(0, 0, "a_objects.csv"); seen();
+Table.setSelection(0, 0, "b_objects.csv"); seen();
+roiManager("select", 12); seen();
+roiManager("select", 25); seen();
+measure("a"); // its regions are now behind those of the other
+Table.setSelection(1, 1, "b_objects.csv"); seen();
+Table.setSelection(1, 1, "a_objects.csv"); seen();
+roiManager("select", 25); roiManager("delete");
+Table.setSelection(0, 0, "a_objects.csv"); seen();
+measure("a"); // those that are left of its own stay, and those of the other
+say(roiManager("count"));
+"""
+    )
+    *said, count = run_script(imagej, script, tmp_path)
+    rows = [line.split(",") for line in said]
+    seen = [(title, "b" if (int(region) < 13) == (n > 3) else "a") for n, (region, _, _, title) in enumerate(rows)]
+    assert [seen[n] for n in (0, 1, 4, 5, 6)] == [(f"{name}.tif", name) for name in "abbaa"]
+    assert rows[2][1:3] == ["2", "0"]
+    assert rows[3][1:3] == ["2", "2"]
+    assert count == str(13 + 12 + 13)
+
+
+def test_tables_that_are_none_of_ours(imagej, tmp_path):
+    """Of such a name, or with a column less: the link goes on, without a window of an error."""
+    write_labels(tmp_path)
+    (tmp_path / "mine_objects.csv").write_text("what,how\n1,2\n3,4\n")
+    script = (
+        CLICKS
+        + r"""
+open(T + "mine_objects.csv");
+Table.setSelection(1, 1, "mine_objects.csv");
+wait(1000);
+say(beats());
+roiManager("select", 12);
+wait(1000);
+say(row());
+Table.deleteColumn("z_start", "x_objects.csv");
+Table.setSelection(0, 0, "x_objects.csv");
+wait(1000);
+titles = getList("window.titles");
+say(String.join(titles, ","));
+"""
+    )
+    beats, row, titles = run_script(imagej, script, tmp_path, timeout=60)
+    assert (beats, row) == ("1", "2")
+    assert "Macro Error" not in titles
+
+
+def test_the_regions_are_those_of_the_labels(imagej, tmp_path):
+    """Of a stack whose name another one's begins with, in the same folder; all classes, as none is named."""
+    labels = write_labels(tmp_path)
+    classes = [ClassInfo("back", (40, 40, 40)), ClassInfo("a", (255, 0, 0)), ClassInfo("b", (0, 255, 0))]
+    for name, count in (("x_2", 2), ("x", 1)):
+        write_stack(tmp_path / f"{name}_labels.tif", np.minimum(labels, count), classes=classes)
+    script = r"""
+say(runMacro(D + "DenseCell_Objects.ijm", "labels=[" + T + "x_2_labels.tif]"));
+say(runMacro(D + "DenseCell_Objects.ijm", "labels=[" + T + "x_labels.tif]"));
+"""
+    for answer, n in zip(run_script(imagej, script, tmp_path, timeout=60), (15, 15), strict=True):
+        assert answer.endswith(f"_objects.csv\t{n}")
+
+
 # What ImageJ thinks is running: before, while the two are linked, after another macro, and after Esc.
 PROBE = r"""
 import ij.*;

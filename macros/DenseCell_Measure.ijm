@@ -3,7 +3,7 @@
 // Volume: voxels of the class times the volume of a voxel. Surface: area of the voxel faces between the class and other
 // classes; faces on the border of the stack, and to what is outside (label 255), do not count, for there the object is
 // cut, not bounded. Count: different numbers above 0 in NAME_CLASS_instances.tif beside the labels; NaN where there is no
-// such file. What is outside is no class: where something is, the last row has its voxels and volume.
+// such file, or the class has other voxels than the report says: then somebody corrected it since. What is outside is no class: where something is, the last row has its voxels and volume.
 //
 // Options: labels (file NAME_labels.tif; else the active image), csv (else NAME_measurements.csv beside the labels).
 // Returns "ok<TAB>CSV" or "failed<TAB>REASON".
@@ -77,6 +77,9 @@ function fillTable(labels, stem, csv) {
   if (width * height * depth < 0.01) digits = 9;
   saveSettings();
   run("Set Measurements...", "decimal=" + digits); // the columns are made with as many decimal places
+  report = "";
+  if (File.exists(stem + "_report.json")) report = call("ij.IJ.openAsString", stem + "_report.json");
+  corrected = "";
   fresh = !isOpen(title);
   Table.create(title);
   for (i = 0; i < 255; i++) {
@@ -89,7 +92,13 @@ function fillTable(labels, stem, csv) {
       Table.set("Voxels", row, voxels[i]);
       Table.set("Volume", row, voxels[i] * width * height * depth);
       Table.set("Surface", row, faces[i] * height * depth + faces[256 + i] * width * depth + faces[512 + i] * width * height);
-      Table.set("Count", row, objects(stem + "_" + fileName(name) + "_instances.tif"));
+      n = objects(stem + "_" + fileName(name) + "_instances.tif");
+      same = isAsReported(report, i, voxels[i]);
+      if (n > 0 && !same) {
+        n = NaN;
+        corrected += ", " + name;
+      }
+      Table.set("Count", row, n);
       Table.set("Unit", row, unit);
     }
   }
@@ -104,6 +113,8 @@ function fillTable(labels, stem, csv) {
     Table.set("Unit", row, unit);
   }
   Table.update;
+  if (corrected != "") print("DenseCell: " + File.getName(stem) + ": corrected since the objects were counted: "
+    + substring(corrected, 2) + ". DenseCell Objects counts them as they are now");
   headless = getInfo("java.awt.headless");
   if (fresh && headless != "true") // as ImageJ makes it, it is too narrow for the numbers
     Table.setLocationAndSize(maxOf(0, (screenWidth - 640) / 2), screenHeight / 4, minOf(640, screenWidth), 260);
@@ -114,6 +125,16 @@ function fillTable(labels, stem, csv) {
   if (before != text) wrong = writeText(text, csv, true, "csv"); // ImageJ's own way to save it breaks at quotes
   restoreSettings();
   return wrong;
+}
+
+// Whether a class has as many voxels as the report of its run says; true where that cannot be known.
+function isAsReported(report, index, voxels) {
+  at = indexOf(report, "\"classes\": [");
+  if (at >= 0) at = indexOf(report, "\"index\": " + index + ",", at);
+  if (at >= 0) at = indexOf(report, "\"voxels\": ", at);
+  if (at < 0) return true;
+  reported = parseInt(substring(report, at + 10, indexOf(report, ",", at)));
+  return reported == voxels;
 }
 
 // The table as CSV (RFC 4180), with the digits that it shows.

@@ -437,7 +437,9 @@ function runTool(verb, files, out, model, logFile) {
   else all = with(all, "-o", out);
   all = with(all, "", "--");
   for (i = 0; i < files.length; i++) all = with(all, "", seen(files[i], "/densecell/in"));
-  said = runWords(all, first, logFile, parseFloat(recall("silence", "120")));
+  minutes = parseFloat(recall("silence", "120"));
+  if (isNaN(minutes)) minutes = 120; // the preference is damaged
+  said = runWords(all, first, logFile, minutes);
   return said;
 }
 
@@ -614,6 +616,7 @@ function writeText(text, path, keep, key) {
   if (keep) keepEarlier(path);
   if (File.exists(path)) deleted = File.delete(path);
   renamed = File.rename(part, path);
+  if (!File.exists(path)) return path + " cannot be written: what should be in it is in " + part;
   return "";
 }
 

@@ -233,6 +233,31 @@ def test_measurements_are_those_of_numpy(session, labels, model, file):
         assert float(row["Surface"]) == pytest.approx(surface, rel=1e-4, abs=1e-9)
 
 
+def test_the_count_of_corrected_labels_is_not_that_from_before(imagej, model, volume, tmp_path):
+    """One class is painted over another: volumes are of what is seen, and no count is of what was."""
+    stack = save(tmp_path / "x.tif", volume)
+    words = options(stack=stack, out=tmp_path / "out", model=model, instances="mitochondrion, membrane", show="no")
+    script = f"""
+say(runMacro(D + "DenseCell_Segment.ijm", "{words}"));
+open("{tmp_path}/out/x_labels.tif");
+table = "DenseCell measurements of x";
+runMacro(D + "DenseCell_Measure.ijm", "csv=[" + T + "before.csv]");
+say(Table.get("Count", 2, table) > 0 && Table.get("Count", 4, table) > 0);
+makeRectangle(0, 0, 40, 40);
+run("Macro...", "code=[if (v == 1) v = 2] stack");
+runMacro(D + "DenseCell_Measure.ijm", "csv=[" + T + "after.csv]");
+say(Table.get("Count", 2, table) + " " + (Table.get("Count", 4, table) > 0));
+say(getInfo("log"));
+"""
+    done, before, after, *log = run_script(imagej, script, tmp_path / "talk", timeout=100)
+    assert done.startswith("ok")
+    assert before == "1"
+    assert after == "NaN 1"  # membranes are as they were
+    assert log[-1] == (
+        "DenseCell: x: corrected since the objects were counted: mitochondrion. DenseCell Objects counts them as they are now"
+    )
+
+
 def test_measuring_the_active_image_leaves_slice_and_selection(session):
     assert session[1]["active state"] == "2 3 3 9 9"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.tiling import mirror
 from densecell_batch.inference.volume import predict_labels
@@ -195,6 +195,8 @@ def _looked(segmenter: Segmenter, path: Path, labels: Path | None, ignore: int |
                 where = prepared.outside(z, (0, truth.shape[1]))
                 if where is not None:
                     counted[z] &= ~where
+            if not counted.any():
+                raise StackError(f"{labels}: no voxel that counts lies in the tissue of {path}; label some there")
         return Looked(image, truth, counted), stack.sha256()
 
 

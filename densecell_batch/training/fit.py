@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def _folding(
 
 
 def judged(predictor: Predictor, window: tuple[int, int, int], volumes: Sequence[LabelledVolume]) -> Scores:
-    """What an ensemble is worth on labelled volumes: their confusions added up.
+    """What an ensemble is worth on labelled volumes: their confusions added up, and the classes scored that they have.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def judged(predictor: Predictor, window: tuple[int, int, int], volumes: Sequence
         truth, counted = volume.truth
         labels = predict_labels(volume.image, predictor, window, truth.shape)
         found.append(score(truth, labels, predictor.architecture.n_classes, counted))
-    return added(found)
+    return replace(added(found), of_true=True)
 
 
 def _note_start(state: _State, recipe: Recipe, start: Arrays, mean_iou: float) -> dict[str, float]:

@@ -39,7 +39,7 @@ from densecell_batch.plots.curves import render_curves
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
 from densecell_batch.printable import printable
-from densecell_batch.storage.atomic import explained, make_folder, write_file
+from densecell_batch.storage.atomic import explained, make_folder, remove_remains, write_file
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, judged, seconds_per_step
 from densecell_batch.training.own_data import own_records
@@ -143,6 +143,7 @@ def train_ensemble(
         If the run is stopped; it can be resumed.
     """
     make_folder(folder)
+    remove_remains(folder)
     run = _same_run(run, train, evaluation, folder, start)
     members = []
     for seed in range(run.seed, run.seed + run.restarts):

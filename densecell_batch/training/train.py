@@ -109,8 +109,7 @@ def train(
         return stacks.load(run.architecture.n_classes, smallest, aim(scale))
 
     volumes, chosen_on = load(scale or ONE)
-    _check_classes(volumes, chosen_on, run, options)
-    _tell_of_flattery(stacks, volumes, chosen_on)
+    _check_data(stacks, (volumes, chosen_on), run, options)
     if options.distil is not None:
         run, volumes = _with_teacher(run, (volumes, chosen_on), unlabelled, options.distil, smallest)
     if options.epochs is not None:
@@ -137,9 +136,11 @@ def _told_of_held_back(run: TrainingRun) -> TrainingRun:
     return run
 
 
-def _tell_of_flattery(stacks: Stacks, volumes: list[LabelledVolume], chosen_on: list[LabelledVolume]) -> None:
-    """Warn of stacks to judge by that are trained on, too; each of which slices are held back is, once."""
-    learned, expected = Counter(volume.sha256[0] for volume in volumes), 0 if stacks.judges else 1
+def _check_data(stacks: Stacks, volumes: Volumes, run: TrainingRun, options: TrainingOptions) -> None:
+    """See to the classes, and warn of stacks to judge by that are trained on, too; those divided are so once."""
+    train, chosen_on = volumes
+    _check_classes(train, chosen_on, run, options)
+    learned, expected = Counter(volume.sha256[0] for volume in train), 0 if stacks.judges else 1
     divided = [path for path, division in zip(stacks.images, stacks.divisions, strict=True) if division.judge]
     for path, volume in zip([path for path, _ in stacks.judges] or divided, chosen_on, strict=True):
         if learned[volume.sha256[0]] > expected:

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from phantoms import CLASSES, NET, RECIPE, a_run, phantom, save_phantoms
 from PIL import Image
+from random_nets import random_member
 from scipy.special import log_softmax, softmax
 
 from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
@@ -19,6 +20,7 @@ from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
 from densecell_batch.plots.overlay import render_preview
+from densecell_batch.storage.atomic import temporary_name
 from densecell_batch.training import fit
 from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
@@ -337,6 +339,18 @@ def test_the_best_evaluation_is_kept(stopped, tmp_path):
     assert reached[-1] < max(reached) - 0.02
 
 
+def test_a_class_that_the_evaluation_lacks_does_not_decide(monkeypatch):
+    """A net that gives it somewhere is as good as one that never does: the latter may not have learned it yet."""
+    volume = phantom()
+    volume = replace(volume, labels=np.minimum(volume.labels, 1))
+    stray = volume.labels.copy()
+    stray[0, 0, 0] = 2
+    monkeypatch.setattr(fit, "predict_labels", lambda *args: stray)
+    found = fit.judged(Predictor(NET, [random_member(NET)], "float32"), (5, 32, 32), [volume])
+    assert found.mean_iou > 0.999
+    assert np.isnan(found.iou[2])
+
+
 def test_learning_rate_rises_and_falls():
     recipe = Improved(steps=1000, warm_up=100, learning_rate=1.0)
     rates = [recipe.rate(step) for step in range(1000)]
@@ -449,6 +463,16 @@ def test_states_of_which_nothing_says_what_they_are(trained, tmp_path):
     with pytest.raises(OptionError, match=r"member-0\.state: nothing says of what training it is, .*run\.json is not"):
         train_ensemble(a_run(), [phantom(seed=7)], [phantom(seed=1)], tmp_path)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_what_a_killed_training_was_writing_is_removed(trained, tmp_path, monkeypatch):
+    remains = temporary_name(tmp_path / "member-0.state")
+    remains.write_bytes(b"half")
+    monkeypatch.setattr("densecell_batch.storage.atomic._in_use", lambda *of: False)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(OptionError, match="cannot be read"):
+        train_ensemble(a_run(), [phantom()], [phantom(seed=1)], tmp_path)
+    assert not remains.exists()
 
 
 def test_a_run_that_is_begun_by_two(tmp_path, monkeypatch):

@@ -127,6 +127,8 @@ def _make_weights(
     from densecell_batch.training.error_weights import write_error_weights
     from densecell_batch.training.volumes import load_labelled
 
+    if len(images) != len(labels):
+        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
     make_folder(out)
     for image, label in zip(images, labels, strict=True):
         path = out / f"{stack_name(label)}_weights.tif"

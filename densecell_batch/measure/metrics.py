@@ -38,13 +38,15 @@ class Scores:
     """Agreement of a class map with the truth, from one confusion matrix."""
 
     confusion: np.ndarray  # (class, class) int64: voxels of true class i that were given class j
+    of_true: bool = False  # whether only classes that the truth has are scored: else a stray voxel of another decides
 
     @property
     def iou(self) -> np.ndarray:
-        """Intersection over union of each class, (class,); NaN for a class that is neither true nor predicted."""
+        """Intersection over union of each class, (class,); NaN for one that is nowhere, or not scored."""
         both = np.diag(self.confusion).astype(float)
         union = self.confusion.sum(0) + self.confusion.sum(1) - both
-        return np.divide(both, union, out=np.full(len(both), np.nan), where=union > 0)
+        scored = self.confusion.sum(1) > 0 if self.of_true else union > 0
+        return np.divide(both, union, out=np.full(len(both), np.nan), where=scored)
 
     @property
     def mean_iou(self) -> float:

@@ -1,7 +1,8 @@
 """Train one member: steps, schedule, running average of the weights, evaluation, checkpoints.
 
-The state is a value: (step, weights, averaged weights, the averages of Adam, history, best weights). A checkpoint holds
-all of it, and the windows follow from the step, so that a run that was killed goes on as if nothing had happened.
+The state is a value: (step, weights, averaged weights, the averages of Adam, history, best weights, losses since the
+last evaluation). A checkpoint holds all of it, and the windows follow from the step, so that a run that was killed goes
+on as if nothing had happened. A signal may raise Stopped between any two lines: a step changes all of it or nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class _State:
     squares: list[Any]
     history: list[dict[str, float]]
     best: Arrays = field(default_factory=dict)  # plain weights of the evaluation with the highest mean IoU
+    losses: list[float] = field(default_factory=list)  # of the steps since the last evaluation
+    seconds: float = 0.0  # that these steps took
 
 
 def fit_member(
@@ -117,24 +120,24 @@ def fit_member(
         judge.reload([weights])
         return judged(judge, recipe.window, evaluation)
 
-    losses: list[float] = []
     try:
         if start is not None and not state.history:
             progress(_note_start(state, recipe, start, evaluate(start).mean_iou))
             _save(checkpoint, net, state)
-        since = time.monotonic()
         with ThreadPoolExecutor(1, "densecell-windows") as reader:
             upcoming = reader.submit(sampler, state.step)
-            while state.step < recipe.steps and (start is not None or not _hopeless(state, recipe, trial)):
+            while True:
+                if _is_due(state, recipe):  # perhaps since before a stop
+                    weights = plain(state.averaged)
+                    progress(_note(state, recipe, weights, evaluate(weights).mean_iou))
+                    _save(checkpoint, net, state)
+                if state.step >= recipe.steps or (start is None and _hopeless(state, recipe, trial)):
+                    break
+                since = time.monotonic()
                 batch = upcoming.result()
                 upcoming = reader.submit(sampler, state.step + 1)
-                losses.append(_advance(state, step_function, recipe, batch))
-                if state.step % recipe.evaluate_every == 0 or state.step == recipe.steps:
-                    weights = plain(state.averaged)
-                    row = _note(state, recipe, weights, evaluate(weights).mean_iou, losses, time.monotonic() - since)
-                    progress(row)
-                    _save(checkpoint, net, state)
-                    losses, since = [], time.monotonic()
+                _advance(state, step_function, recipe, batch)
+                state.seconds += time.monotonic() - since
     except Stopped:
         _save(checkpoint, net, state)
         raise
@@ -159,7 +162,7 @@ def _folding(
 
 
 def judged(predictor: Predictor, window: tuple[int, int, int], volumes: Sequence[LabelledVolume]) -> Scores:
-    """What an ensemble is worth on labelled volumes: their confusions added up.
+    """What an ensemble is worth on labelled volumes: their confusions added up, and the classes scored that they have.
 
     Parameters
     ----------
@@ -175,7 +178,7 @@ def judged(predictor: Predictor, window: tuple[int, int, int], volumes: Sequence
         truth, counted = volume.truth
         labels = predict_labels(volume.image, predictor, window, truth.shape)
         found.append(score(truth, labels, predictor.architecture.n_classes, counted))
-    return added(found)
+    return replace(added(found), of_true=True)
 
 
 def _note_start(state: _State, recipe: Recipe, start: Arrays, mean_iou: float) -> dict[str, float]:
@@ -186,20 +189,23 @@ def _note_start(state: _State, recipe: Recipe, start: Arrays, mean_iou: float) -
     return row
 
 
-def _note(
-    state: _State, recipe: Recipe, weights: Arrays, mean_iou: float, losses: list[float], seconds: float
-) -> dict[str, float]:
+def _is_due(state: _State, recipe: Recipe) -> bool:
+    """Whether an evaluation comes next: it stands before the next step, and there were steps since the last one."""
+    return bool(state.losses) and (state.step % recipe.evaluate_every == 0 or state.step >= recipe.steps)
+
+
+def _note(state: _State, recipe: Recipe, weights: Arrays, mean_iou: float) -> dict[str, float]:
     """A row of the history, for the steps since the last one; the weights are kept if they are the best so far."""
     row = {
         "step": state.step,
         "steps": recipe.steps,
-        "loss": round(float(np.mean(losses)), 5),
+        "loss": round(float(np.mean(state.losses)), 5),
         "mean_iou": round(mean_iou, 5),
-        "seconds_per_step": round(seconds / len(losses), 4),
+        "seconds_per_step": round(state.seconds / len(state.losses), 4),
     }
     if not state.best or row["mean_iou"] > max(earlier["mean_iou"] for earlier in state.history):
         state.best = weights
-    state.history.append(row)
+    vars(state).update(history=[*state.history, row], losses=[], seconds=0.0)  # in one go, as in a step
     return row
 
 
@@ -266,20 +272,20 @@ def _compiled_step(net: Any, recipe: Recipe) -> Callable[..., Any]:
     return compiled(step)
 
 
-def _advance(state: _State, step: Callable[..., Any], recipe: Recipe, batch: Batch) -> float:
-    """Take one step; the loss before it."""
+def _advance(state: _State, step: Callable[..., Any], recipe: Recipe, batch: Batch) -> None:
+    """Take one step; the loss before it is added to those of the state."""
     # The first weights are noise: the average forgets them as fast as it has better ones.
     keep = min(recipe.average, (1 + state.step) / (10 + state.step))
     numbers = np.array([recipe.rate(state.step), state.step + 1, keep], np.float32)
     *tensors, loss = step(state.weights, state.averaged, state.means, state.squares, numbers, *batch)
-    state.weights, state.averaged, state.means, state.squares = map(list, tensors)
-    state.step += 1
     value = float(loss)
     if not np.isfinite(value):
         raise OptionError(
-            f"the loss of step {state.step} is {value}: the training diverged; try a lower --learning-rate, or float32"
+            f"the loss of step {state.step + 1} is {value}: the training diverged; try a lower --learning-rate, or "
+            "float32"
         )
-    return value
+    after = dict(zip(_TENSORS, map(list, tensors), strict=True))
+    vars(state).update(after, step=state.step + 1, losses=[*state.losses, value])
 
 
 def _names(net: Any) -> list[str]:
@@ -321,7 +327,8 @@ def _save(path: Path, net: Any, state: _State) -> None:
         for name, value in zip(_names(net), getattr(state, kind), strict=True)
     } | {f"best/{name}": np.ascontiguousarray(value) for name, value in state.best.items()}
     make_folder(path.parent)
-    write_file(path, save(arrays, {"step": str(state.step), "history": json.dumps(state.history)}))
+    told = {"history": state.history, "losses": state.losses, "seconds": state.seconds}
+    write_file(path, save(arrays, {"step": str(state.step), **{key: json.dumps(told[key]) for key in told}}))
 
 
 def _load(path: Path, net: Any) -> _State | None:
@@ -339,6 +346,7 @@ def _load(path: Path, net: Any) -> _State | None:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
             step, history = int(metadata["step"]), json.loads(metadata["history"])
+            losses, seconds = json.loads(metadata.get("losses", "[]")), float(metadata.get("seconds", 0))
             found = [[file.get_tensor(f"{kind}/{name}") for name in _names(net)] for kind in _TENSORS]
             best = {key.removeprefix("best/"): file.get_tensor(key) for key in file.keys() if key.startswith("best/")}  # noqa: SIM118
         if any([tensor.shape for tensor in tensors] != shapes for tensors in found):
@@ -347,12 +355,16 @@ def _load(path: Path, net: Any) -> _State | None:
             isinstance(row, dict) and {"step", "mean_iou"} <= row.keys() for row in history
         ):
             raise ValueError("its history is none")
+        if not isinstance(losses, list) or not np.isfinite(np.array(losses, float)).all():
+            raise ValueError("its losses are none")
+        if history and not best:
+            raise ValueError("it lacks the weights of its best evaluation")
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError, OSError) as error:
         raise OptionError(
             f"{path}: the state of the training cannot be read ({printable(error)}); delete it to train this member "
             "anew, or give another run folder"
         ) from error
     weights, averaged, means, squares = ([ops.convert_to_tensor(t) for t in tensors] for tensors in found)
-    state = _State(step, weights, averaged, means, squares, history, best)
+    state = _State(step, weights, averaged, means, squares, history, best, losses, seconds)
     _log.info("%s: going on after step %d", path, state.step)
     return state

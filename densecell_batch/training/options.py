@@ -95,14 +95,14 @@ class TrainingOptions:
     pyramid_kernels: Side | None = None
     window: tuple[Side, Side, Side] | None = None
     batch: Side = 1
-    steps: Annotated[int, Meta(ge=20)] | None = None
+    steps: Annotated[int, Meta(ge=20, lt=2**31)] | None = None
     epochs: Side | None = None
-    minutes: Annotated[float, Meta(gt=0)] | None = None
+    minutes: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
     restarts: Side | None = None
     keep: Side | None = None
     floor: Annotated[float, Meta(ge=0, le=1)] = 0.3
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**62)] = 0
     init: str | None = None
     distil: str | None = None
     scale: Literal["auto", "off"] | tuple[Factor, Factor, Factor] = "auto"

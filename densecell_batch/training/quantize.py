@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OptionError, StackError
 from densecell_batch.inference.segmenter import Segmenter
 from densecell_batch.inference.tiling import mirror
 from densecell_batch.inference.volume import predict_labels
@@ -94,7 +94,8 @@ def measure_quantization(
         same += int(np.count_nonzero((maps[0] == maps[1]) & counted))
         total += int(np.count_nonzero(counted))
         if volume.truth is not None:
-            scores.append([score(volume.truth, m, architecture.n_classes, volume.counted).mean_iou for m in maps])
+            of_maps = [score(volume.truth, m, architecture.n_classes, volume.counted) for m in maps]
+            scores.append([replace(each, of_true=True).mean_iou for each in of_maps])
     before, after = np.mean(scores, axis=0) if scores else (0.0, 0.0)
     found = Quantization(
         ranges=tuple({name: (_short(low), _short(high)) for name, (low, high) in r.items()} for r in ranges),
@@ -195,6 +196,8 @@ def _looked(segmenter: Segmenter, path: Path, labels: Path | None, ignore: int |
                 where = prepared.outside(z, (0, truth.shape[1]))
                 if where is not None:
                     counted[z] &= ~where
+            if not counted.any():
+                raise StackError(f"{labels}: no voxel that counts lies in the tissue of {path}; label some there")
         return Looked(image, truth, counted), stack.sha256()
 
 

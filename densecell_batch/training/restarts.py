@@ -24,7 +24,7 @@ import numpy as np
 from msgspec import Struct, to_builtins
 
 from densecell_batch._version import __version__
-from densecell_batch.errors import OptionError
+from densecell_batch.errors import OccupiedError, OptionError
 from densecell_batch.identity import differences
 from densecell_batch.inference.volume import predict_labels
 from densecell_batch.measure.metrics import Scores
@@ -39,7 +39,7 @@ from densecell_batch.plots.curves import render_curves
 from densecell_batch.plots.overlay import render_preview
 from densecell_batch.plots.png import write_png
 from densecell_batch.printable import printable
-from densecell_batch.storage.atomic import make_folder, write_file
+from densecell_batch.storage.atomic import explained, make_folder, remove_remains, write_file
 from densecell_batch.storage.strict_json import JsonObject, parse_json
 from densecell_batch.training.fit import Arrays, TrainedMember, fit_member, judged, seconds_per_step
 from densecell_batch.training.own_data import own_records
@@ -143,6 +143,7 @@ def train_ensemble(
         If the run is stopped; it can be resumed.
     """
     make_folder(folder)
+    remove_remains(folder)
     run = _same_run(run, train, evaluation, folder, start)
     members = []
     for seed in range(run.seed, run.seed + run.restarts):
@@ -228,7 +229,7 @@ def _member(
     """Train a member, or read the state of one that is trained."""
 
     def log(row: dict[str, float]) -> None:
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as stream:
+        with explained(path := folder / "log.jsonl"), path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"seed": seed, **row}) + "\n")
         progress(run, seed, row)
 
@@ -285,9 +286,21 @@ def _same_run(
                 "begun with, else another run folder"
             )
         return run
+    for state in sorted(folder.glob("member-*.state")):
+        raise OptionError(
+            f"{state}: nothing says of what training it is, for {path} is not there; put that back, or give another "
+            "run folder"
+        )
     if run.minutes is not None:
         run = replace(run, recipe=run.recipe.over(run.minutes_as_steps or steps_in(run, train)))
-    write_file(path, json.dumps(to_builtins(_identity(run, train, evaluation, start)), indent=2).encode())
+    identity = json.dumps(to_builtins(_identity(run, train, evaluation, start)), indent=2)
+    try:
+        write_file(path, identity.encode(), replace=False)
+    except OccupiedError as error:
+        raise OptionError(
+            f"{folder}: another process began a run there meanwhile; run the same command again once that has ended, "
+            "or give another run folder"
+        ) from error
     return run
 
 
@@ -295,7 +308,7 @@ def steps_in(run: TrainingRun, train: list[LabelledVolume]) -> int:
     """About how many steps there are in the minutes of a run."""
     assert run.minutes is not None
     seconds = seconds_per_step(run.architecture, train, run.recipe)
-    steps = max(20, round(60 * run.minutes / seconds))
+    steps = min(max(20, round(60 * run.minutes / seconds)), 2**31 - 1)
     _log.info("%.3f s a step: %d steps in %g minutes", seconds, steps, run.minutes)
     return steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -108,7 +109,7 @@ def train(
         return stacks.load(run.architecture.n_classes, smallest, aim(scale))
 
     volumes, chosen_on = load(scale or ONE)
-    _check_classes(volumes, chosen_on, run, options)
+    _check_data(stacks, (volumes, chosen_on), run, options)
     if options.distil is not None:
         run, volumes = _with_teacher(run, (volumes, chosen_on), unlabelled, options.distil, smallest)
     if options.epochs is not None:
@@ -135,6 +136,17 @@ def _told_of_held_back(run: TrainingRun) -> TrainingRun:
     return run
 
 
+def _check_data(stacks: Stacks, volumes: Volumes, run: TrainingRun, options: TrainingOptions) -> None:
+    """See to the classes, and warn of stacks to judge by that are trained on, too; those divided are so once."""
+    train, chosen_on = volumes
+    _check_classes(train, chosen_on, run, options)
+    learned, expected = Counter(volume.sha256[0] for volume in train), 0 if stacks.judges else 1
+    divided = [path for path, division in zip(stacks.images, stacks.divisions, strict=True) if division.judge]
+    for path, volume in zip([path for path, _ in stacks.judges] or divided, chosen_on, strict=True):
+        if learned[volume.sha256[0]] > expected:
+            _log.warning("%s is trained on, and judges: where the same slices are labelled, scores will flatter", path)
+
+
 def _check_teaching(unlabelled: Sequence[Path], classes: Sequence[ClassInfo], options: TrainingOptions) -> None:
     """Refuse stacks that nobody would speak of, and classes that are not the teacher's."""
     if unlabelled and options.distil is None:
@@ -157,27 +169,23 @@ def _with_teacher(
     return replace(run, taught_by=answers_of(teacher)), taught(labelled, more, teacher)
 
 
-def _has(volume: LabelledVolume, index: int) -> bool:
-    """Whether a voxel that counts is of a class."""
-    there = volume.labels == index
-    return bool((there if volume.counted is None else there & volume.counted).any())
-
-
 def _check_classes(
     volumes: list[LabelledVolume], evaluation: list[LabelledVolume], run: TrainingRun, options: TrainingOptions
 ) -> None:
     """Refuse classes that nothing can be learned of; warn of those whose score will say nothing."""
-    held_back = " (some slices are held back; --eval-images spares them)" if run.held_back else ""
+    where = " (some slices are held back; --eval-images spares them)" if run.held_back else ""
+    if any(volume.original is not None for volume in volumes):
+        where += " at the voxel size of the nets, where what is thin is lost (--scale off keeps it)"
     for index, info in enumerate(run.classes):
         if info == UNLABELLED:
             continue
-        if options.distil is None and not any(_has(volume, index) for volume in volumes):
+        if options.distil is None and not any(volume.has(index) for volume in volumes):
             if index != options.ignore_label:
                 raise OptionError(
-                    f"--labels have no voxel of class {index}, {info.name!r}{held_back}; expected some of each class: "
+                    f"--labels have no voxel of class {index}, {info.name!r}{where}; expected some of each class: "
                     "label some, or name only the classes that are labelled"
                 )
             _log.warning("class %d, %r, is what --ignore-label leaves out: nets learn nothing of it", index, info.name)
-        elif not any(_has(volume, index) for volume in evaluation):
+        elif not any(volume.has(index) for volume in evaluation):
             told = "the slices that are held back" if run.held_back else "--eval-labels"
             _log.warning("%s have no voxel of class %d, %r: its IoU will not count", told, index, info.name)

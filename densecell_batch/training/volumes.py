@@ -58,6 +58,11 @@ class LabelledVolume:
         """Bool (z, y, x): voxels that count; None for all."""
         return None if self.weights is None else self.weights > 0
 
+    def has(self, index: int) -> bool:
+        """Whether a voxel that counts is of a class."""
+        there, counted = self.labels == index, self.counted
+        return bool((there if counted is None else there & counted).any())
+
     @property
     def truth(self) -> tuple[np.ndarray, np.ndarray | None]:
         """What class maps are held against: labels (z, y, x) on the grid of the file, and which count."""
@@ -110,7 +115,7 @@ def load_labelled(
     ------
     StackError
         If a file cannot be read, the shapes differ, the labels are no whole numbers or outside the classes, the
-        weights are negative or nowhere above 0, or the volume is smaller than the window.
+        weights are negative or nowhere above 0, the volume is smaller than the window, or no voxel counts.
     """
     with open_stack(images, reach=Reach.of(images, links=True)) as whole:
         image = whole if slices is None else whole.part((slices, (0, whole.shape[1]), (0, whole.shape[2])))
@@ -131,6 +136,11 @@ def load_labelled(
             sums.append(checksum)
         tissue = _tissue(prepared)
         counts = _counts(shape, values, counted, tissue)
+        if counts is not None and not counts.any():
+            raise StackError(
+                f"{labels or images}: no voxel that counts lies in the tissue of {images}; expected some: label "
+                "tissue, or correct --weights and --ignore-label"
+            )
         grey = np.empty(grid, np.float32)
         for plane in range(grid[0]):
             grey[plane] = prepared.read(plane, (0, grid[1]))

@@ -6,6 +6,7 @@ Everything follows from (seed, step): a run that is resumed draws what it would 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
@@ -17,6 +18,9 @@ __all__ = ["Augmentation", "Batch", "Sampler", "flattened"]
 
 # Images (n, z, y, x, 1); labels (n, z, y, x), or shares of the classes (n, z, y, x, class); error weights (n, z, y, x)
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+_IN_STEP = 16  # columns that places of windows may lie apart, next to nothing beside what windows are shifted by
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,10 @@ class Sampler:
         self._share = sizes / sizes.sum()
         # Flat indices of each class, thinned out: any of some hundred thousand places will do.
         self._places = [
-            [_thinned(np.flatnonzero(v.labels == i if c is None else (v.labels == i) & c)) for i in range(n_classes)]
+            [_thinned(v.labels == i if c is None else (v.labels == i) & c) for i in range(n_classes)]
             for v, c in zip(volumes, counted, strict=True)
         ]
-        self._counted = [None if c is None else _thinned(np.flatnonzero(c)) for c in counted]
+        self._counted = [None if c is None else _thinned(c) for c in counted]
 
     @property
     def epoch(self) -> int:
@@ -172,8 +176,13 @@ def _learned(volume: LabelledVolume, parts: list[np.ndarray]) -> np.ndarray:
     return parts[0].astype(np.int32) if volume.shares is None else np.stack(parts, -1) / np.float32(255)
 
 
-def _thinned(indices: np.ndarray, most: int = 200_000) -> np.ndarray:
-    return indices[:: max(1, len(indices) // most)]
+def _thinned(there: np.ndarray, most: int = 200_000) -> np.ndarray:
+    """Flat indices of some of the voxels (z, y, x) that are there, less than two times `most`."""
+    indices = np.flatnonzero(there)
+    step = max(1, len(indices) // most)
+    while gcd(step, there.shape[-1]) > _IN_STEP:  # where all are there, few columns would be met
+        step += 1
+    return indices[::step].copy()  # a view would hold all of them
 
 
 def _deformed_grid(

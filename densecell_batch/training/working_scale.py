@@ -11,9 +11,8 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import msgspec
@@ -72,6 +71,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 Volumes = tuple[list[LabelledVolume], list[LabelledVolume]]  # to train on, to evaluate on
 Load = Callable[[Factors], Volumes]
+Fits = Callable[[Factors], Volumes | None]  # None where nothing can be learned
 
 
 def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tuple[TrainingRun, Volumes]:
@@ -100,11 +100,12 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
     Stopped
         If it is stopped; the same call goes on at the step where it was.
     """
-    path, digest, load = folder / "plan.json", _digest(run, *finest), cache(load)  # a trial has read what is chosen
-    plan = _read(path)
-    if (folder / "run.json").exists():  # it is begun: what differs is told of by who goes on with it
-        scale = ONE if plan is None or plan.scale is None else plan.scale
+    scale = _begun_at(folder / "run.json")
+    if scale is not None:  # what differs is told of by who goes on with it
         return replace(run, scale=scale), finest if scale == ONE else load(scale)
+    path, digest = folder / "plan.json", _digest(run, *finest)
+    at = cache(partial(_volumes_at, run, load, finest))  # a trial has read what is chosen
+    plan = _read(path)
     if plan is None or plan.of != digest:
         plan = Plan(of=digest, steps=run.recipe.steps if run.minutes is None else steps_in(run, finest[0]))
         _write(path, plan)
@@ -112,21 +113,48 @@ def with_plan(run: TrainingRun, load: Load, finest: Volumes, folder: Path) -> tu
         n_classes = run.architecture.n_classes
         ceilings = [round(label_ceiling(finest[1], n_classes, scale), 4) for scale in CANDIDATES]
         trials = [Trial(scale=scale, ceiling=found) for scale, found in zip(CANDIDATES, ceilings, strict=True)]
-        hurried = _hurried(run, plan.steps, trials, load, finest[0])
+        hurried = _hurried(run, plan.steps, trials, at, finest[0])
         if hurried is None:
-            trials = _tried(run, plan.steps, trials, load, finest, folder, digest)
+            trials = _tried(run, plan.steps, trials, at, finest, folder, digest)
         scale, why = hurried or choose(trials)
         _log.info("the nets will see %s: %s", _named(scale), why)
         plan = msgspec.structs.replace(plan, scale=scale, why=why, trials=trials)
         _write(path, plan)
     for state in folder.glob("trial-*.state"):
-        state.unlink()
+        state.unlink(missing_ok=True)
     assert plan.scale is not None
-    volumes = finest if plan.scale == ONE else load(plan.scale)
+    volumes = finest if plan.scale == ONE else at(plan.scale) or load(plan.scale)
     _draw(folder / "plan.png", volumes[0][0], run)
     spent = sum(trial.steps for trial in plan.trials) // run.restarts
     left = None if run.minutes is None else max(20, plan.steps - spent)
     return replace(run, scale=plan.scale, minutes_as_steps=left), volumes
+
+
+def _begun_at(path: Path) -> Factors | None:
+    """The scale of a run that is begun, of those that can be planned; None if there is no run yet."""
+    try:
+        found = parse_json(read_small(path, _LARGEST))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):  # told of later, too
+        return ONE
+    scale = found.get("scale") if isinstance(found, dict) else None
+    return next((each for each in CANDIDATES if list(each) == scale), ONE)
+
+
+def _volumes_at(run: TrainingRun, load: Load, finest: Volumes, scale: Factors) -> Volumes | None:
+    """The volumes at a scale; None, and why in the log, if they are too small for the window, or lack a class there."""
+    try:
+        volumes = load(scale)
+    except StackError as error:
+        _log.info("%s: left out: %s", _named(scale), error)
+        return None
+    for index, info in enumerate(run.classes):
+        here, there = (any(volume.has(index) for volume in some[0]) for some in (finest, volumes))
+        if here and not there:
+            _log.info("%s: left out: no voxel of class %d, %r, is left to learn from", _named(scale), index, info.name)
+            return None
+    return volumes
 
 
 def choose(trials: Sequence[Trial]) -> tuple[Factors, str]:
@@ -162,18 +190,14 @@ def label_ceiling(volumes: Sequence[LabelledVolume], n_classes: int, scale: Fact
 
 
 def _hurried(
-    run: TrainingRun, steps: int, trials: Sequence[Trial], load: Load, train: list[LabelledVolume]
+    run: TrainingRun, steps: int, trials: Sequence[Trial], at: Fits, train: list[LabelledVolume]
 ) -> tuple[Factors, str] | None:
     """The next coarser scale, and why, if a member has too few steps to see much of the tissue as it is."""
     coarser = trials[1]
     if not FEWEST / TRIAL <= steps < _SHORT or coarser.ceiling < _BEARABLE:
         return None
-    seen = steps / run.recipe.sampler(train, run.architecture, run.seed).epoch
-    if seen >= _SELDOM:
-        return None
-    try:
-        load(coarser.scale)
-    except StackError:  # too small for the window
+    seen = steps / run.recipe.sampler(train, run.architecture, run.seed).epoch / _share_of_slices(train)
+    if seen >= _SELDOM or at(coarser.scale) is None:
         return None
     return (
         coarser.scale,
@@ -181,11 +205,21 @@ def _hurried(
     )
 
 
+def _share_of_slices(volumes: Sequence[LabelledVolume]) -> float:
+    """Of all voxels, those in slices of which something counts: windows are drawn there alone."""
+    counted = [volume.counted for volume in volumes]
+    there = sum(
+        v.labels.size if c is None else v.labels[0].size * np.count_nonzero(c.any((1, 2)))
+        for v, c in zip(volumes, counted, strict=True)
+    )
+    return float(there / sum(volume.labels.size for volume in volumes))
+
+
 def _tried(
     run: TrainingRun,
     steps: int,
     trials: list[Trial],
-    load: Load,
+    at: Fits,
     finest: Volumes,
     folder: Path,
     digest: str,
@@ -196,8 +230,9 @@ def _tried(
     ready: dict[Factors, Volumes] = {ONE: finest}
     for trial in trials[1:]:
         if few >= FEWEST and trial.ceiling >= _CEILING:
-            with suppress(StackError):  # too small for the window
-                ready[trial.scale] = load(trial.scale)
+            volumes = at(trial.scale)
+            if volumes is not None:
+                ready[trial.scale] = volumes
     if len(ready) < 2:
         return trials
     recipe = replace(run.recipe.over(few), floor=0.0, evaluate_every=few)
@@ -234,7 +269,8 @@ def _named(scale: Factors) -> str:
 def _digest(run: TrainingRun, train: Sequence[LabelledVolume], evaluation: Sequence[LabelledVolume]) -> str:
     """Of all that decides trials."""
     recipe = replace(run.recipe, steps=0, evaluate_every=0) if run.minutes is not None else run.recipe
-    parts = [run.architecture, recipe, run.minutes, run.seed, *(volume.sha256 for volume in (*train, *evaluation))]
+    data = [[volume.sha256 for volume in some] for some in (train, evaluation)]
+    parts: list[object] = [run.architecture, recipe, run.minutes, run.seed, data]
     if run.ignore_label is not None or run.held_back:
         parts += [run.ignore_label, run.held_back]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
@@ -249,4 +285,4 @@ def _read(path: Path) -> Plan | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise OptionError(f"{path}: cannot be read ({printable(error)}); give another run folder") from error
+        raise OptionError(f"{path}: cannot be read ({printable(error)}); delete it to plan anew") from error

@@ -165,6 +165,13 @@ def test_make_weights(files, tmp_path):
     np.testing.assert_array_equal(volume.weights, weights)
 
 
+def test_make_weights_of_labels_without_images(files, tmp_path):
+    words = arguments(files, tmp_path / "run", **{"eval-images": None, "eval-labels": None})
+    done = train(*words, "--make-weights", "--labels", str(files["eval-labels"]))
+    assert done.returncode == 2
+    assert "1 --images and 2 --labels; expected one --labels for each" in done.stderr
+
+
 BAD = [
     ({"classes": "one"}, 2, "expected at least two"),
     ({"classes": "a,b=green,c"}, 2, "'green' is no colour"),

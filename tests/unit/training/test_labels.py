@@ -66,6 +66,27 @@ def test_nothing_is_labelled(files):
         load_labelled(files["train-images"], files["train-labels"], 3, ignore=255)
 
 
+def test_labels_where_there_is_no_tissue(files):
+    """Of nothing that counts nets learn nothing, and the mean IoU is no number: it is told of before the training."""
+    image, labels = tifffile.imread(files["eval-images"]), np.full((6, 72, 80), 255, np.uint8)
+    image[:, :, :30], labels[:, :, :10] = 0, 1
+    saved(files["eval-images"], image)
+    saved(files["eval-labels"], labels)
+    with pytest.raises(StackError, match=r"eval-labels\.tif: no voxel that counts lies in the tissue of .*eval-images"):
+        load_labelled(files["eval-images"], files["eval-labels"], 3, ignore=255)
+
+
+def test_places_of_windows_are_few_and_everywhere():
+    """Of many voxels in a row those that are kept do not lie in step with the rows, nor is more held in memory."""
+    labels = np.zeros((100, 128, 1024), np.uint8)  # 64 times what is kept
+    volume = LabelledVolume(np.zeros(1, np.float32), labels, None, ("", ""), weights=np.ones(labels.shape, np.float32))
+    draw = Sampler([volume], (3, 32, 32), 1, 1, augmentation=None)
+    for places in (draw._places[0][0], draw._counted[0]):
+        assert places.base is None
+        assert 100_000 < len(places) < 400_000
+        assert len(np.unique(places % 1024)) == 1024
+
+
 def test_windows_lie_about_what_counts():
     """Of 40 slices two are labelled, in a corner each: every window has some of it, and classes are met alike."""
     volume = phantom((40, 128, 128))
@@ -371,6 +392,22 @@ def test_several_stacks_judge_together(files, tmp_path):
     assert checksums["both"][:2] == checksums["first"]
     assert len(checksums["both"]) == 4
     assert found["both"].scores["evaluation"] != found["first"].scores["evaluation"]
+
+
+@pytest.mark.parametrize("judges", [1, 0])
+def test_stacks_that_are_learned_and_judge(files, tmp_path, monkeypatch, caplog, judges):
+    """Given for both, or given twice, so that what is held back of the one is learned of the other."""
+    monkeypatch.setattr(training, "train_ensemble", lambda *args, **more: None)
+    images, labels = [files["train-images"]], [files["train-labels"]]
+    other = [(files["eval-images"], files["eval-labels"])]
+    for pairs in (other, None):
+        train_files(images, labels, pairs, tmp_path / "run", CLASSES, **SHALLOW)
+    assert "flatter" not in caplog.text
+    if judges:
+        train_files(images, labels, [(images[0], labels[0])], tmp_path / "run", CLASSES, **SHALLOW)
+    else:
+        train_files(2 * images, 2 * labels, None, tmp_path / "run", CLASSES, **SHALLOW)
+    assert "train-images.tif is trained on, and judges" in caplog.text
 
 
 def test_classes_without_a_voxel(files, tmp_path):

@@ -101,3 +101,7 @@ def test_what_lies_outside_is_not_counted(files, tmp_path):
     before, after = load_bundle(tmp_path / "a.zip").quantization.mean_iou
     assert before > 0.9  # but for the rim of the tissue, the labels are what float32 gives
     assert after > 0.8
+    true[:, 40:] = 9
+    tifffile.imwrite(tmp_path / "labels.tif", true, photometric="minisblack", metadata={"axes": "ZYX"})
+    with pytest.raises(StackError, match=r"labels\.tif: no voxel that counts lies in the tissue of"):
+        run(files["model"], *words[:-1], tmp_path / "b.zip", "--ignore-label", 9)

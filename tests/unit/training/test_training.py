@@ -10,15 +10,18 @@ import pytest
 import tifffile
 from phantoms import CLASSES, NET, RECIPE, a_run, phantom, save_phantoms
 from PIL import Image
+from random_nets import random_member
 from scipy.special import log_softmax, softmax
 
-from densecell_batch.errors import OptionError, StackError, Stopped
+from densecell_batch.errors import OptionError, OutputError, StackError, Stopped
 from densecell_batch.models.bundle import load_bundle
 from densecell_batch.nets.architecture import ResidualUNet, UNet2D
 from densecell_batch.nets.build import build_net
 from densecell_batch.nets.predictor import Predictor
 from densecell_batch.plots.curves import _round_up, render_curves
 from densecell_batch.plots.overlay import render_preview
+from densecell_batch.storage.atomic import temporary_name
+from densecell_batch.training import fit
 from densecell_batch.training.adam import Adam
 from densecell_batch.training.batchnorm import folded, statistics_function
 from densecell_batch.training.fit import _fresh, fit_member
@@ -300,6 +303,32 @@ def test_a_residual_net_resumes_to_the_same_weights(tmp_path, stop_at):
         np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-5, err_msg=name)
 
 
+def test_an_evaluation_that_is_stopped_is_made_up_for(tmp_path, monkeypatch):
+    """The first one, before which there is nothing to keep, and the last, after which there is no step."""
+    recipe = replace(RECIPE.over(20), evaluate_every=10)
+    train, evaluation = [phantom()], [phantom(seed=1)]
+    whole = fit_member(NET, train, evaluation, recipe, tmp_path / "a.state", 3)
+    calls, judged = [], fit.judged
+
+    def stopping(*args):
+        calls.append(args)
+        if len(calls) in (1, 3):
+            raise Stopped("now")
+        return judged(*args)
+
+    monkeypatch.setattr(fit, "judged", stopping)
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3)
+    resumed = fit_member(NET, train, evaluation, recipe, tmp_path / "b.state", 3)
+    for row, expected in zip(resumed.history, whole.history, strict=True):
+        assert row["step"] == expected["step"]
+        assert row["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+        assert row["mean_iou"] == pytest.approx(expected["mean_iou"], abs=1e-3)
+    for name, weights in whole.weights.items():
+        np.testing.assert_allclose(resumed.weights[name], weights, atol=1e-5, err_msg=name)
+
+
 def test_the_best_evaluation_is_kept(stopped, tmp_path):
     """Also across a stop: a rate that grows too high spoils the net, but not the member."""
     shutil.copy(stopped, tmp_path / "a.state")
@@ -308,6 +337,18 @@ def test_the_best_evaluation_is_kept(stopped, tmp_path):
     reached = [row["mean_iou"] for row in member.history]
     assert member.scores.mean_iou == pytest.approx(max(reached), abs=1e-4)
     assert reached[-1] < max(reached) - 0.02
+
+
+def test_a_class_that_the_evaluation_lacks_does_not_decide(monkeypatch):
+    """A net that gives it somewhere is as good as one that never does: the latter may not have learned it yet."""
+    volume = phantom()
+    volume = replace(volume, labels=np.minimum(volume.labels, 1))
+    stray = volume.labels.copy()
+    stray[0, 0, 0] = 2
+    monkeypatch.setattr(fit, "predict_labels", lambda *args: stray)
+    found = fit.judged(Predictor(NET, [random_member(NET)], "float32"), (5, 32, 32), [volume])
+    assert found.mean_iou > 0.999
+    assert np.isnan(found.iou[2])
 
 
 def test_learning_rate_rises_and_falls():
@@ -417,6 +458,48 @@ def test_what_a_run_folder_says_is_shown_in_one_line(trained, tmp_path):
     assert str(caught.value).isprintable()
 
 
+def test_states_of_which_nothing_says_what_they_are(trained, tmp_path):
+    shutil.copy(trained[1] / "member-0.state", tmp_path)
+    with pytest.raises(OptionError, match=r"member-0\.state: nothing says of what training it is, .*run\.json is not"):
+        train_ensemble(a_run(), [phantom(seed=7)], [phantom(seed=1)], tmp_path)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_what_a_killed_training_was_writing_is_removed(trained, tmp_path, monkeypatch):
+    remains = temporary_name(tmp_path / "member-0.state")
+    remains.write_bytes(b"half")
+    monkeypatch.setattr("densecell_batch.storage.atomic._in_use", lambda *of: False)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(OptionError, match="cannot be read"):
+        train_ensemble(a_run(), [phantom()], [phantom(seed=1)], tmp_path)
+    assert not remains.exists()
+
+
+def test_a_run_that_is_begun_by_two(tmp_path, monkeypatch):
+    """Whoever comes later, while the time of steps is measured, leaves the other's run as it is."""
+
+    def measured(run, train):
+        (tmp_path / "run.json").write_text("of the other")
+        return 20
+
+    monkeypatch.setattr("densecell_batch.training.restarts.steps_in", measured)
+    with pytest.raises(OptionError, match="another process began a run there meanwhile"):
+        train_ensemble(a_run(minutes=1), [phantom()], [phantom(seed=1)], tmp_path)
+    assert (tmp_path / "run.json").read_text() == "of the other"
+
+
+def test_a_log_that_cannot_be_written(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"log\.jsonl: cannot be written"):
+        train_ensemble(a_run(recipe=replace(RECIPE, evaluate_every=1)), [phantom()], [phantom(seed=1)], tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"minutes": float("inf")}, {"steps": 2**31}, {"steps": 20, "seed": 10**20}])
+def test_numbers_that_no_run_holds(change):
+    with pytest.raises(OptionError, match=f"{[*change][-1]} is .*; expected"):
+        TrainingOptions(**change)
+
+
 def _state(folder, change):
     from safetensors.numpy import load_file, save_file
 
@@ -432,6 +515,7 @@ def _state(folder, change):
         lambda arrays, metadata: metadata.update(step="many"),
         lambda arrays, metadata: metadata.update(history="[" * 100_000),
         lambda arrays, metadata: metadata.update(history='[{"a": 1}]'),
+        lambda arrays, metadata: metadata.update(losses='["many"]'),
         lambda arrays, metadata: arrays.pop(min(k for k in arrays if k.startswith("weights/"))),
         lambda arrays, metadata: arrays.update({k: np.zeros(3, np.float32) for k in arrays}),
     ],

@@ -248,6 +248,39 @@ def test_enough_steps_or_labels_that_need_fine_voxels(tmp_path, monkeypatch, hur
     assert planned(tmp_path, hurried[0], [0.3, 0.3], monkeypatch, [])[0].scale == ONE
 
 
+@pytest.mark.parametrize("steps", [1000, 4000])
+def test_no_class_is_lost_at_half(tmp_path, monkeypatch, hurried, steps, caplog):
+    """Also one that the evaluation does not have, of which no mean IoU tells."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(working_scale, "_CEILING", 0.1)
+
+    def without(scale):
+        volume = phantom((6, 64, 72))
+        return [replace(volume, labels=np.minimum(volume.labels, 1))], [volume]
+
+    run = replace(hurried[0], recipe=hurried[0].recipe.over(steps))
+    assert planned(tmp_path, run, [], monkeypatch, [], without)[0].scale == ONE
+    assert "no voxel of class 2, 'dot', is left to learn from" in caplog.text
+
+
+def test_what_nobody_labelled_needs_not_be_seen(tmp_path, monkeypatch, hurried):
+    """Windows lie in the one slice of six that is labelled, and see it six times as often."""
+    weights = np.zeros((6, 128, 144), np.float32)
+    weights[2] = 1
+    monkeypatch.setattr(working_scale, "_SELDOM", 5 * hurried[1])
+
+    def sparse(scale):
+        return [replace(phantom((6, 128, 144)), weights=weights)], [phantom((6, 128, 144), 1)]
+
+    assert working_scale._hurried(hurried[0], 1000, 2 * [trial(0.5, None)], sparse, sparse(ONE)[0]) is None
+    assert working_scale._hurried(hurried[0], 1000, 2 * [trial(0.5, None)], sparse, [phantom((6, 128, 144))])
+
+
+def test_plans_are_of_what_is_learned_and_of_what_judges():
+    a, b, c = (phantom(seed=seed) for seed in range(3))
+    assert working_scale._digest(a_run(), [a], [b, c]) != working_scale._digest(a_run(), [a, b], [c])
+
+
 def test_too_small_for_the_window_at_half(tmp_path, monkeypatch, hurried):
     def too_small(scale):
         raise StackError("too small")
@@ -260,12 +293,14 @@ def test_a_run_that_is_begun_has_no_more_trials(tmp_path, monkeypatch):
     monkeypatch.setattr(working_scale, "_CEILING", 0.1)
     recipe = a_run().recipe.over(1000)
     planned(tmp_path, a_run(recipe=recipe), [0.3, 0.5], monkeypatch, [])
-    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "run.json").write_text(json.dumps({"scale": HALF}))
     before = (tmp_path / "plan.json").read_text()
     run, (train, _) = planned(tmp_path, a_run(recipe=recipe, seed=5), [], monkeypatch, [])
     assert run.scale == HALF
     assert train[0].image.shape == (6, 64, 72)
     assert (tmp_path / "plan.json").read_text() == before
+    (tmp_path / "plan.json").write_text("{")  # nobody needs it any more
+    assert planned(tmp_path, a_run(recipe=recipe), [], monkeypatch, [])[0].scale == HALF
 
 
 def test_runs_of_before_go_on_as_they_were(tmp_path, monkeypatch):

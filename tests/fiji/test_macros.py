@@ -242,7 +242,7 @@ say(runMacro(D + "DenseCell_Segment.ijm", "{words}"));
 open("{tmp_path}/out/x_labels.tif");
 table = "DenseCell measurements of x";
 runMacro(D + "DenseCell_Measure.ijm", "csv=[" + T + "before.csv]");
-say(Table.get("Count", 2, table) > 0 && Table.get("Count", 4, table) > 0);
+say(Table.get("Count", 2, table) * Table.get("Count", 4, table) > 0);
 makeRectangle(0, 0, 40, 40);
 run("Macro...", "code=[if (v == 1) v = 2] stack");
 runMacro(D + "DenseCell_Measure.ijm", "csv=[" + T + "after.csv]");
@@ -253,9 +253,7 @@ say(getInfo("log"));
     assert done.startswith("ok")
     assert before == "1"
     assert after == "NaN 1"  # membranes are as they were
-    assert log[-1] == (
-        "DenseCell: x: corrected since the objects were counted: mitochondrion. DenseCell Objects counts them as they are now"
-    )
+    assert "DenseCell: x: corrected since the objects were counted: mitochondrion. DenseCell Objects" in log[-1]
 
 
 def test_measuring_the_active_image_leaves_slice_and_selection(session):

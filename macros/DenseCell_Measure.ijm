@@ -134,7 +134,8 @@ function isAsReported(report, index, voxels) {
   if (at >= 0) at = indexOf(report, "\"voxels\": ", at);
   if (at < 0) return true;
   reported = parseInt(substring(report, at + 10, indexOf(report, ",", at)));
-  return reported == voxels;
+  if (reported == voxels) return true; // ImageJ takes no comparison as a value
+  return false;
 }
 
 // The table as CSV (RFC 4180), with the digits that it shows.

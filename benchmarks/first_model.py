@@ -62,7 +62,8 @@ def first_model(tissue: Path, out: Path, minutes: float) -> str:
     (scores,) = json.loads((out / "scores.json").read_text()).values()
     bundle, rows = load_bundle(model), (out / "run/log.jsonl").read_text().splitlines()
     own, steps = bundle.scores["evaluation"]["mean_iou"], json.loads(rows[-1])["step"]
-    classes = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, scores["iou"], strict=True))
+    known = dict(enumerate(names))  # a class that the ten slices lack is not learned, and may be in the others
+    classes = ", ".join(f"{known.get(i, f'class {i}')} {value:.3f}" for i, value in enumerate(scores["iou"]))
     return (
         f"| {tissue.name} | {steps:,} | {bundle.known.scale[1]:g} | {own:.3f} | {scores['mean_iou']:.3f} | {classes} |"
     )

@@ -125,12 +125,12 @@ def _make_weights(
     from densecell_batch.runs.paths import stack_name
     from densecell_batch.storage.atomic import make_folder
     from densecell_batch.training.error_weights import write_error_weights
+    from densecell_batch.training.stacks import paired
     from densecell_batch.training.volumes import load_labelled
 
-    if len(images) != len(labels):
-        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
+    pairs = paired(images, labels)
     make_folder(out)
-    for image, label in zip(images, labels, strict=True):
+    for image, label in pairs:
         path = out / f"{stack_name(label)}_weights.tif"
         volume = load_labelled(image, label, len(classes), ignore=ignore)
         write_error_weights(path, volume, [c.colour for c in classes])

@@ -16,10 +16,17 @@ from densecell_batch.training.volumes import LabelledVolume, load_labelled
 from densecell_batch.training.voxel_sizes import stack_info
 from densecell_batch.training.working_scale import Volumes
 
-__all__ = ["Pair", "Stacks"]
+__all__ = ["Pair", "Stacks", "paired"]
 
 Triple = tuple[int, int, int]
 Pair = tuple[Path, Path]  # a stack, and its labels
+
+
+def paired(images: Sequence[Path], labels: Sequence[Path]) -> list[Pair]:
+    """Each stack with its labels; raises OptionError if there are not as many."""
+    if len(images) != len(labels):
+        raise OptionError(f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images")
+    return list(zip(images, labels, strict=True))
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,7 @@ class Stacks:
         StackError
             If a file cannot be read.
         """
-        if len(images) != len(labels):
-            raise OptionError(
-                f"{len(images)} --images and {len(labels)} --labels; expected one --labels for each --images"
-            )
+        paired(images, labels)
         if weights and len(weights) != len(labels):
             raise OptionError(f"{len(weights)} --weights and {len(labels)} --labels; expected one for each, or none")
         infos = [stack_info(path) for path in images]

@@ -42,8 +42,9 @@ def cut_out(shot: Path, region: str | None, picture: Path) -> None:
 
 def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[int, int] | str) -> bool:
     """Click on OK of a dialog of ImageJ, at the right or in the middle of its lower edge; whether it was there. A
-    picture of it stays in the folder. Before that, "box" clicks on the check box above; `before` are places that are
-    clicked on, from the left and from the upper edge, or the lower one if below 0, and texts that are typed.
+    picture of it stays in the folder. "cancel" clicks on Cancel instead, and "box" on the check box above before;
+    `before` are places that are clicked on, from the left and from the upper edge, or the lower one if below 0, and
+    texts that are typed.
     """
     environment = {**os.environ, "DISPLAY": screen}
 
@@ -75,7 +76,7 @@ def click_ok(screen: str, folder: Path, title: str, where: str, *before: tuple[i
         time.sleep(0.5)
     if before:
         photograph(screen, folder / f"{title} answered.png", found[-1])
-    x = left + (width // 2 if where == "middle" else width - 38)
+    x = left + {"middle": width // 2, "cancel": width - 94}.get(where, width - 38)
     xdotool("mousemove", str(x), str(bottom - 20), "click", "1")
     return True
 
@@ -92,15 +93,13 @@ def run_script(
     """Run a macro in ImageJ with its windows open; the lines that it gave to `say(line)`.
 
     `clicks` are the titles of dialogs whose OK, "right" or in the "middle", is clicked when they appear, one after the
-    other; "box" clicks on the last check box, too, and what follows is done before (`click_ok`).
+    other; "cancel" clicks on Cancel, "box" on the last check box, too, and what follows is done before (`click_ok`).
 
     ImageJ would ask before it quits, and its windows wait for clicks: it is ended once the macro has said all, and
     a macro that has not after the time limit fails the test. `shoot(name)` in it makes name.png of the whole screen.
     """
     folder.mkdir(exist_ok=True)
-    macro, said, done = folder / "script.ijm", folder / "said.txt", folder / "done.txt"
-    for file in (said, done):
-        file.unlink(missing_ok=True)
+    macro = folder / "script.ijm"
     # The folders come as the argument: a macro is read as ISO 8859-1, which holds no other characters.
     head = (
         'var lines = split(getArgument(), "\\n");\nvar D = lines[0];\nvar T = lines[1];\n'
@@ -112,6 +111,14 @@ def run_script(
     argument = f"{imagej}/plugins/DenseCell/\n{folder}/"
     command = ["java", f"-Xmx{memory}", f"-Duser.home={folder}", f"-Dplugins.dir={imagej}"]
     command += ["-cp", str(imagej / "ij.jar"), "ij.ImageJ", "-port0", "-macro", str(macro), argument]
+    return attend(command, folder, timeout=timeout, clicks=clicks)
+
+
+def attend(command: list[str], folder: Path, *, timeout: float, clicks: tuple[tuple[Any, ...], ...] = ()) -> list[str]:
+    """Start an ImageJ, click as `run_script` says, and end it once there is done.txt; the lines of said.txt."""
+    said, done = folder / "said.txt", folder / "done.txt"
+    for file in (said, done):
+        file.unlink(missing_ok=True)
     with display() as screen, (folder / "java.txt").open("w") as output:
         environment = {**os.environ, "DISPLAY": screen, "LC_ALL": "C.UTF-8"}
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)

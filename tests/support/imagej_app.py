@@ -60,20 +60,30 @@ MISSING_PYTHON = MISSING + [name for name in ("scyjava", "jgo") if find_spec(nam
 
 
 @cache
-def newest_jar() -> Path | str:
-    """The newest ij.jar of Maven Central, or why it cannot be had."""
-    code = "import jgo; print(*jgo.build('net.imagej:ij').all_jars, sep='\\n')"
+def fetch(endpoint: str) -> list[Path] | str:
+    """The jars of an endpoint of Maven Central and of what it needs, or why they cannot be had."""
+    code = "import jgo, sys; print(*jgo.build(sys.argv[1]).all_jars, sep='\\n')"
     # One at a time: the cache of jgo is that of the user, and other processes of the tests fill it, too.
     with (Path(tempfile.gettempdir()) / f"densecell-tests-jgo-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
-    jars = [Path(line) for line in done.stdout.splitlines() if Path(line).name.startswith("ij-")]
-    if done.returncode or not jars:
-        return f"net.imagej:ij cannot be fetched: {done.stderr.strip().splitlines()[-1:]}"
-    with zipfile.ZipFile(jars[0]) as jar:
+        command = [sys.executable, "-c", code, endpoint]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        return f"{endpoint} cannot be fetched: {done.stderr.strip().splitlines()[-1:]}"
+    return [Path(line) for line in done.stdout.splitlines() if line.endswith(".jar")]
+
+
+@cache
+def newest_jar() -> Path | str:
+    """The newest ij.jar of Maven Central, or why it cannot be had."""
+    jars = fetch("net.imagej:ij")
+    if isinstance(jars, str):
+        return jars
+    (found,) = (jar for jar in jars if jar.name.startswith("ij-"))
+    with zipfile.ZipFile(found) as jar:
         assert jar.testzip() is None
         assert "ij/IJ.class" in jar.namelist()
-    return jars[0]
+    return found
 
 
 def jar_of(name: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
+from math import prod
 from threading import Lock
 from typing import Any
 
@@ -30,10 +31,12 @@ __all__ = ["OpenVinoEngine", "observed_ranges"]
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what is not int8
 _CHANNEL = 1  # axis
+_SHARED = 2_500_000  # voxels of a tile, at most, for which a graph of its own takes longer to make than it saves
 
 _log = logging.getLogger(__name__)
 
 Triple = tuple[int, int, int]
+Shape = Triple | None  # of a tile; None for any
 Run = Callable[[np.ndarray], list[np.ndarray]]  # a tile (z, y, x) -> what was asked for
 
 
@@ -55,23 +58,30 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,  # several processes may share a machine
             "NUM_STREAMS": 1,
         }
+        self._shared = _OpenVinoNets(self, None)
 
     def load(self, members: Sequence[Mapping[str, np.ndarray]]) -> None:
         """Take other members; graphs of those before are made anew when they are asked."""
         self.members = list(members)
 
     def compiled(self, shape: Triple) -> _OpenVinoNets:
-        """The nets for one shape; what is asked of them is compiled when it is first asked."""
-        return _OpenVinoNets(self, shape)
+        """The nets for one shape; what is asked of them is compiled when it is first asked.
 
-    def member(self, shape: Triple, i: int) -> Run:
+        Small tiles of nets that take any side share a graph without sides: each stack of another shape would else wait
+        for a graph of its own. Which graph it is follows from the tile alone, so that labels do not depend on what was
+        computed before.
+        """
+        shared = self._architecture.any_side and prod(shape) <= _SHARED
+        return self._shared if shared else _OpenVinoNets(self, shape)
+
+    def member(self, shape: Shape, i: int) -> Run:
         """The probabilities of one member."""
-        tile = op.parameter(shape, np.float32)
+        tile = _parameter(shape)
         return self._compiled(tile, [_channels_last(self._probabilities(tile, shape, i))])
 
-    def together(self, shape: Triple, with_probabilities: bool, with_disagreement: bool) -> Run:
+    def together(self, shape: Shape, with_probabilities: bool, with_disagreement: bool) -> Run:
         """What all members say together, in one graph: what of an `Answer` is asked for."""
-        tile = op.parameter(shape, np.float32)
+        tile = _parameter(shape)
         members = [self._probabilities(tile, shape, i) for i in range(len(self.members))]
         n = op.constant(np.float32(len(members)))
         mean = op.divide(reduce(op.add, members), n)
@@ -87,10 +97,10 @@ class OpenVinoEngine:
             wanted.append(of_members if alone else op.relu(op.subtract(_entropy(mean), of_members)))
         return self._compiled(tile, wanted)
 
-    def _probabilities(self, tile: Any, shape: Triple, i: int) -> Any:
+    def _probabilities(self, tile: Any, shape: Shape, i: int) -> Any:
         """Of a member (z, class, y', x')."""
         g = self._graph(tile, self.members[i])
-        _, (deciding, *_) = logits(g, self._architecture, shape)
+        _, (deciding, *_) = logits(g, self._architecture, shape or (-1, -1, -1))
         x = deciding if len(g.sides(deciding)) == 2 else g.slices(deciding)
         if self._offsets is not None:
             x = op.add(x, op.constant(self._offsets.reshape(1, -1, 1, 1)))
@@ -101,10 +111,13 @@ class OpenVinoEngine:
         compiled = self._core.compile_model(model, "CPU", self._properties)
         _tell_if_other(compiled, self._hint)
         request = compiled.create_infer_request()
-        wanted = [(tuple(x.output(0).shape), x.get_element_type().to_dtype()) for x in outputs]
+        wanted = [(self._architecture.n_classes,) if _n_axes(x) == 4 else () for x in outputs]
+        dtypes = [x.get_element_type().to_dtype() for x in outputs]
 
         def run(voxels: np.ndarray) -> list[np.ndarray]:
-            made = [np.empty(shape, dtype) for shape, dtype in wanted]  # computed in place: what was given out stays
+            z, y, x = self._architecture.output_shape((voxels.shape[0], voxels.shape[1], voxels.shape[2]))
+            # Computed in place: what was given out stays.
+            made = [np.empty((z, y, x, *classes), dtype) for classes, dtype in zip(wanted, dtypes, strict=True)]
             whole = np.ascontiguousarray(voxels, np.float32)  # has to live until all is computed
             with self._lock:
                 self._only(compiled)
@@ -155,9 +168,9 @@ def observed_ranges(
 
 
 class _OpenVinoNets:
-    """The graphs for one shape of tiles."""
+    """The graphs for one shape of tiles, or for any."""
 
-    def __init__(self, engine: OpenVinoEngine, shape: Triple) -> None:
+    def __init__(self, engine: OpenVinoEngine, shape: Shape) -> None:
         self._engine, self._shape, self._members = engine, shape, engine.members
         self._runs: dict[tuple[Any, ...], Run] = {}
 
@@ -209,21 +222,26 @@ class _OpenVinoGraph:
         self._tile, self._weights = tile, weights
 
     def image(self, shape: Sides) -> Any:
-        return _reshaped(self._tile, (1, 1, *shape) if len(shape) == 3 else (-1, 1, *shape))
+        return op.unsqueeze(self._tile, _numbers([0, 1] if len(shape) == 3 else [1]))
 
     def sides(self, x: Any) -> Sides:
-        return tuple(x.output(0).shape)[2:]
+        shape = x.output(0).partial_shape
+        if shape.is_static:
+            return tuple(shape.to_shape())[2:]
+        found = op.shape_of(x)
+        sides: Any = tuple(_Side(op.gather(found, _numbers([i]), _numbers(0))) for i in range(2, _n_axes(x)))
+        return sides
 
     def channels(self, x: Any) -> int:
-        return int(x.output(0).shape[_CHANNEL])
+        return int(x.output(0).partial_shape[_CHANNEL].get_length())
 
     def conv(
         self, x: Any, filters: int, kernel: Sides, name: str, *, padded: bool = True, stride: int = 1, relu: bool = True
     ) -> Any:
+        n = len(kernel)
         before = after = [side // 2 if padded else 0 for side in kernel]
         if stride == 2:
-            before, after = [0] * len(kernel), [1 + side % 2 for side in self.sides(x)]
-        n = len(kernel)
+            before, after = [0] * n, [2] * n  # of an even side no kernel reaches the second one
         x = op.convolution(self._input(x, name), self._kernel(name), [stride] * n, before, after, [1] * n)
         x = op.add(x, self._bias(name, n))
         return op.relu(x) if relu else x
@@ -266,12 +284,15 @@ class _OpenVinoGraph:
         return op.concat(list(parts), _CHANNEL)
 
     def crop(self, x: Any, starts: Sides, sides: Sides) -> Any:
-        if self.sides(x) == sides:
+        n = len(sides)
+        if isinstance(sides[0], _Side):
+            ends = op.concat([side.voxels for side in sides], 0)
+            stops = op.add(ends, _numbers(starts))
+        elif self.sides(x) == sides:
             return x
-        stops = [start + side for start, side in zip(starts, sides, strict=True)]
-        axes = list(range(2, 2 + len(sides)))
-        parts = (op.constant(np.array(v, np.int64)) for v in (starts, stops, [1] * len(sides), axes))
-        return op.slice(x, *parts)
+        else:
+            stops = _numbers([start + side for start, side in zip(starts, sides, strict=True)])
+        return op.slice(x, _numbers(starts), stops, _numbers([1] * n), _numbers(range(2, 2 + n)))
 
     def as_dtype_of(self, x: Any, other: Any) -> Any:
         return x
@@ -280,12 +301,10 @@ class _OpenVinoGraph:
         return x
 
     def slices(self, x: Any) -> Any:
-        _, c, _, *sides = x.output(0).shape
-        return _reshaped(op.transpose(x, op.constant([0, 2, 1, 3, 4])), (-1, c, *sides))
+        return op.squeeze(op.transpose(x, _numbers([0, 2, 1, 3, 4])), _numbers([0]))
 
     def volume(self, x: Any, depth: int) -> Any:
-        _, c, *sides = x.output(0).shape
-        return op.transpose(_reshaped(x, (-1, depth, c, *sides)), op.constant([0, 2, 1, 3, 4]))
+        return op.transpose(op.unsqueeze(x, _numbers([0])), _numbers([0, 2, 1, 3, 4]))
 
     def _input(self, x: Any, name: str) -> Any:
         """What a layer gets."""
@@ -298,6 +317,16 @@ class _OpenVinoGraph:
 
     def _bias(self, name: str, n_axes: int) -> Any:
         return op.constant(self._weights[f"{name}/bias"].astype(np.float32).reshape(1, -1, *[1] * n_axes))
+
+
+class _Side:
+    """A side of features that is known when a graph runs."""
+
+    def __init__(self, voxels: Any) -> None:
+        self.voxels = voxels  # a node of one number
+
+    def __sub__(self, n: int) -> _Side:
+        return _Side(op.subtract(self.voxels, _numbers([n])))
 
 
 class _WatchedGraph(_OpenVinoGraph):
@@ -361,9 +390,19 @@ def _inputs(x: Any) -> list[Any]:
     return [value.get_node() for value in x.input_values()]
 
 
+def _parameter(shape: Shape) -> Any:
+    """The node of a tile."""
+    return op.parameter(openvino.PartialShape([-1, -1, -1] if shape is None else list(shape)), np.float32)
+
+
+def _n_axes(x: Any) -> int:
+    return int(x.output(0).partial_shape.rank.get_length())
+
+
 def _all_axes(x: Any) -> Any:
-    return op.constant(list(range(len(x.output(0).shape))))
+    return _numbers(range(_n_axes(x)))
 
 
-def _reshaped(x: Any, shape: Sequence[int]) -> Any:
-    return op.reshape(x, op.constant(np.array(shape, np.int64)), False)
+def _numbers(values: Any) -> Any:
+    """A node of whole numbers."""
+    return op.constant(np.array(values, np.int64))

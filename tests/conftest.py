@@ -16,7 +16,8 @@ import tifffile
 from densecell_batch.nets.backend import choose_kernels
 
 _OF_KERAS = (
-    "nets/test_nets", "training/test_distil", "training/test_labels", "training/test_training",
+    "nets/test_nets", "training/test_distil", "training/test_labelled_volumes", "training/test_labels",
+    "training/test_members", "training/test_plans", "training/test_run_folders", "training/test_steps",
     "training/test_training_published",
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from fiji_layer import build_layer, run_steps
 from imagej_app import MISSING_PYTHON
-from test_macros import save
+from macro_input import save
 from test_object_link import write_labels
 
 NEEDED = MISSING_PYTHON + ([] if shutil.which("xdotool") else ["xdotool"])

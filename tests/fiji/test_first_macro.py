@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fiji_folder import run_script
 from imagej_app import MISSING
-from test_macros import save
+from macro_input import save
 
 PAGE = Path(__file__).parents[2] / "docs" / "first-macro.md"
 

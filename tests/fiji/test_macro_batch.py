@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fiji_folder import run_script
 from imagej_app import MISSING
-from test_macros import ODD, options, save
+from macro_input import ODD, options, save
 
 pytestmark = [pytest.mark.fiji, pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")]
 
@@ -29,6 +29,33 @@ def stacks(volume, tmp_path):
 def rows_of(folder):
     with (folder / "densecell_batch.csv").open(newline="", encoding="utf-8") as stream:
         return [*csv.DictReader(stream, strict=True)]
+
+
+def test_batch_goes_on_after_a_failure(imagej, model, volume, tmp_path):
+    stacks = tmp_path / "stacks, é"
+    stacks.mkdir()
+    save(stacks / "1 good.tif", volume)
+    save(stacks / "2 constant.tif", np.zeros_like(volume))
+    shutil.copy(stacks / "1 good.tif", stacks / "3 good too.TIFF")
+    (stacks / "notes.txt").write_text("no stack")
+    (tmp_path / "args.txt").write_text(options(folder=stacks, model=model), encoding="utf-8")
+    script = r"""
+say(runMacro(D + "DenseCell_Batch.ijm", replace(File.openAsString(T + "args.txt"), "\n", "")));
+say(getInfo("log"));
+"""
+    answer, log = run_script(imagej, script, tmp_path)
+    assert answer.startswith("failed\t1 of 3 stacks failed:|2 constant.tif: ")
+    assert log.count("ok: ") == 2
+    assert log.count("failed: ") == 1
+    made = sorted(path.name for path in (stacks / "densecell").glob("*_labels.tif"))
+    assert made == ["1 good_labels.tif", "3 good too_labels.tif"]
+    (stacks / "2 constant.tif").unlink()
+    corrected = stacks / "densecell/1 good_labels.tif"
+    corrected.write_bytes(corrected.read_bytes() + b"mine")
+    answer, log = run_script(imagej, script, tmp_path)  # done before; a warning is no verdict
+    assert answer == "ok\t2"
+    assert "1 good_labels.tif: changed since the results were made" in log
+    assert corrected.read_bytes().endswith(b"mine")
 
 
 def test_one_table_for_all(imagej, model, stacks, tmp_path):

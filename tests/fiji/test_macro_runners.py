@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from fiji_folder import TOOL, install, make_imagej, run_script
 from imagej_app import MISSING
-from test_macros import ODD, options
+from macro_input import ODD, options
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from fiji_folder import TOOL, install, make_imagej, run_script
 from imagej_app import MISSING
-from test_macros import options, save
+from macro_input import options, save
 
 from densecell_batch import VoxelSize
 from densecell_batch.prepare.examine import zoom_to

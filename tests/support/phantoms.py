@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from densecell_batch.training.windows import Augmentation
 
 NET = Hybrid2D3D(3, 4, pyramid_kernels=4, relu_on_logits=False, pyramid_unpools_z=False)
 RECIPE = Improved(window=(5, 32, 32), batch=1, floor=0, augmentation=Augmentation(elastic_sigma=4)).over(20)
+LEARNS = replace(RECIPE, learning_rate=5e-3, batch=2).over(120)  # `phantom()`
 CLASSES = tuple(ClassInfo(name, (10, 20, 30)) for name in ("outside", "cell", "dot"))
 
 

@@ -35,6 +35,8 @@ _SHARED = 2_500_000  # voxels of a tile, at most, for which a graph of its own t
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE = 600_000  # voxels that a shared graph computes at a time; more slice by slice, as fast with less memory
+
 Triple = tuple[int, int, int]
 Shape = Triple | None  # of a tile; None for any
 Run = Callable[[np.ndarray], list[np.ndarray]]  # a tile (z, y, x) -> what was asked for
@@ -110,7 +112,7 @@ class OpenVinoEngine:
         model = openvino.Model([op.result(x) for x in outputs], [tile])
         compiled = self._core.compile_model(model, "CPU", self._properties)
         _tell_if_other(compiled, self._hint)
-        request = compiled.create_infer_request()
+        request, shared = compiled.create_infer_request(), tile.output(0).partial_shape.is_dynamic
         wanted = [(self._architecture.n_classes,) if _n_axes(x) == 4 else () for x in outputs]
         dtypes = [x.get_element_type().to_dtype() for x in outputs]
 
@@ -119,12 +121,16 @@ class OpenVinoEngine:
             # Computed in place: what was given out stays.
             made = [np.empty((z, y, x, *classes), dtype) for classes, dtype in zip(wanted, dtypes, strict=True)]
             whole = np.ascontiguousarray(voxels, np.float32)  # has to live until all is computed
+            n = 1 if shared and z * y * x > _AT_ONCE else z
+            more = len(whole) - z  # slices that serve as context
             with self._lock:
                 self._only(compiled)
-                for i, array in enumerate(made):
-                    request.set_output_tensor(i, openvino.Tensor(array, shared_memory=True))
-                request.set_input_tensor(openvino.Tensor(whole, shared_memory=True))
-                request.infer()
+                for start in range(0, z, n):
+                    for i, array in enumerate(made):
+                        request.set_output_tensor(i, openvino.Tensor(array[start : start + n], shared_memory=True))
+                    part = whole[start : min(start + n, z) + more]
+                    request.set_input_tensor(openvino.Tensor(part, shared_memory=True))
+                    request.infer()
             return made
 
         return run

@@ -38,8 +38,10 @@ def answers(net, members, precision="float32"):
     return found, [engine.compiled(shape).member(noise(shape), 1) for shape in SHAPES]
 
 
+@pytest.mark.parametrize("at_once", [1, 600_000])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_one_graph_for_all_shapes_says_what_one_for_each_says(precision, compiled, monkeypatch):
+def test_one_graph_for_all_shapes_says_what_one_for_each_says(precision, at_once, compiled, monkeypatch):
+    monkeypatch.setattr(engines, "_AT_ONCE", at_once)
     members = [random_member(NET) for i in range(2)]
     members = [with_ranges(m, observed_ranges(NET, m, [noise((5, 96, 96))])) for m in members]
     together, alone = answers(NET, members, precision)

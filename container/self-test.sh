@@ -49,7 +49,7 @@ PYTHON
 quick="--precision float32 --no-preview --memory 1G"
 
 check "doctor" 0 said densecell-batch doctor
-for model in fly-vnc-2d3d fly-vnc-fast; do
+for model in fly-vnc fly-vnc-2d3d fly-vnc-fast; do
     check "$model gives what it gave when it was made" 0 "" densecell-batch models verify "$model"
 done
 check "demo" 0 demo/fly-vnc-sample_labels.tif densecell-batch demo -o demo

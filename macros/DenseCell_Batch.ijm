@@ -21,7 +21,7 @@ function ask(folder) {
   Dialog.create("DenseCell Batch");
   Dialog.addDirectory("Folder of stacks", recall("batch.folder", ""));
   Dialog.addDirectory("Output folder, if not 'densecell' in it", "");
-  Dialog.addString("Model, by name or path", recall("model", "fly-vnc-2d3d"), 30);
+  Dialog.addString("Model, by name or path", recall("model", "fly-vnc"), 30);
   Dialog.addString("Objects of the classes", recall("instances", "mitochondrion"), 30);
   Dialog.addString("Voxel size z,y,x in nm, if not the stacks'", "", 30);
   Dialog.addString("Further options", recall("options", ""), 30);

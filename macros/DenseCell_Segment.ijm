@@ -33,7 +33,7 @@ function ask(folder) {
   List.clear();
   List.set("stack", "");
   List.set("out", out);
-  List.set("model", recall("model", "fly-vnc-2d3d"));
+  List.set("model", recall("model", "fly-vnc"));
   List.set("instances", recall("instances", "mitochondrion"));
   List.set("min_volume", recall("min_volume", "0"));
   List.set("split", recall("split", "no"));
@@ -384,7 +384,7 @@ function preview(image, only, out, name) {
   first = 1;
   last = nSlices;
   if (indexOf(only, "slice") >= 0) {
-    window = split(modelField(option("model", "fly-vnc-2d3d"), 4), ",");
+    window = split(modelField(option("model", "fly-vnc"), 4), ",");
     around = 8;
     if (window.length == 3) around = parseInt(window[0]) - 1;
     low = maxOf(1, z - around);
@@ -490,7 +490,7 @@ function learnRate(labels, logFile) {
   text = call("ij.IJ.openAsString", report);
   rate = parseFloat(replace(text, "(?s).*\"voxels_per_second\": ([0-9.e+]+).*", "$1"));
   total = parseFloat(replace(text, "(?s).*\"total\": ([0-9.e+]+).*", "$1"));
-  key = "rate." + option("model", "fly-vnc-2d3d");
+  key = "rate." + option("model", "fly-vnc");
   if (isNaN(rate) || isNaN(total)) return;
   known = recall(key, "");
   if (total < 5 && known != "") return;

@@ -407,7 +407,7 @@ function with(all, name, value) {
 
 // Run the tool on stacks of one folder; returns what it wrote to stdout. What it wrote to stderr is in the log.
 function segmentStacks(stacks, out, logFile) {
-  model = option("model", "fly-vnc-2d3d");
+  model = option("model", "fly-vnc");
   all = newArray("segment");
   if (File.exists(model)) all = with(all, "--model", seen(model, "/densecell/model"));
   else all = with(all, "--model", model);

@@ -25,7 +25,7 @@ __all__ = [
     "fetched",
 ]
 
-DEFAULT_MODEL = "fly-vnc-2d3d"  # lies in the package
+DEFAULT_MODEL = "fly-vnc"  # lies in the package
 
 
 @dataclass(frozen=True)

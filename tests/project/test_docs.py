@@ -14,6 +14,7 @@ pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
 
 # No data of others are in them.
 NOBODYS = {
+    "fly-vnc-curves.png",
     "fly-vnc-2d3d-curves.png",
     "fly-vnc-fast-curves.png",
     "example-curves.png",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from images import ROOT
 
-MODELS = ("fly-vnc-2d3d", "fly-vnc-fast")
+MODELS = ("fly-vnc", "fly-vnc-2d3d", "fly-vnc-fast")
 STACKS = ("fly-vnc-sample", "fly-vnc-labelled", "platelet-slices")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
 HOOK = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"

@@ -258,6 +258,7 @@ def test_list_for_programs(data: Path) -> None:
     assert all(len(row) == len(heading) for row in rows)
     found = {row[0]: row for row in rows}
     classes = "glia and extracellular,intracellular,mitochondrion,synapse,membrane"
+    assert found["fly-vnc"][1:] == ["bundled", "1", "3", "3,256,256", "47,9.2,9.2", classes]
     assert found["fly-vnc-2d3d"][1:] == ["bundled", "2", "4", "5,160,160", "47,9.2,9.2", classes]
     assert found[str(small)][1:4] == ["given", "1", "1"]
     assert found["platelet-2d3d"] == ["platelet-2d3d", "fetchable", "", "", "", "", ""]

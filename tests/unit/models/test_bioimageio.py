@@ -311,7 +311,7 @@ def test_yaml() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(BIOIMAGEIO is None, reason="not installed: bioimageio.core (make test-bioimageio)")
-@pytest.mark.parametrize("name", ["fly-vnc-2d3d", "fly-vnc-fast", "2d3d-small_S", "unet-small_0"])
+@pytest.mark.parametrize("name", ["fly-vnc", "fly-vnc-2d3d", "fly-vnc-fast", "2d3d-small_S", "unet-small_0"])
 def test_the_official_test_passes(name: str, data: Path, tmp_path: Path) -> None:
     if name.startswith("fly"):
         model = load_bundle(BUNDLED / name)

@@ -42,7 +42,7 @@ def over(grey: np.ndarray, colours: np.ndarray, opacity: np.ndarray | float, lev
 def panels() -> list[np.ndarray]:
     """The slice, the labels over it, the objects over it: (y, x, 3) uint8, of 256 colours together at most."""
     with tempfile.TemporaryDirectory() as folder:
-        segmenter = RunSegmenter(DEFAULT_MODEL, RunOptions(instances=("mitochondrion",), split=True))
+        segmenter = RunSegmenter(DEFAULT_MODEL, RunOptions(instances=("mitochondrion",), split=True, min_volume=0.001))
         done = segment_stack(SAMPLE, Path(folder), segmenter)
         labels = enlarged(tifffile.imread(done.labels)[Z])
         (instances,) = Path(folder).glob("*_mitochondrion_instances.tif")

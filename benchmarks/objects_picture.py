@@ -2,7 +2,7 @@
 
     python benchmarks/objects_picture.py docs/pictures/objects-split.png
 
-The labels are those of the default model. Beside the picture, it prints how many mitochondria there are.
+The labels are those of fly-vnc-2d3d. Beside the picture, it prints how many mitochondria there are.
 """
 
 from __future__ import annotations

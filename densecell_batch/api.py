@@ -47,7 +47,7 @@ def load_model(name_or_path: str | Path) -> ModelBundle:
     Parameters
     ----------
     name_or_path
-        "fly-vnc-2d3d", which comes with the package; a name of `densecell-batch models list`, which is fetched if it
+        "fly-vnc", which comes with the package; a name of `densecell-batch models list`, which is fetched if it
         is not there; or a folder or zip.
 
     Returns
@@ -62,7 +62,7 @@ def load_model(name_or_path: str | Path) -> ModelBundle:
     Examples
     --------
     >>> from densecell_batch import load_model
-    >>> [c.name for c in load_model("fly-vnc-2d3d").classes]
+    >>> [c.name for c in load_model("fly-vnc").classes]
     ['glia and extracellular', 'intracellular', 'mitochondrion', 'synapse', 'membrane']
     """
     return find_bundle(str(name_or_path))

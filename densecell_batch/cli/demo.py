@@ -23,7 +23,10 @@ def demo(out: Path) -> None:
     from densecell_batch.models.registry import DEFAULT_MODEL
     from densecell_batch.storage.atomic import write_file
 
-    code = run_segment((str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True, instances=("mitochondrion",), split=True)
+    code = run_segment(
+        (str(SAMPLE),), out, DEFAULT_MODEL, uncertainty=True,
+        instances=("mitochondrion",), split=True, min_volume=0.001,  # um³: smaller than mitochondria are
+    )  # fmt: skip
     if code == 0:
         if not (out / SAMPLE.name).exists():
             write_file(out / SAMPLE.name, SAMPLE.read_bytes())

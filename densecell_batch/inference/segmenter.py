@@ -92,7 +92,7 @@ class Segmenter:
     --------
     >>> import numpy as np
     >>> from densecell_batch import Segmenter
-    >>> segmenter = Segmenter("fly-vnc-2d3d", precision="float32")
+    >>> segmenter = Segmenter("fly-vnc", precision="float32")
     >>> volume = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
     >>> found = segmenter(volume)
     >>> found.labels.shape, found.labels.dtype

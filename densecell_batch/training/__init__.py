@@ -1,1 +1,1 @@
-"""Train 2D-3D nets on labelled stacks: volumes -> windows -> steps -> members -> bundle."""
+"""Train nets on labelled stacks: volumes -> windows -> steps -> members -> bundle."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-MODELS = ("fly-vnc-fast", "fly-vnc-2d3d")
+MODELS = ("fly-vnc-fast", "fly-vnc")
 Shape = tuple[int, int, int]
 
 

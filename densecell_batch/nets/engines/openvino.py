@@ -36,6 +36,7 @@ _SHARED = 2_500_000  # voxels of a tile, at most, for which a graph of its own t
 _log = logging.getLogger(__name__)
 
 _AT_ONCE = 600_000  # voxels that a shared graph computes at a time; more slice by slice, as fast with less memory
+_KEPT = 100  # kernels of each kind that a shared graph keeps; 5000 of OpenVINO's own are a gigabyte after 300 shapes
 
 Triple = tuple[int, int, int]
 Shape = Triple | None  # of a tile; None for any
@@ -59,6 +60,7 @@ class OpenVinoEngine:
             "ENABLE_HYPER_THREADING": True,
             "ENABLE_CPU_PINNING": False,  # several processes may share a machine
             "NUM_STREAMS": 1,
+            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT,
         }
         self._shared = _OpenVinoNets(self, None)
 

@@ -1,5 +1,7 @@
 """Small tiles of any shape share one graph of OpenVINO, and are what graphs of their own make of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from random_nets import random_member
@@ -93,3 +95,18 @@ def test_other_members_take_their_place_in_the_shared_graph(compiled):
     assert np.array_equal(found[0], found[2])
     assert not np.array_equal(found[0], found[1])
     assert len(compiled) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no resident memory to be read")
+def test_the_memory_does_not_grow_with_each_shape():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    engine = OpenVinoEngine(NET, "float32", None)
+    engine.load([random_member(NET)])
+    sizes = []
+    for side in range(20, 40):
+        for width in range(20, 40):
+            engine.compiled((3, side, width)).together(noise((3, side, width)), False, False)
+        sizes.append(resident())
+    assert sizes[-1] - sizes[9] < 25e6  # of 200 shapes; 70e6 where all is kept

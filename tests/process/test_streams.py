@@ -131,7 +131,7 @@ FULL = "stdout cannot be written: No space left on device, so {} missing there; 
         (f"segment {BAD} {OPTIONS} --assemble", "| head -1", 1, 1, "stack 3 of 3"),
         (f"segment {OK} {OPTIONS} --assemble", "| true", 0, 0, "stack 2 of 2"),
         (f"segment {OK} {OPTIONS} --assemble", "<&- >&- 2>&-", 0, 0, ""),
-        ("models list", ">/dev/full", 1, 0, "so 5 lines are missing"),
+        ("models list", ">/dev/full", 1, 0, "so 6 lines are missing"),
         ("models list", ">&- 2>&-", 0, 0, ""),
         ("models show nosuch", "2>/dev/full", 3, 0, ""),
         ("--help", ">/dev/full", 1, 0, "are missing there"),

@@ -57,9 +57,9 @@ def test_one_graph_for_all_shapes_says_what_one_for_each_says(precision, at_once
             np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=2e-6)
             np.testing.assert_allclose(ours.disagreement, theirs.disagreement, atol=2e-5)
         else:  # a rounding up or down, here and there
-            assert np.abs(ours.probabilities - theirs.probabilities).mean() < 1e-4
+            assert np.abs(ours.probabilities - theirs.probabilities).mean() < 1e-3
     for ours, theirs in zip(alone, expected_alone, strict=True):
-        assert np.abs(ours - theirs).mean() < 1e-4
+        assert np.abs(ours - theirs).mean() < (1e-3 if precision == "int8" else 1e-6)
 
 
 def test_a_shape_says_the_same_whatever_came_before():

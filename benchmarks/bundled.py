@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from fresh import measured_in_child, of_shape
 
 import densecell_batch as d
 from densecell_batch.nets.engines import is_installed
@@ -41,14 +42,10 @@ def write_stacks(folder: Path, images: Path | None, quick: bool) -> tuple[Path, 
     with d.open_stack(images or d.SAMPLE) as stack:
         volume, size = np.asarray(stack), stack.info.voxel_size
     if images is None or quick:
-        wanted = (5, 96, 96) if quick else SHAPE
-        pads = [(0, max(0, side - have)) for side, have in zip(wanted, volume.shape, strict=True)]
-        z, y, x = wanted
-        volume = np.pad(volume, pads, "symmetric")[:z, :y, :x]
-    z, y, x = TINY
+        volume = of_shape(volume, (5, 96, 96) if quick else SHAPE)
     return (
         d.write_stack(folder / "whole.tif", volume, voxel_size=size),
-        d.write_stack(folder / "tiny.tif", volume[:z, :y, :x], voxel_size=size),
+        d.write_stack(folder / "tiny.tif", of_shape(volume, TINY), voxel_size=size),
     )
 
 
@@ -82,15 +79,6 @@ def command(row: Row, stack: Path, repeats: int) -> float:
     return statistics.median(times)
 
 
-def measured(row: Row, stack: Path, repeats: int) -> dict[str, float]:
-    """`warm` in a fresh process."""
-    words = [sys.executable, __file__, "--warm", *row, "--images", str(stack), "--repeats", str(repeats)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{words}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,7 +99,7 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|", flush=True)
         first = 0.0
         for row in (row for row in ROWS if is_installed(row[1])):
-            found = measured(row, whole, options.repeats)
+            found = measured_in_child(__file__, "--warm", *row, "--images", whole, "--repeats", options.repeats)
             first = first or found["warm"]
             cold = [f"{command(row, stack, options.repeats):.1f}" for stack in (whole, tiny)]
             rate, times = z * y * x / found["warm"], first / found["warm"]

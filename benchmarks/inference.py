@@ -18,13 +18,13 @@ import importlib.util
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from fresh import measured_in_child
 
 # The published code (TensorFlow 1.15 graph, 10x400x400 uint8), on 2 cores with this rate of the float32 matrix product.
 PUBLISHED_VOXELS, PUBLISHED_GFLOP = 11_500, 197
@@ -255,13 +255,7 @@ def table(title: str, rows: dict[str, dict[str, float]]) -> None:
         print(f"{name:<{width}}" + "  ".join(cells), flush=True)
 
 
-def measured_in_child(*arguments: object) -> dict[str, float]:
-    """Run one row in a fresh process, so that its peak of memory is its own."""
-    command = [sys.executable, __file__, "--row", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{command}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+measured_row = partial(measured_in_child, __file__, "--row")
 
 
 def main() -> None:
@@ -286,17 +280,17 @@ def main() -> None:
         return
     if options.free_nets:
         shape = (5, 256, 256) if options.quick else (20, 2048, 2048)
-        rows = {name: measured_in_child("free", i, *shape) for i, name in enumerate(("labels", "with --uncertainty"))}
+        rows = {name: measured_row("free", i, *shape) for i, name in enumerate(("labels", "with --uncertainty"))}
         table(f"fly-vnc-2d3d whose nets cost nothing, {' x '.join(map(str, shape))} uint8", rows)
         return
     shape = (5, 96, 96) if options.quick else (21, 400, 400)
     side, counts = (256, (5, 20)) if options.quick else (1024, (20, 200))
-    speed = {" ".join(row): measured_in_child("inference", *row, *shape) for row in ROWS}
+    speed = {" ".join(row): measured_row("inference", *row, *shape) for row in ROWS}
     if importlib.util.find_spec("monai"):
-        speed |= {f"MONAI {p}": measured_in_child("monai", p, *shape) for p in ("bfloat16", "float32")}
+        speed |= {f"MONAI {p}": measured_row("monai", p, *shape) for p in ("bfloat16", "float32")}
     table(f"Published 2D-3D net, full size, {' x '.join(map(str, shape))} uint8", speed)
     print("times published: as if the published code gained from this processor what the float32 matrix product gains")
-    growth = {f"{n} slices": measured_in_child("growth", n, side) for n in counts}
+    growth = {f"{n} slices": measured_row("growth", n, side) for n in counts}
     table(f"Small net, slices of {side} x {side}", growth)
     few, many = growth.values()
     print(

@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from fresh import measured_in_child, of_shape
 
 MODELS = ("fly-vnc-fast", "fly-vnc")
 Shape = tuple[int, int, int]
@@ -49,25 +48,14 @@ def batch(model: str, shapes: list[Shape], folder: Path) -> dict[str, float]:
         sample, size = np.asarray(stack), stack.info.voxel_size
     paths = []
     for i, shape in enumerate(shapes):
-        pads = [(0, max(0, side - have)) for side, have in zip(shape, sample.shape, strict=True)]
-        z, y, x = shape
         paths.append(folder / f"{i}.tif")
-        d.write_stack(paths[-1], np.pad(sample, pads, "symmetric")[:z, :y, :x], voxel_size=size)
+        d.write_stack(paths[-1], of_shape(sample, shape), voxel_size=size)
     segmenter = RunSegmenter(model, RunOptions(overwrite=True))
     segmenter.load()
     clock, processor = time.perf_counter(), time.process_time()
     for path in paths:
         segment_stack(path, folder / "out", segmenter)
     return {"seconds": time.perf_counter() - clock, "processor": time.process_time() - processor}
-
-
-def measured(model: str, kind: str, n: int) -> dict[str, float]:
-    """The same in a fresh process."""
-    command = [sys.executable, __file__, "--batch", model, kind, str(n)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{command}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -90,7 +78,10 @@ def main() -> None:
         "\n|---|---|---|---|---|"
     )
     for model in options.model:
-        turns = [{kind: measured(model, kind, n) for kind in ("one", "many")} for _ in range(options.repeats)]
+        turns = [
+            {kind: measured_in_child(__file__, "--batch", model, kind, n) for kind in ("one", "many")}
+            for _ in range(options.repeats)
+        ]
         one, many = (
             {what: statistics.median(turn[kind][what] for turn in turns) for what in ("seconds", "processor")}
             for kind in ("one", "many")
